@@ -1,0 +1,124 @@
+"""Guides: the families of distributions that a posterior is approximated by."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.initialization import init_to_feasible
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyro_pmf.pairs import Pairs
+
+_INITIAL_SPREAD = 0.1  # of real sites, on the scale of their values
+_SHRINKAGE = 5.0  # ratings' worth of zero in a mean
+
+# Standard deviations that MAP holds fixed, on the logit scale. See `map_scales`.
+MAP_SCALES = {
+    "sigma_U": 0.2,
+    "sigma_V": 0.2,
+    "sigma_W": 0.15,
+    "sigma_Z": 0.15,
+    "sigma_b": 0.5,
+    "sigma_c": 0.5,
+}
+
+
+class NormalGuide(AutoNormal):
+    """Mean-field Normal guide whose sites are the distributions themselves.
+
+    A real site is Normal and a positive one LogNormal, independent of all others, with the
+    parameters of Pyro's `AutoNormal`. AutoNormal samples an auxiliary unconstrained site and makes
+    the latent a Delta at its transform, which hides the family; here it can be read off the site,
+    as the deterministic ELBO does.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Sample every site; arguments as those of the model."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        values = {}
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            with ExitStack() as stack:
+                for frame in site["cond_indep_stack"]:
+                    if frame.vectorized:
+                        stack.enter_context(plates[frame.name])
+                values[name] = pyro.sample(name, self._site(name, site["fn"].support))
+        return values
+
+    def _site(self, name: str, support: constraints.Constraint) -> dist.Distribution:
+        loc, scale = self._get_loc_and_scale(name)
+        if is_positive(support):
+            return dist.LogNormal(loc, scale).to_event(support.event_dim)
+        normal = dist.Normal(loc, scale).to_event(self._event_dims[name])
+        if is_real(support):
+            return normal
+        return dist.TransformedDistribution(normal, [biject_to(support)])
+
+
+def map_scales(ratings: Pairs) -> dict[str, Tensor]:
+    """Values at which MAP holds the standard deviations of a `PMF`.
+
+    The joint density of factors and free standard deviations has no useful maximum: it grows
+    without bound as sigma_U and U go to zero together, and as sigma goes to zero where the factors
+    can interpolate the ratings. So MAP is given all of them. sigma is the standard deviation of
+    the ratings about shrunken item and user means, which is a little more than the noise.
+
+    Parameters
+    ----------
+    ratings : Pairs
+        The training ratings.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By site; sigma on the unit scale, the others on the logit scale.
+    """
+    residual = ratings.value - ratings.value.mean()
+    for index, counts in (
+        (ratings.item, ratings.item_counts),
+        (ratings.user, ratings.user_counts),
+    ):
+        sums = torch.zeros(len(counts), dtype=residual.dtype, device=residual.device)
+        sums.index_add_(0, index, residual)
+        residual = residual - (sums / (counts + _SHRINKAGE))[index]
+    return {"sigma": residual.std()} | {
+        name: residual.new_tensor(value) for name, value in MAP_SCALES.items()
+    }
+
+
+def initial_value(site: dict[str, Any]) -> Tensor:
+    """LocatedPairs a site's search begins: standard deviations small, all else near its prior mean.
+
+    Near it but not at it: U = V = 0 is a saddle of the ELBO with exactly zero gradient.
+    """
+    fn = site["fn"]
+    if not (is_real(fn.support) or is_positive(fn.support)):
+        return init_to_feasible(site)
+    with torch.no_grad():
+        mean = fn.mean.expand(fn.shape())
+        if is_real(fn.support):
+            return mean.nan_to_num(0.0, 0.0, 0.0) + _INITIAL_SPREAD * torch.randn_like(mean)
+        return 0.4 * mean.nan_to_num(1.0, 1.0, 1.0)
+
+
+def is_real(support: constraints.Constraint) -> bool:
+    """Whether a support is all real numbers, of any event dimension."""
+    return _base(support) is constraints.real
+
+
+def is_positive(support: constraints.Constraint) -> bool:
+    """Whether a support is the positive numbers, of any event dimension."""
+    return _base(support) in (constraints.positive, constraints.nonnegative)
+
+
+def _base(support: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support

@@ -1,0 +1,239 @@
+"""`fit`: from a model and ratings to a posterior."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from tqdm.auto import tqdm
+
+from pyro_pmf.bilinear import dot
+from pyro_pmf.errors import FitError
+from pyro_pmf.gaussian import Gaussian, Uncertain
+from pyro_pmf.models import PMF
+from pyro_pmf.objective import pose
+from pyro_pmf.posterior import Posterior
+from pyro_pmf.prediction import run
+from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.ratings import Ratings
+from pyro_pmf.schedule import Schedule
+
+_WARM_UP = 100  # steps over which the standard deviations are let loose
+_COLLAPSED_SIGMA = 1e-3  # unit scale: a thousandth of the rating scale
+_COLLAPSED_SIGNAL = 1e-2  # logit scale: less than a four-hundredth of the rating scale
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is given after each step.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 1.
+    elbo : float
+        Of the parameters before the step, in nats.
+    learning_rate : float
+    seconds : float
+        Since `fit` was called.
+    posterior : callable
+        ``posterior()`` is the `Posterior` as it stands.
+    """
+
+    step: int
+    elbo: float
+    learning_rate: float
+    seconds: float
+    posterior: Callable[[], Posterior]
+
+
+def fit(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    guide: str | Callable[..., Any] = "normal",
+    *,
+    max_steps: int = 2000,
+    learning_rate: float = 0.05,
+    tolerance: float = 2e-4,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    num_draws: int = 100,
+    progress: bool = True,
+    callback: Callable[[Progress], None] | None = None,
+) -> Posterior:
+    """Fit a model to ratings by MAP or by variational inference.
+
+    Full-batch Adam, with a learning rate that is constant until the smoothed ELBO has stopped
+    rising, and then decays (see `Schedule`).
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or a Pyro model ``model(ratings)`` or ``model(ratings, history=None)`` with a
+        site ``rating`` observed at ``ratings.value``.
+    ratings : Ratings
+        The training ratings.
+    guide : {"normal", "delta"} or callable
+        "normal" is variational inference: an independent Normal for every latent entry, LogNormal
+        for standard deviations, by the deterministic ELBO where the model allows it and by Pyro's
+        `Trace_ELBO` where not. "delta" is MAP, with the standard deviations of a `PMF` held at
+        `guides.map_scales` unless its priors fix them. Or any Pyro guide.
+    max_steps : int
+    learning_rate : float
+        Adam's step size until the decay.
+    tolerance : float
+        The ELBO has stopped rising when it gains less than this, in nats per rating, in 25 steps.
+    seed : int
+        The same seed gives the same result. The caller's random state is left as it was.
+    device : {"auto", "cpu", "cuda"} or torch.device
+        "auto" takes a GPU if there is one. The posterior comes back on the CPU.
+    dtype : torch.dtype, optional
+        That of ``ratings`` if left out.
+    num_draws : int
+        Draws that represent a posterior that has no closed form here.
+    progress : bool
+        Whether to show a progress bar, with the ELBO and the time left at most.
+    callback : callable, optional
+        Called with a `Progress` after each step.
+
+    Returns
+    -------
+    Posterior
+        ``posterior.converged`` tells whether the ELBO stopped rising before ``max_steps``.
+
+    Raises
+    ------
+    FitError
+        If an argument is not valid, the ELBO stops being finite, or a point estimate collapses.
+
+    Warns
+    -----
+    UserWarning
+        If the deterministic ELBO does not apply, or variational inference found no factors.
+    """
+    started = time.perf_counter()
+    _check_arguments(ratings, max_steps, learning_rate, tolerance, num_draws)
+    train = ratings.to(_device(device), dtype)
+    history: list[dict[str, float]] = []
+    with isolated_random_state(seed), pyro.get_param_store().scope():
+        objective = pose(model, guide, train)
+        schedule = Schedule(max_steps, tolerance * len(train), min_steps=2 * _WARM_UP)
+        optimizer = torch.optim.Adam(
+            [
+                {"params": [parameter], "warms_up": objective.is_of_scale(name)}
+                for name, parameter in objective.parameters()
+            ],
+            betas=(0.9, 0.99),
+        )
+
+        def posterior() -> Posterior:
+            with isolated_random_state(seed):
+                latents, drawn = objective.latents(num_draws)
+            return Posterior(
+                model=model,
+                ratings=ratings.to("cpu", train.dtype),
+                latents=latents,
+                num_draws=num_draws if drawn else None,
+                history=pd.DataFrame(history),
+                converged=schedule.finished,
+            )
+
+        with tqdm(total=max_steps, desc="fit", unit="step", disable=not progress) as bar:
+            for step in itertools.count(1):
+                rate = learning_rate * schedule.factor(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * (min(1.0, step / _WARM_UP) if group["warms_up"] else 1.0)
+                optimizer.zero_grad()
+                loss = objective.loss()
+                elbo = -loss.item()
+                if not math.isfinite(elbo):
+                    raise FitError(
+                        f"The ELBO is {elbo} at step {step}, because of the sites "
+                        f"{objective.why_not_finite()}: lower learning_rate={learning_rate}, or "
+                        "look at the priors and the values of these sites."
+                    )
+                loss.backward()
+                optimizer.step()
+                schedule.record(-elbo)
+                seconds = time.perf_counter() - started
+                history.append(
+                    {"step": step, "elbo": elbo, "learning_rate": rate, "seconds": seconds}
+                )
+                if callback is not None:
+                    callback(Progress(step, elbo, rate, seconds, posterior))
+                bar.set_postfix_str(f"ELBO {elbo:,.1f}", refresh=False)
+                bar.total = schedule.last_step
+                bar.update()
+                if step == schedule.last_step:
+                    break
+        fitted = posterior()
+    _judge(fitted)
+    return fitted
+
+
+def _check_arguments(
+    ratings: Ratings, max_steps: int, learning_rate: float, tolerance: float, num_draws: int
+) -> None:
+    if not isinstance(ratings, Ratings) or ratings.value is None:
+        raise FitError("Give Ratings with values: Ratings.from_frame(frame, ...).")
+    for name, value in (("max_steps", max_steps), ("num_draws", num_draws)):
+        if not isinstance(value, int) or value < 1:
+            raise FitError(f"{name} must be 1, 2, 3, ..., not {value!r}.")
+    for name, number in (("learning_rate", learning_rate), ("tolerance", tolerance)):
+        if not number > 0 or not math.isfinite(number):
+            raise FitError(f"{name} must be a positive number, not {number!r}.")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise FitError(f"device={str(device)!r} was asked for and torch finds no GPU.")
+    return chosen
+
+
+def _judge(posterior: Posterior) -> None:
+    """Refuse a collapsed point estimate; say so where variational inference found no factors."""
+    if posterior.num_draws is not None or not isinstance(posterior.model, PMF):
+        return
+    latents, train = posterior.latents, posterior.ratings
+    is_point = all(
+        not value.var.any() for value in latents.values() if isinstance(value, Gaussian)
+    )
+    if is_point and "sigma" in latents and latents["sigma"] < _COLLAPSED_SIGMA:
+        raise FitError(
+            f"The point estimate collapsed: sigma is {float(latents['sigma']):.1e}, the factors "
+            "interpolate the ratings. Fix it with Priors(sigma=Fixed(...)), or integrate the "
+            'factors out with guide="normal".'
+        )
+    if posterior.model.n_factors and _factor_signal(posterior) < _COLLAPSED_SIGNAL:
+        if is_point:
+            raise FitError(
+                "The point estimate collapsed: U_i . V_j is zero for every pair. The factors' "
+                "standard deviations are free or too small, or these ratings hold no more than "
+                "biases. Fix them with Priors(sigma_U=Fixed(...), sigma_V=Fixed(...)), use "
+                'guide="normal", or leave the factors out with n_factors=0.'
+            )
+        warnings.warn(
+            "The factors have shrunk to zero: by the ELBO, these ratings hold no more than "
+            "biases. Fewer factors (n_factors) may find more.",
+            stacklevel=3,
+        )
+
+
+def _factor_signal(posterior: Posterior) -> float:
+    """Standard deviation of the expected U_i . V_j over the training pairs, on the logit scale."""
+    train = posterior.ratings
+    sites = run(posterior.model, posterior.latents, train, train)
+    return float(dot(sites["U"]["value"], sites["V"]["value"], train.pattern).mean.std())

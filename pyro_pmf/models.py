@@ -1,0 +1,174 @@
+"""The generative statement: how a matrix of ratings comes about.
+
+    sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c ~ HalfNormal
+    mu    ~ Normal
+    b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
+    U_i   ~ Normal(0, sigma_U^2 I)                                    independent users
+    U_i   = Y_i + sum_j I_ij W_j / d(n_i)                             hierarchical users
+            Y_i ~ Normal(0, sigma_U^2 I),  W_j ~ Normal(0, sigma_W^2 I)
+    V_j   ~ Normal(0, sigma_V^2 I)                                    independent items
+    V_j   = X_j + sum_i I_ij Z_i / d(n_j)                             hierarchical items
+            X_j ~ Normal(0, sigma_V^2 I),  Z_i ~ Normal(0, sigma_Z^2 I)
+    score = mu + b_i + c_j + U_i . V_j
+    R_ij  ~ Normal(sigmoid(score), sigma^2)                           at the observed pairs
+
+I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item.
+
+Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
+sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
+techniques for recommender systems, 2009 (biases); Koren, Factorization meets the neighborhood,
+KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the difficulty of evaluating baselines, 2019
+(both sides).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_pmf.bilinear import dot, weighted_sum
+from pyro_pmf.errors import PMFError
+from pyro_pmf.likelihoods import NormalSigmoid
+from pyro_pmf.pairs import Pairs, Pattern
+from pyro_pmf.priors import Priors
+
+Rows = Literal["independent", "hierarchical"]
+Divisor = Literal["sqrt_count", "count"]
+
+
+@dataclass(frozen=True)
+class PMF:
+    """Probabilistic matrix factorization, a Pyro model.
+
+    Parameters
+    ----------
+    n_factors : int
+        Length of U_i and V_j. With 0 only the biases are left.
+    users, items : {"independent", "hierarchical"}
+        Whether a user's factors share strength through the items that the user rated, and an
+        item's through the users who rated it. Hierarchical users help those with few ratings.
+    biases : bool
+        Whether the score has the terms b_i and c_j.
+    divisor : {"sqrt_count", "count"}
+        d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
+    priors : Priors
+    likelihood : callable
+        ``likelihood(score, sigma)`` is the distribution of the ratings on the unit scale.
+
+    Raises
+    ------
+    PMFError
+        If an option is none of those above.
+    """
+
+    n_factors: int = 16
+    users: Rows = "independent"
+    items: Rows = "independent"
+    biases: bool = True
+    divisor: Divisor = "sqrt_count"
+    priors: Priors = field(default_factory=Priors)
+    likelihood: Callable[[Tensor, Tensor], dist.Distribution] = field(
+        default_factory=NormalSigmoid
+    )
+
+    def __post_init__(self) -> None:
+        for name, options in (("users", Rows), ("items", Rows), ("divisor", Divisor)):
+            if getattr(self, name) not in get_args(options):
+                raise PMFError(
+                    f"{name} must be one of {get_args(options)}, not {getattr(self, name)!r}"
+                )
+        if not isinstance(self.n_factors, int) or self.n_factors < 0:
+            raise PMFError(f"n_factors must be 0, 1, 2, ..., not {self.n_factors!r}")
+        if not self.n_factors and not self.biases:
+            raise PMFError("a model without factors and without biases has nothing to learn")
+
+    def __call__(self, ratings: Pairs, history: Pairs | None = None) -> Tensor:
+        """Run the generative model.
+
+        Parameters
+        ----------
+        ratings : Pairs or Ratings
+            The pairs whose ratings are generated, and observed where they have values.
+        history : Pairs or Ratings, optional
+            The pairs that I_ij stands for; ``ratings`` itself if left out. Give the training
+            ratings when ``ratings`` are others.
+
+        Returns
+        -------
+        Tensor, shape (..., n_pairs)
+            The site ``rating``, on the unit scale.
+
+        Raises
+        ------
+        PMFError
+            If ``history`` is of a matrix of another shape.
+        """
+        seen = ratings if history is None else history
+        if (seen.n_users, seen.n_items) != (ratings.n_users, ratings.n_items):
+            raise PMFError(
+                f"history is of a {seen.n_users} x {seen.n_items} matrix, the ratings of a "
+                f"{ratings.n_users} x {ratings.n_items} one: align them to the same ids"
+            )
+        zero = torch.zeros((), dtype=ratings.dtype, device=ratings.device)
+
+        def scalar(name: str) -> Tensor:
+            return getattr(self.priors, name).draw(name, zero)
+
+        def row(sd: Tensor) -> dist.Distribution:  # Normal(0, sd^2 I)
+            return dist.Normal(zero.expand(self.n_factors), sd[..., None]).to_event(1)
+
+        users = pyro.plate("users", ratings.n_users, dim=-1)
+        items = pyro.plate("items", ratings.n_items, dim=-1)
+        sigma = scalar("sigma")
+        score = scalar("mu")
+
+        if self.biases:
+            sigma_b, sigma_c = scalar("sigma_b"), scalar("sigma_c")
+            with users:
+                b = pyro.sample("b", dist.Normal(zero, sigma_b))
+            with items:
+                c = pyro.sample("c", dist.Normal(zero, sigma_c))
+            score = score + b[..., ratings.user] + c[..., ratings.item]
+
+        if self.n_factors:
+            sigma_U, sigma_V = scalar("sigma_U"), scalar("sigma_V")
+            if self.users == "independent":
+                with users:
+                    U = pyro.sample("U", row(sigma_U))
+            else:
+                sigma_W = scalar("sigma_W")
+                with items:
+                    W = pyro.sample("W", row(sigma_W))
+                with users:
+                    Y = pyro.sample("Y", row(sigma_U))
+                    U = Y + self._sum_of_seen(W, seen.pattern)
+                    U = pyro.deterministic("U", U, event_dim=1)
+            if self.items == "independent":
+                with items:
+                    V = pyro.sample("V", row(sigma_V))
+            else:
+                sigma_Z = scalar("sigma_Z")
+                with users:
+                    Z = pyro.sample("Z", row(sigma_Z))
+                with items:
+                    X = pyro.sample("X", row(sigma_V))
+                    V = X + self._sum_of_seen(Z, seen.pattern.T)
+                    V = pyro.deterministic("V", V, event_dim=1)
+            score = score + dot(U, V, ratings.pattern)
+
+        with pyro.plate("ratings", len(ratings), dim=-1):
+            return pyro.sample("rating", self.likelihood(score, sigma), obs=ratings.value)
+
+    def _sum_of_seen(self, W: Tensor, seen: Pattern) -> Tensor:
+        """sum_j I_ij W_j / d(n_i) for each row i; zero for a row that saw nothing."""
+        n = seen.row_pointers.diff()
+        d = n.to(W.dtype)
+        if self.divisor == "sqrt_count":
+            d = d.sqrt()
+        return weighted_sum(d.reciprocal().repeat_interleave(n), W, seen)

@@ -1,0 +1,191 @@
+"""What a fit optimises: a model, a guide and an ELBO, and how the answer is read off."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from pyro_pmf.elbo import GaussianELBO, integrated_trace
+from pyro_pmf.errors import FitError
+from pyro_pmf.gaussian import Gaussian, NoClosedForm, Uncertain, Value
+from pyro_pmf.guides import NormalGuide, initial_value, is_positive, is_real, map_scales
+from pyro_pmf.models import PMF
+from pyro_pmf.pairs import Pairs
+from pyro_pmf.prediction import run
+from pyro_pmf.ratings import Ratings
+
+# What the model may raise when its latents are random quantities and it needs tensors.
+_NEEDS_TENSORS = (NoClosedForm, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a fit, minus an ELBO, on training ratings; made by `pose`.
+
+    Attributes
+    ----------
+    model, guide : callable
+    elbo : ELBO
+        `GaussianELBO` where model and guide allow it.
+    ratings : Ratings
+    held : dict of str to Tensor
+        Sites that ``model`` has been conditioned on.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    elbo: ELBO
+    ratings: Ratings
+    held: dict[str, Tensor]
+
+    def loss(self) -> Tensor:
+        """Minus the ELBO, in nats."""
+        return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
+
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """Names and unconstrained values of the parameters, which a first evaluation makes."""
+        with poutine.trace(param_only=True) as capture:
+            self.loss()
+        found = [
+            (name, node["value"].unconstrained()) for name, node in capture.trace.nodes.items()
+        ]
+        if not found:
+            raise FitError("Nothing to fit: neither the model nor the guide has a parameter.")
+        return found
+
+    @cached_property
+    def latent_sites(self) -> dict[str, Distribution]:
+        """The latent sites of the model and their priors."""
+        trace = prune_subsample_sites(poutine.trace(self.model).get_trace(self.ratings))
+        return {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
+
+    def is_of_scale(self, parameter: str) -> bool:
+        """Whether a parameter is that of a positive site, by the names that autoguides give."""
+        site = parameter.split(".")[-1]
+        return site in self.latent_sites and is_positive(self.latent_sites[site].support)
+
+    def why_not_finite(self) -> str:
+        """Say which site makes the loss infinite or NaN."""
+        with torch.no_grad():
+            if isinstance(self.elbo, GaussianELBO):
+                terms = self.elbo.terms(self.model, self.guide, self.ratings)
+            else:
+                guide = poutine.trace(self.guide).get_trace(self.ratings)
+                replayed = poutine.replay(self.model, trace=guide)
+                trace = poutine.trace(replayed).get_trace(self.ratings)
+                trace.compute_log_prob()
+                terms = {
+                    name: site["log_prob_sum"]
+                    for name, site in trace.nodes.items()
+                    if site["type"] == "sample"
+                }
+        return ", ".join(name for name, term in terms.items() if not term.isfinite())
+
+    def latents(self, num_draws: int) -> tuple[dict[str, Value], bool]:
+        """What was learnt of each latent site, on the CPU, and whether it is draws."""
+        with torch.no_grad():
+            values = self._closed_form() if isinstance(self.elbo, GaussianELBO) else None
+            drawn = values is None or not self._can_predict_from(values)
+            if drawn:
+                values = self._draws(num_draws)
+        return {name: _to_cpu(value) for name, value in values.items()}, drawn
+
+    def _closed_form(self) -> dict[str, Value] | None:
+        """The guide's sites as random quantities or point estimates, if they all are."""
+        values: dict[str, Value] = dict(self.held)
+        trace = integrated_trace(self.guide, self.ratings)
+        for name, site in trace.iter_stochastic_nodes():
+            value, fn = site["value"], site["fn"]
+            if isinstance(value, Tensor):
+                if not isinstance(_base(fn), Delta):
+                    return None
+                if is_real(self.latent_sites[name].support):
+                    value = Gaussian(value, torch.zeros_like(value), frozenset({name}))
+            values[name] = value
+        return values
+
+    def _can_predict_from(self, values: dict[str, Value]) -> bool:
+        """Try it on one known pair, one unknown user and one unknown item."""
+        n, m = self.ratings.n_users, self.ratings.n_items
+        index = torch.tensor([[0, 0, n], [0, m, 0]], device=self.ratings.device)
+        pairs = Pairs(*index, n + 1, m + 1, dtype=self.ratings.dtype)
+        history = Pairs(
+            self.ratings.user, self.ratings.item, n + 1, m + 1, dtype=self.ratings.dtype
+        )
+        try:
+            run(self.model, values, pairs, history)
+        except _NEEDS_TENSORS:
+            return False
+        return True
+
+    def _draws(self, num_draws: int) -> dict[str, Value]:
+        traces = [poutine.trace(self.guide).get_trace(self.ratings) for _ in range(num_draws)]
+        held = {name: value.expand(num_draws, *value.shape) for name, value in self.held.items()}
+        return held | {
+            name: torch.stack([trace.nodes[name]["value"] for trace in traces])
+            for name in self.latent_sites
+        }
+
+
+def pose(
+    model: Callable[..., Any], guide: str | Callable[..., Any], ratings: Ratings
+) -> Objective:
+    """Choose the guide and the ELBO for a model.
+
+    Raises
+    ------
+    FitError
+        If ``guide`` is not known, or the model has no observed site ``rating``.
+    """
+    sites = poutine.trace(model).get_trace(ratings).nodes
+    if "rating" not in sites or not sites["rating"].get("is_observed"):
+        raise FitError(
+            "The model needs a site 'rating' that is observed at the values of the ratings: "
+            'pyro.sample("rating", ..., obs=ratings.value).'
+        )
+    held = {}
+    if guide == "delta":
+        if isinstance(model, PMF):
+            latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
+            held = {k: v for k, v in map_scales(ratings).items() if k in latent}
+            model = poutine.condition(model, data=held)
+        guide = AutoDelta(model, init_loc_fn=initial_value)
+    elif guide == "normal":
+        guide = NormalGuide(model, init_loc_fn=initial_value)
+    elif not callable(guide):
+        raise FitError(f'guide must be "normal", "delta" or a Pyro guide, not {guide!r}.')
+    return Objective(model, guide, _choose_elbo(model, guide, ratings), ratings, held)
+
+
+def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:
+    try:
+        GaussianELBO().loss(model, guide, ratings)
+    except _NEEDS_TENSORS as reason:
+        warnings.warn(
+            f"Falling back to Trace_ELBO, which samples: {reason} has no closed form here.",
+            stacklevel=4,
+        )
+        return Trace_ELBO()
+    return GaussianELBO()
+
+
+def _base(fn: Distribution) -> Distribution:
+    return fn.base_dist if isinstance(fn, Independent) else fn
+
+
+def _to_cpu(value: Value) -> Value:
+    if isinstance(value, Uncertain):
+        return value.map(_to_cpu)
+    return value.detach().clone().cpu()

@@ -1,0 +1,136 @@
+"""The observed cells of the rating matrix, as tensors in row and in column order."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class Pattern(NamedTuple):
+    """LocatedPairs the observed cells are: the matrix I of the papers in CSR and CSC order.
+
+    Attributes
+    ----------
+    row_pointers : Tensor, int64, shape (n_rows + 1,)
+        The cells of row i are ``row_pointers[i]`` to ``row_pointers[i + 1]``.
+    columns : Tensor, int64, shape (n_cells,)
+        The column of each cell, in row order.
+    column_pointers : Tensor, int64, shape (n_columns + 1,)
+        The cells of column j in column order, likewise.
+    rows : Tensor, int64, shape (n_cells,)
+        The row of each cell, in column order.
+    to_column_order, to_row_order : Tensor, int64, shape (n_cells,)
+        Permutations: ``x[to_column_order]`` puts values in row order into column order.
+    """
+
+    row_pointers: Tensor
+    columns: Tensor
+    column_pointers: Tensor
+    rows: Tensor
+    to_column_order: Tensor
+    to_row_order: Tensor
+
+    @property
+    def T(self) -> Pattern:  # noqa: N802 (torch's name for a transpose)
+        """The pattern of the transposed matrix, without a copy."""
+        return Pattern(
+            self.column_pointers,
+            self.rows,
+            self.row_pointers,
+            self.columns,
+            self.to_row_order,
+            self.to_column_order,
+        )
+
+
+class Pairs:
+    """Pairs (user, item) of the rating matrix, sorted by user, with or without their values.
+
+    This is all that a model needs to see of a table of ratings.
+
+    Parameters
+    ----------
+    user, item : Tensor, int64, shape (n,)
+        Rows of U and of V; ``user`` ascends.
+    n_users, n_items : int
+        Shape of the rating matrix.
+    value : Tensor, float, shape (n,), optional
+        Ratings on the unit scale [0, 1]. Without it the site ``rating`` is not observed.
+    dtype : torch.dtype, optional
+        Floating point type of everything a model computes; that of ``value`` if left out.
+    """
+
+    def __init__(
+        self,
+        user: Tensor,
+        item: Tensor,
+        n_users: int,
+        n_items: int,
+        value: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.user, self.item, self.value = user, item, value
+        self.n_users, self.n_items = n_users, n_items
+        self.dtype = dtype or (torch.float32 if value is None else value.dtype)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def device(self) -> torch.device:
+        """LocatedPairs the tensors live."""
+        return self.user.device
+
+    @cached_property
+    def pattern(self) -> Pattern:
+        """The cells in row and in column order."""
+        to_column_order = torch.argsort(self.item, stable=True)
+        to_row_order = torch.empty_like(to_column_order)
+        to_row_order[to_column_order] = torch.arange(len(self), device=self.device)
+        return Pattern(
+            _pointers(self.user, self.n_users),
+            self.item,
+            _pointers(self.item, self.n_items),
+            self.user[to_column_order],
+            to_column_order,
+            to_row_order,
+        )
+
+    @cached_property
+    def user_counts(self) -> Tensor:
+        """Number of pairs of each user, int64, shape (n_users,)."""
+        return self.pattern.row_pointers.diff()
+
+    @cached_property
+    def item_counts(self) -> Tensor:
+        """Number of pairs of each item, int64, shape (n_items,)."""
+        return self.pattern.column_pointers.diff()
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Return the same pairs on another device or with another floating point type."""
+        moved = object.__new__(type(self))
+        moved.__dict__.update(self.__dict__)
+        moved.dtype = dtype or self.dtype
+        moved.user, moved.item = self.user.to(device), self.item.to(device)
+        moved.value = None if self.value is None else self.value.to(device, moved.dtype)
+        for cached in ("pattern", "user_counts", "item_counts"):
+            moved.__dict__.pop(cached, None)
+        return moved
+
+    def without_values(self) -> Self:
+        """Return the same pairs with the site ``rating`` left unobserved."""
+        hidden = object.__new__(type(self))
+        hidden.__dict__.update(self.__dict__)
+        hidden.value = None
+        return hidden
+
+
+def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
+    """Return where each index's cells begin once the cells are sorted by it."""
+    counts = torch.bincount(sorted_or_not, minlength=n)
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

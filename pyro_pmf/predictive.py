@@ -1,0 +1,125 @@
+"""The predictive distribution of ratings, the one object that every prediction and score reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scoringrules
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from pyro_pmf.errors import PMFError
+
+_CRPS_DRAWS = 200
+_NEWTON_STEPS = 50
+
+
+class PosteriorPredictive:
+    """The distribution of each rating: a mixture over what is not known of its parameters.
+
+    Every method speaks in rating units.
+
+    Parameters
+    ----------
+    weights : sequence of float
+        They sum to one.
+    parts : sequence of Distribution, each of batch shape (n_pairs,)
+        On the unit scale.
+    scale : tuple of float
+        The lowest and the highest rating there can be.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], parts: Sequence[Distribution], scale: tuple[float, float]
+    ) -> None:
+        self.weights, self.parts = list(weights), list(parts)
+        self.low, self.width = scale[0], scale[1] - scale[0]
+
+    def _average(self, values: Callable[[Distribution], Tensor]) -> Tensor:
+        return sum(w * values(part) for w, part in zip(self.weights, self.parts, strict=True))
+
+    def _unit(self, rating: Tensor) -> Tensor:
+        return (rating - self.low) / self.width
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected rating, shape (n_pairs,)."""
+        return self.low + self.width * self._average(lambda part: part.mean)
+
+    @property
+    def sd(self) -> Tensor:
+        """Standard deviation of the rating, noise included, shape (n_pairs,)."""
+        mean = self._average(lambda part: part.mean)
+        var = self._average(lambda part: part.variance + (part.mean - mean) ** 2)
+        return self.width * var.sqrt()
+
+    def log_prob(self, rating: Tensor) -> Tensor:
+        """Log density of a rating, per rating unit, shape (n_pairs,)."""
+        x = self._unit(rating)
+        logs = [
+            part.log_prob(x) + math.log(w)
+            for w, part in zip(self.weights, self.parts, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(logs), 0) - math.log(self.width)
+
+    def cdf(self, rating: Tensor) -> Tensor:
+        """Probability of a rating at most this, shape (n_pairs,)."""
+        return self._unit_cdf(self._unit(rating))
+
+    def _unit_cdf(self, x: Tensor) -> Tensor:
+        return self._average(lambda part: part.cdf(x))
+
+    def quantile(self, probability: float) -> Tensor:
+        """The rating that has this probability below it, shape (n_pairs,).
+
+        Safeguarded Newton steps: any that leaves the bracket is replaced by bisection.
+        """
+        p = torch.tensor(probability)
+        ends = torch.stack([part.icdf(p).expand(part.batch_shape) for part in self.parts])
+        low, high = ends.amin(0), ends.amax(0)
+        x = self._average(lambda part: part.icdf(p))
+        for _ in range(_NEWTON_STEPS):
+            excess = self._unit_cdf(x) - p
+            low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
+            density = self._average(lambda part, x=x: part.log_prob(x).exp())
+            newton = x - excess / density
+            inside = (newton >= low) & (newton <= high)
+            previous, x = x, torch.where(inside, newton, (low + high) / 2)
+            if not ((x - previous).abs() > 1e-5).any():
+                break
+        return self.low + self.width * x
+
+    def interval(self, probability: float) -> tuple[Tensor, Tensor]:
+        """Central interval, its ends clipped to the rating scale, each of shape (n_pairs,).
+
+        Clipping to where the ratings are does not change how many of them the interval holds.
+        """
+        if not 0 < probability < 1:
+            raise PMFError(f"interval must lie between 0 and 1, not {probability!r}")
+        tail = (1 - probability) / 2
+        lower, upper = self.quantile(tail), self.quantile(1 - tail)
+        high = self.low + self.width
+        return lower.clamp(self.low, high), upper.clamp(self.low, high)
+
+    def crps(self, rating: Tensor) -> np.ndarray:
+        """Continuous ranked probability score, in rating units, shape (n_pairs,).
+
+        In closed form for mixtures of Normals, else from 200 draws of the mixture.
+        """
+        if all(isinstance(part, Normal) for part in self.parts):
+            means = torch.stack([part.mean for part in self.parts], -1)
+            sds = torch.stack([part.stddev for part in self.parts], -1)
+            scores = scoringrules.crps_mixnorm(
+                self._unit(rating).double().numpy(),
+                means.double().numpy(),
+                sds.double().numpy(),
+                np.broadcast_to(self.weights, means.shape),
+            )
+        else:
+            which = np.random.default_rng(0).choice(len(self.parts), _CRPS_DRAWS, p=self.weights)
+            draws = torch.stack([self.parts[k].sample() for k in which], -1)
+            scores = scoringrules.crps_ensemble(self._unit(rating).numpy(), draws.numpy())
+        return self.width * scores

@@ -1,0 +1,358 @@
+"""From a long table of ratings to ``Ratings``: checked, indexed, on the unit scale, sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_pmf.errors import RatingsError
+from pyro_pmf.pairs import Pairs
+from pyro_pmf.table import (
+    COMPARABLE,
+    convert,
+    kind,
+    outside,
+    read_ids,
+    read_ratings,
+    read_scale,
+    read_times,
+    refuse,
+    select,
+)
+
+Numbers = TypeVar("Numbers", float, np.ndarray, Tensor)
+
+
+class Ratings(Pairs):
+    """Ratings of items by users, ready for a model; made from a table by `from_frame`.
+
+    An *id* is the caller's label of a user or an item, an *index* its row of a factor matrix.
+    Rows are sorted by user index, then by item index. The constructor checks nothing.
+
+    Parameters
+    ----------
+    user, item : Tensor, int64, shape (n,)
+        Indices into ``users`` and ``items``, sorted by user, then by item.
+    users, items : pandas.Index
+        The ids, sorted and unique: all int or all str.
+    scale : tuple of float
+        The lowest and the highest rating there can be.
+    rating : ndarray, float64, shape (n,), optional
+        In rating units.
+    time : pandas.Series, shape (n,), optional
+        When each rating was given: numbers or datetimes, with a default index.
+    dtype : torch.dtype
+        Floating point type of ``value`` and of everything a model computes.
+
+    Attributes
+    ----------
+    value : Tensor, shape (n,), or None
+        The ratings on the unit scale: 0 is the lowest rating there can be, 1 the highest.
+    """
+
+    def __init__(
+        self,
+        user: Tensor,
+        item: Tensor,
+        users: pd.Index,
+        items: pd.Index,
+        scale: tuple[float, float],
+        rating: np.ndarray | None = None,
+        time: pd.Series | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.users, self.items, self.scale, self.time = users, items, scale, time
+        # Kept beside `value`, so that ratings come back as given, not as rounded to `dtype`.
+        self._rating = rating
+        value = None
+        if rating is not None:
+            value = torch.from_numpy(self.to_unit(rating)).to(user.device, dtype)
+        super().__init__(user, item, len(users), len(items), value, dtype)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        user: Hashable = "user",
+        item: Hashable = "item",
+        rating: Hashable | None = "rating",
+        time: Hashable | None = None,
+        scale: tuple[float, float] | None = None,
+        on_duplicate: str = "error",
+        dtype: torch.dtype = torch.float32,
+    ) -> Ratings:
+        """Check a long table, one row a rating, and encode it; the table itself is not changed.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            One row a rating, in any order.
+        user, item : hashable
+            The columns of ids, each all int or all str.
+        rating : hashable, optional
+            The column of ratings, finite numbers. None makes pairs without values.
+        time : hashable, optional
+            The column of times, numbers or datetimes.
+        scale : tuple of float, optional
+            The lowest and the highest rating there can be, in rating units. By default those
+            that occur. Required without ratings.
+        on_duplicate : {"error", "last", "mean"}
+            What a repeated (user, item) pair means: an error, its last rating (by ``time`` if
+            given, else by row), or the mean of its ratings (at the last of their times).
+        dtype : torch.dtype
+            Floating point type of ``value`` and of everything a model computes.
+
+        Raises
+        ------
+        RatingsError
+            If the table cannot be used as it stands. The message shows the offending rows.
+        """
+        table = select(frame, *(name for name in (user, item, rating, time) if name is not None))
+        if on_duplicate not in {"error", "last", "mean"}:
+            raise RatingsError(
+                f'on_duplicate={on_duplicate!r} is unknown: give "error", "last" or "mean".'
+            )
+        if not dtype.is_floating_point:
+            raise RatingsError(f"dtype={dtype} cannot hold [0, 1]: give torch.float32 or alike.")
+        if not len(table):
+            raise RatingsError("The table has no rows: give at least one rating.")
+        user_index, users = read_ids(table, user)
+        item_index, items = read_ids(table, item)
+        ratings = None if rating is None else read_ratings(table, rating)
+        times = None if time is None else read_times(table, time)
+        bounds = read_scale(table, ratings, scale)
+
+        # Rows of the same pair stay in the order of time, then of the table.
+        keys = (item_index, user_index)
+        order = np.lexsort(keys if times is None else (times.factorize(sort=True)[0], *keys))
+        user_index, item_index = user_index[order], item_index[order]
+        first = np.append(True, (np.diff(user_index) != 0) | (np.diff(item_index) != 0))
+        last = np.append(first[1:], True)
+        if on_duplicate == "error":
+            refuse(
+                table,
+                order[~(first & last)],
+                "a (user, item) pair that occurs more than once",
+                'Give on_duplicate="last" to keep the last of each, or "mean" to average them.',
+            )
+        if ratings is not None:
+            ratings = ratings[order]
+            if on_duplicate == "mean":
+                starts = np.flatnonzero(first)
+                means = np.add.reduceat(ratings, starts) / np.diff(starts, append=len(ratings))
+                ratings = np.clip(means, *bounds)  # a mean may round past an end of the scale
+            else:
+                ratings = ratings[last]
+            if ratings.min() == ratings.max():
+                refuse(
+                    table,
+                    np.sort(order[last]),
+                    f"the same rating, {ratings[0]:g}",
+                    "Give ratings that differ, or rating=None for pairs without values.",
+                )
+        if times is not None:
+            times = times.iloc[order[last]].reset_index(drop=True)
+        index = torch.from_numpy(user_index[last]), torch.from_numpy(item_index[last])
+        return cls(*index, users, items, bounds, ratings, times, dtype)
+
+    def __repr__(self) -> str:
+        what = "pairs without values" if self.value is None else "ratings"
+        density = len(self) / max(self.n_users * self.n_items, 1)
+        return (
+            f"Ratings({len(self):,} {what}, {self.n_users:,} users, {self.n_items:,} items, "
+            f"density {density:.2%}, scale={self.scale}{'' if self.time is None else ', time'})"
+        )
+
+    @property
+    def rating(self) -> np.ndarray | None:
+        """The ratings in rating units as given, float64, shape (n,), or None."""
+        return None if self.value is None else self._rating
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns user, item, rating (rating units) and time, as far as they are there."""
+        columns = {
+            "user": self.users.take(self.user.cpu().numpy()),
+            "item": self.items.take(self.item.cpu().numpy()),
+            "rating": self.rating,
+            "time": self.time,
+        }
+        return pd.DataFrame({name: x for name, x in columns.items() if x is not None})
+
+    def to_unit(self, x: Numbers) -> Numbers:
+        """Map rating units to the unit scale [0, 1]; any shape."""
+        low, high = self.scale
+        return (x - low) / (high - low)
+
+    def to_rating(self, x: Numbers) -> Numbers:
+        """Map the unit scale [0, 1] to rating units; any shape."""
+        low, high = self.scale
+        return low + (high - low) * x
+
+    def locate(self, pairs: Ratings | pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Look pairs up by id among these users and items.
+
+        Parameters
+        ----------
+        pairs : Ratings or pandas.DataFrame
+            A frame has columns ``user`` and ``item``.
+
+        Returns
+        -------
+        user, item : Tensor, int64, shape (n_pairs,)
+            Indices in the order of ``pairs``; -1 marks an id that is unknown here.
+
+        Raises
+        ------
+        RatingsError
+            If a column is missing, or none of its ids is known because all are of another type.
+        """
+        if isinstance(pairs, Ratings):
+            user = _lookup("user", self.users, pairs.users)[pairs.user.cpu()]
+            item = _lookup("item", self.items, pairs.items)[pairs.item.cpu()]
+        else:
+            table = select(pairs, "user", "item")
+            user = _lookup("user", self.users, pd.Index(table["user"]))
+            item = _lookup("item", self.items, pd.Index(table["item"]))
+        return user.to(self.device), item.to(self.device)
+
+    def aligned_to(self, train: Ratings) -> Ratings:
+        """Return the pairs whose user and item ``train`` knows, in its indices and scale.
+
+        Device and dtype are those of ``train`` too: ``model(test.aligned_to(train), train)``.
+
+        Raises
+        ------
+        RatingsError
+            If a rating lies outside the scale of ``train``, or the ids are of another type.
+        """
+        user, item = train.locate(self)
+        known = (user >= 0) & (item >= 0)
+        # Ids are sorted on both sides, so that what is kept stays in order.
+        index = user[known], item[known], train.users, train.items
+        aligned = Ratings(*index, train.scale, *self._seen(known.cpu().numpy()), train.dtype)
+        if aligned.rating is not None and len(rows := outside(aligned.rating, train.scale)):
+            refuse(
+                aligned.to_frame(),
+                rows,
+                f"a rating outside the scale of the training ratings, {train.scale}",
+                "Make the training ratings with a scale=(lowest, highest) that holds them.",
+            )
+        return aligned
+
+    def split(self, test_fraction: float = 0.1, seed: int = 0) -> tuple[Ratings, Ratings]:
+        """Hold out a random fraction of all ratings.
+
+        Parameters
+        ----------
+        test_fraction : float
+            Share of the ratings that goes to the test side, inside (0, 1).
+        seed : int
+            Of this split alone: no global random state is read or changed.
+
+        Returns
+        -------
+        train, test : Ratings
+            Each indexed by its own ids; the scale and the dtype are those of the whole.
+
+        Raises
+        ------
+        RatingsError
+            If the fraction is outside (0, 1) or leaves one side empty.
+        """
+        place = np.random.default_rng(seed).permutation(len(self))
+        return self._partition(place < self._share(test_fraction))
+
+    def split_by_user(self, test_fraction: float = 0.1, seed: int = 0) -> tuple[Ratings, Ratings]:
+        """Hold out a random fraction of each user's ratings, rounded, and never all of them.
+
+        Parameters, results and errors are those of `split`.
+        """
+        self._share(test_fraction)
+        counts = self.user_counts.cpu().numpy()
+        n_test = np.minimum(np.rint(counts * test_fraction).astype(int), counts - 1)
+        user = self.user.cpu().numpy()
+        # Shuffled within each user; the users stay where they are.
+        order = np.lexsort((np.random.default_rng(seed).random(len(self)), user))
+        place = np.arange(len(self)) - self.pattern.row_pointers.cpu().numpy()[user]
+        test = np.empty(len(self), dtype=bool)
+        test[order] = place < n_test[user]
+        return self._partition(test)
+
+    def split_by_time(self, test_fraction: float = 0.1) -> tuple[Ratings, Ratings]:
+        """Hold out the latest fraction of all ratings; ties go by user, then by item.
+
+        Parameters, results and errors are those of `split`; to have no time is an error too.
+        """
+        if self.time is None:
+            raise RatingsError(
+                "These ratings have no time to split by: name its column in from_frame(time=...)."
+            )
+        n_train = len(self) - self._share(test_fraction)
+        test = np.zeros(len(self), dtype=bool)
+        test[self.time.argsort(kind="stable").to_numpy()[n_train:]] = True
+        return self._partition(test)
+
+    def k_fold(self, k: int = 5, seed: int = 0) -> Iterator[tuple[Ratings, Ratings]]:
+        """Iterate over k random pairs (train, test) whose test sides partition the ratings.
+
+        Raises
+        ------
+        RatingsError
+            If k is less than 2 or more than the number of ratings.
+        """
+        if not 2 <= k <= len(self):
+            raise RatingsError(f"k={k} is outside 2 to {len(self)}, the number of ratings.")
+        fold = np.random.default_rng(seed).permutation(len(self)) % k
+        return (self._partition(fold == i) for i in range(k))
+
+    def _share(self, test_fraction: float) -> int:
+        """Return how many of the ratings are that fraction."""
+        if not 0 < test_fraction < 1:
+            raise RatingsError(f"test_fraction={test_fraction} is outside (0, 1): try 0.1.")
+        return round(len(self) * test_fraction)
+
+    def _partition(self, test: np.ndarray) -> tuple[Ratings, Ratings]:
+        """Return (train, test) for a bool array of shape (n,)."""
+        if test.all() or not test.any():
+            raise RatingsError(
+                f"{test.sum()} of {len(self)} ratings would be held out, which leaves one side "
+                "empty: change the fraction or give more ratings."
+            )
+        return self._take(~test), self._take(test)
+
+    def _take(self, keep: np.ndarray) -> Ratings:
+        """Return the rows where the bool array is true, indexed by their own ids."""
+        rows = torch.from_numpy(keep).to(self.device)
+        user, users = _compact(self.user[rows], self.users)
+        item, items = _compact(self.item[rows], self.items)
+        return Ratings(user, item, users, items, self.scale, *self._seen(keep), self.dtype)
+
+    def _seen(self, keep: np.ndarray) -> tuple[np.ndarray | None, pd.Series | None]:
+        """Return the ratings and the times of the rows where the bool array is true."""
+        rating = None if self.rating is None else self.rating[keep]
+        return rating, None if self.time is None else self.time[keep].reset_index(drop=True)
+
+
+def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:
+    """Drop the ids without rows; sorted indices stay sorted."""
+    present = torch.bincount(index, minlength=len(ids)) > 0
+    return (present.cumsum(0) - 1)[index], ids[present.cpu().numpy()]
+
+
+def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
+    """Return where each wanted id stands among those known, int64, -1 if nowhere."""
+    index = known.get_indexer(wanted).astype(np.int64, copy=False)
+    if len(wanted) and (index < 0).all():
+        ours, theirs = kind(known), kind(wanted)
+        if theirs not in COMPARABLE[ours] and theirs != "empty":
+            to = "int" if ours == "integer" else "str"
+            raise RatingsError(
+                f"No {column} id is known: these are of type {theirs}, the known ones of type "
+                f"{ours}. {convert(column, to)}"
+            )
+    return torch.from_numpy(index)

@@ -1,0 +1,73 @@
+"""The items that a user has not rated and would rate highest."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pyro_pmf.errors import PMFError
+from pyro_pmf.prediction import LocatedPairs
+
+if TYPE_CHECKING:
+    from pyro_pmf.posterior import Posterior
+
+_CHUNK = 1 << 20  # pairs scored at a time
+
+
+def recommend(
+    posterior: Posterior,
+    users: Hashable | Iterable[Hashable],
+    n: int = 10,
+    exclude_seen: bool = True,
+) -> pd.DataFrame:
+    """Implement `Posterior.recommend`."""
+    if not isinstance(n, int) or n < 1:
+        raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
+    ids = pd.Index([users] if isinstance(users, str) or not isinstance(users, Iterable) else users)
+    train = posterior.ratings
+    index, _ = train.locate(pd.DataFrame({"user": ids, "item": train.items[0]}))
+    unknown = index < 0
+    index[unknown] = train.n_users + torch.arange(int(unknown.sum()))
+    users_at_a_time = max(1, _CHUNK // train.n_items)
+    parts = [
+        _recommend(posterior, index[rows], ids[rows.numpy()], n, exclude_seen)
+        for rows in torch.arange(len(ids)).split(users_at_a_time)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _recommend(
+    posterior: Posterior, index: torch.Tensor, ids: pd.Index, n: int, exclude_seen: bool
+) -> pd.DataFrame:
+    train = posterior.ratings
+    every_item = torch.arange(train.n_items)
+    where = LocatedPairs(
+        posterior, index.repeat_interleave(train.n_items), every_item.repeat(len(index))
+    )
+    mean, sd = np.empty(len(where)), np.empty(len(where))
+    for rows, predictive in where.predictives():
+        mean[rows], sd[rows] = predictive.mean.numpy(), predictive.sd.numpy()
+    mean, sd = (x.reshape(len(index), train.n_items) for x in (mean, sd))
+
+    unseen = np.ones_like(mean, dtype=bool)
+    if exclude_seen:
+        pointers = where.history.pattern.row_pointers
+        for row, user in enumerate(index.tolist()):
+            unseen[row, train.item[pointers[user] : pointers[user + 1]].numpy()] = False
+    best = np.argsort(np.where(unseen, -mean, np.inf), axis=1, kind="stable")[:, :n]
+    row = np.arange(len(index))[:, None]
+    kept = unseen[row, best]  # fewer than n where a user has seen nearly everything
+    rank = np.broadcast_to(np.arange(1, best.shape[1] + 1), best.shape)
+    return pd.DataFrame(
+        {
+            "user": ids.repeat(kept.sum(1)),
+            "rank": rank[kept],
+            "item": train.items[best[kept]],
+            "mean": mean[row, best][kept],
+            "sd": sd[row, best][kept],
+        }
+    )

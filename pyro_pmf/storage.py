@@ -1,0 +1,177 @@
+"""Save and load a posterior: a folder of JSON, safetensors and Parquet, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pyro_pmf.errors import StorageError
+from pyro_pmf.gaussian import Gaussian, LogGaussian, Value
+from pyro_pmf.likelihoods import NormalSigmoid
+from pyro_pmf.models import PMF
+from pyro_pmf.priors import Priors
+from pyro_pmf.ratings import Ratings
+
+if TYPE_CHECKING:
+    from pyro_pmf.posterior import Posterior
+
+_FORMAT = 1
+_FILES = ("posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet")
+_LIKELIHOODS = {"NormalSigmoid": NormalSigmoid}
+_VALUES = {"Gaussian": Gaussian, "LogGaussian": LogGaussian}
+
+
+def save(posterior: Posterior, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Implement `Posterior.save`."""
+    target = Path(path)
+    if target.exists() and not (overwrite and (target / _FILES[0]).is_file()):
+        raise StorageError(
+            f"{target} exists: choose another name"
+            + ("; it is not a saved posterior." if overwrite else ", or give overwrite=True.")
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"Cannot write to {target.parent}: {error}") from error
+    try:
+        _write(posterior, unfinished)
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+    except OSError as error:
+        raise StorageError(f"Cannot save to {target}: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
+    """Load what `Posterior.save` saved.
+
+    Parameters
+    ----------
+    path : path-like
+    model : callable, optional
+        The Pyro model that was fitted, where it was not a `PMF`: code is not saved.
+
+    Raises
+    ------
+    StorageError
+        If there is no posterior, a file of it is missing or damaged, it was written in a later
+        format, or its model is needed.
+    """
+    from pyro_pmf.posterior import Posterior
+
+    folder = Path(path)
+    if missing := [name for name in _FILES if not (folder / name).is_file()]:
+        raise StorageError(f"{folder} is not a saved posterior: it lacks {', '.join(missing)}.")
+    try:
+        header = json.loads((folder / "posterior.json").read_text(encoding="utf-8"))
+        if header["format"] > _FORMAT:
+            raise StorageError(
+                f"{folder} was saved by pyro-pmf {header['version']} in format "
+                f"{header['format']}; this version reads up to {_FORMAT}: upgrade pyro-pmf."
+            )
+        if header["model"] is None and model is None:
+            raise StorageError(
+                f"{folder} holds the fit of a model of yours: give load(model=...)."
+            )
+        tensors = load_file(folder / "latents.safetensors")
+        return Posterior(
+            model=model or _read_model(header["model"]),
+            ratings=Ratings.from_frame(
+                pd.read_parquet(folder / "ratings.parquet"),
+                time="time" if header["time"] else None,
+                scale=tuple(header["scale"]),
+                dtype=getattr(torch, header["dtype"]),
+            ),
+            latents={
+                site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
+            },
+            num_draws=header["num_draws"],
+            history=pd.read_parquet(folder / "history.parquet"),
+            converged=header["converged"],
+        )
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{folder} is damaged: {error}") from error
+
+
+def _write(posterior: Posterior, folder: Path) -> None:
+    train = posterior.ratings
+    header = {
+        "format": _FORMAT,
+        "version": version("pyro-pmf"),
+        "model": _model_as_data(posterior.model),
+        "latents": {site: type(value).__name__ for site, value in posterior.latents.items()},
+        "num_draws": posterior.num_draws,
+        "converged": posterior.converged,
+        "scale": train.scale,
+        "dtype": str(train.dtype).removeprefix("torch."),
+        "time": train.time is not None,
+    }
+    (folder / "posterior.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
+    tensors = {
+        key: value.contiguous()
+        for site, latent in posterior.latents.items()
+        for key, value in _value_as_tensors(site, latent).items()
+    }
+    save_file(tensors, folder / "latents.safetensors")
+    train.to_frame().to_parquet(folder / "ratings.parquet", index=False)
+    posterior.history.to_parquet(folder / "history.parquet", index=False)
+
+
+def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
+    if not isinstance(model, PMF) or type(model.likelihood) not in _LIKELIHOODS.values():
+        return None
+    return {
+        "n_factors": model.n_factors,
+        "users": model.users,
+        "items": model.items,
+        "biases": model.biases,
+        "divisor": model.divisor,
+        "priors": model.priors.to_dict(),
+        "likelihood": {"name": type(model.likelihood).__name__, **asdict(model.likelihood)},
+    }
+
+
+def _read_model(data: dict[str, Any]) -> PMF:
+    options = dict(data)
+    likelihood = dict(options.pop("likelihood"))
+    return PMF(
+        priors=Priors.from_dict(options.pop("priors")),
+        likelihood=_LIKELIHOODS[likelihood.pop("name")](**likelihood),
+        **options,
+    )
+
+
+def _value_as_tensors(site: str, value: Value) -> dict[str, Tensor]:
+    if isinstance(value, Gaussian):
+        return {f"{site}.mean": value.mean, f"{site}.var": value.var}
+    if isinstance(value, LogGaussian):
+        return {f"{site}.log_mean": value.log_mean, f"{site}.log_var": value.log_var}
+    return {site: value}
+
+
+def _read_value(site: str, kind: str, tensors: dict[str, Tensor]) -> Value:
+    if kind not in _VALUES:
+        return tensors[site]
+    parameters = {
+        key.removeprefix(f"{site}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{site}.")
+    }
+    return _VALUES[kind](**parameters, sites=frozenset({site}))
