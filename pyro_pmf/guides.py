@@ -20,8 +20,8 @@ _SHRINKAGE = 5.0  # ratings' worth of zero in a mean
 
 # Standard deviations that MAP holds fixed, on the logit scale. See `map_scales`.
 MAP_SCALES = {
-    "sigma_U": 0.2,
-    "sigma_V": 0.2,
+    "sigma_U": 0.25,
+    "sigma_V": 0.25,
     "sigma_W": 0.15,
     "sigma_Z": 0.15,
     "sigma_b": 0.5,

@@ -63,7 +63,7 @@ def fit(
     *,
     max_steps: int = 2000,
     learning_rate: float = 0.05,
-    tolerance: float = 2e-4,
+    tolerance: float = 1e-3,
     seed: int = 0,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,

@@ -123,8 +123,8 @@ class Priors:
     sigma: Prior = field(default=HalfNormal(0.5))
     sigma_U: Prior = field(default=HalfNormal(1.0))
     sigma_V: Prior = field(default=HalfNormal(1.0))
-    sigma_W: Prior = field(default=HalfNormal(1.0))
-    sigma_Z: Prior = field(default=HalfNormal(1.0))
+    sigma_W: Prior = field(default=HalfNormal(0.3))
+    sigma_Z: Prior = field(default=HalfNormal(0.3))
     sigma_b: Prior = field(default=HalfNormal(1.0))
     sigma_c: Prior = field(default=HalfNormal(1.0))
 
