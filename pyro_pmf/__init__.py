@@ -1,4 +1,4 @@
-"""Bayesian probabilistic matrix factorization in Pyro, with predictions that say how sure they are."""
+"""Bayesian probabilistic matrix factorization in Pyro; predictions say how sure they are."""
 
 from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
 from pyro_pmf.inference import Progress, fit
@@ -11,8 +11,8 @@ from pyro_pmf.storage import load
 
 __all__ = [
     "PMF",
-    "Fixed",
     "FitError",
+    "Fixed",
     "HalfNormal",
     "LogNormal",
     "Normal",

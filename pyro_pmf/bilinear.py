@@ -1,9 +1,9 @@
 """Two operators over the observed cells, each the other's gradient.
 
-``dot`` takes two factor matrices to one number a cell (a sampled dense-dense product), ``weighted_sum``
-takes one number a cell and a factor matrix to rows (a sparse-dense product). Their time and memory
-follow the number of observed cells, never that of all cells, and no (n_cells, n_factors)
-intermediate is made where torch has the sparse kernels.
+``dot`` takes two factor matrices to one number a cell (a sampled dense-dense product);
+``weighted_sum`` takes one number a cell and a factor matrix to rows (a sparse-dense product). Time
+and memory follow the number of observed cells, never that of all cells, and no (n_cells,
+n_factors) intermediate is made where torch has the sparse kernels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,13 +162,13 @@ def _(weights: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
     return V.new_empty((*lead, pattern[0].shape[0] - 1, V.shape[-1]))
 
 
-def _save(ctx, inputs, output) -> None:  # noqa: ANN001
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     a, b, *pattern = inputs
     ctx.save_for_backward(a, b)
     ctx.pattern = Pattern(*pattern)
 
 
-def _sddmm_backward(ctx, grad):  # noqa: ANN001, ANN202
+def _sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     U, V = ctx.saved_tensors
     cells: Pattern = ctx.pattern
     dU = dV = None
@@ -178,7 +179,7 @@ def _sddmm_backward(ctx, grad):  # noqa: ANN001, ANN202
     return dU, dV, *(None,) * len(cells)
 
 
-def _spmm_backward(ctx, grad):  # noqa: ANN001, ANN202
+def _spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, V = ctx.saved_tensors
     cells: Pattern = ctx.pattern
     dweights = dV = None

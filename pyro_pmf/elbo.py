@@ -45,7 +45,7 @@ class GaussianELBO(ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the ELBO."""
-        return -sum(self.terms(model, guide, *args, **kwargs).values())
+        return -torch.stack(list(self.terms(model, guide, *args, **kwargs).values())).sum()
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Minus the ELBO, as a number."""
@@ -101,7 +101,7 @@ def integrated_trace(guide: Any, *args: Any, **kwargs: Any) -> Trace:
 
 
 def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
-    """E log p(value), over all that is random in the value and in the distribution's parameters."""
+    """E log p(value), over what is random in the value and in the distribution's parameters."""
     if isinstance(fn, Independent):
         return sum_rightmost(expected_log_prob(fn.base_dist, value), fn.reinterpreted_batch_ndims)
     if not isinstance(value, Uncertain) and not is_random(fn):
@@ -113,7 +113,8 @@ def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
             raise NoClosedForm(f"a latent with a {type(fn).__name__} of random parameters")
         rule = value.quadrature()
         return rule.expectation(torch.stack([fn.log_prob(node) for node in rule.nodes]))
-    return sum(weight * part.log_prob(value) for weight, part in components(fn))
+    terms = [weight * part.log_prob(value) for weight, part in components(fn)]
+    return torch.stack(terms).sum(0)
 
 
 def _expected_normal(value: Value, loc: Value, scale: Value) -> Tensor:

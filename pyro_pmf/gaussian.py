@@ -1,15 +1,17 @@
 """Random quantities that may stand where a model expects a tensor.
 
 A model that only adds, indexes and multiplies its Gaussian latents, and hands the result to a
-distribution, can be run with a `Gaussian` in place of each latent. What comes out is the score with
-its mean and variance in closed form, where a sampled latent would give one noisy draw of it. Each
-operation that is exact is listed below; any other raises `NoClosedForm`, never a silent mistake.
+distribution, can be run with a `Gaussian` in place of each latent. What comes out is the score
+with its mean and variance in closed form, where sampled latents would give one noisy draw of it.
+The operations that are known are listed at the end; any other raises `NoClosedForm`, so that
+nothing is silently wrong.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
@@ -251,25 +253,26 @@ def mean_square_distance(a: Value, b: Value) -> Tensor:
     return (mean - b) ** 2 + var
 
 
-def components(fn: Distribution) -> Iterator[tuple[float, Distribution]]:
-    """Weights and distributions of the mixture that a distribution with random parameters is.
+def components(fn: Distribution) -> list[tuple[float, Distribution]]:
+    """Weights and parts of the mixture that a distribution with random parameters is.
 
     The parameters enter by their quadratures, together by the product rule.
     """
-    names = [name for name in fn.arg_constraints if isinstance(_parameter(fn, name), Uncertain)]
-    parameters = [_parameter(fn, name) for name in names]
-    require_independent(*parameters)
-    rules = [_without_repeats(parameter) for parameter in parameters]
-    fixed = {n: _parameter(fn, n) for n in fn.arg_constraints if n not in names}
+    parameters = {name: fn.__dict__[name] for name in fn.arg_constraints if name in fn.__dict__}
+    random = {name: x for name, x in parameters.items() if isinstance(x, Uncertain)}
+    require_independent(*random.values())
+    rules = [_without_repeats(x) for x in random.values()]
+    parts = []
     for choice in product(*(zip(rule.weights, rule.nodes, strict=True) for rule in rules)):
-        weight = float(np.prod([float(weight) for weight, _ in choice]))
-        given = {name: node for name, (_, node) in zip(names, choice, strict=True)}
-        yield weight, type(fn)(**fixed, **given)
+        weight = math.prod(float(w) for w, _ in choice)
+        nodes = {name: node for name, (_, node) in zip(random, choice, strict=True)}
+        parts.append((weight, type(fn)(**parameters | nodes)))
+    return parts
 
 
 def is_random(fn: Distribution) -> bool:
     """Whether a distribution has a random quantity among its parameters."""
-    return any(isinstance(_parameter(fn, name), Uncertain) for name in fn.arg_constraints)
+    return any(isinstance(fn.__dict__.get(name), Uncertain) for name in fn.arg_constraints)
 
 
 def require_independent(*values: Value) -> None:
@@ -280,10 +283,6 @@ def require_independent(*values: Value) -> None:
         if shared := seen & sites:
             raise NoClosedForm(f"dependent quantities: both hold site {sorted(shared)}")
         seen |= sites
-
-
-def _parameter(fn: Distribution, name: str) -> Any:
-    return fn.__dict__.get(name)
 
 
 def _without_repeats(parameter: Uncertain) -> Quadrature:

@@ -80,7 +80,9 @@ def map_scales(ratings: Pairs) -> dict[str, Tensor]:
     dict of str to Tensor
         By site; sigma on the unit scale, the others on the logit scale.
     """
-    residual = ratings.value - ratings.value.mean()
+    value = ratings.value
+    assert value is not None  # a fit has checked it
+    residual = value - value.mean()
     for index, counts in (
         (ratings.item, ratings.item_counts),
         (ratings.user, ratings.user_counts),
@@ -94,7 +96,7 @@ def map_scales(ratings: Pairs) -> dict[str, Tensor]:
 
 
 def initial_value(site: dict[str, Any]) -> Tensor:
-    """LocatedPairs a site's search begins: standard deviations small, all else near its prior mean.
+    """Where the search begins: standard deviations small, all else near the prior mean.
 
     Near it but not at it: U = V = 0 is a saddle of the ELBO with exactly zero gradient.
     """
@@ -108,17 +110,17 @@ def initial_value(site: dict[str, Any]) -> Tensor:
         return 0.4 * mean.nan_to_num(1.0, 1.0, 1.0)
 
 
-def is_real(support: constraints.Constraint) -> bool:
+def is_real(support: constraints.Constraint | None) -> bool:
     """Whether a support is all real numbers, of any event dimension."""
     return _base(support) is constraints.real
 
 
-def is_positive(support: constraints.Constraint) -> bool:
+def is_positive(support: constraints.Constraint | None) -> bool:
     """Whether a support is the positive numbers, of any event dimension."""
     return _base(support) in (constraints.positive, constraints.nonnegative)
 
 
-def _base(support: constraints.Constraint) -> constraints.Constraint:
+def _base(support: constraints.Constraint | None) -> constraints.Constraint | None:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support

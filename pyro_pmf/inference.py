@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pyro
 import torch
-from pyro import poutine
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
-from pyro_pmf.gaussian import Gaussian, Uncertain
+from pyro_pmf.gaussian import Gaussian
 from pyro_pmf.models import PMF
 from pyro_pmf.objective import pose
 from pyro_pmf.posterior import Posterior
@@ -207,13 +207,14 @@ def _judge(posterior: Posterior) -> None:
     """Refuse a collapsed point estimate; say so where variational inference found no factors."""
     if posterior.num_draws is not None or not isinstance(posterior.model, PMF):
         return
-    latents, train = posterior.latents, posterior.ratings
+    latents = posterior.latents
     is_point = all(
         not value.var.any() for value in latents.values() if isinstance(value, Gaussian)
     )
-    if is_point and "sigma" in latents and latents["sigma"] < _COLLAPSED_SIGMA:
+    sigma = latents.get("sigma")
+    if is_point and isinstance(sigma, Tensor) and sigma < _COLLAPSED_SIGMA:
         raise FitError(
-            f"The point estimate collapsed: sigma is {float(latents['sigma']):.1e}, the factors "
+            f"The point estimate collapsed: sigma is {float(sigma):.1e}, the factors "
             "interpolate the ratings. Fix it with Priors(sigma=Fixed(...)), or integrate the "
             'factors out with guide="normal".'
         )
@@ -236,4 +237,5 @@ def _factor_signal(posterior: Posterior) -> float:
     """Standard deviation of the expected U_i . V_j over the training pairs, on the logit scale."""
     train = posterior.ratings
     sites = run(posterior.model, posterior.latents, train, train)
-    return float(dot(sites["U"]["value"], sites["V"]["value"], train.pattern).mean.std())
+    score: Any = dot(sites["U"]["value"], sites["V"]["value"], train.pattern)
+    return float(score.mean.std())

@@ -41,11 +41,11 @@ def to_arviz(
         groups = {"posterior": values}
         if pairs is not None:
             groups |= _predictions(posterior, draws, pairs)
-            dims |= {name: ["pair"] for name in ("rating", "user", "item")}
+            dims |= {name: ["pair"] for name in ("rating", "user_id", "item_id")}
     train = posterior.ratings
-    coords = {"user": train.users, "item": train.items}
     used = {dim for names in dims.values() for dim in names}
-    coords = {name: ids.to_numpy() for name, ids in coords.items() if name in used}
+    ids = {"user": train.users, "item": train.items}
+    coords = {name: index.to_numpy() for name, index in ids.items() if name in used}
     if _IS_ARVIZ_1:
         return arviz.from_dict(groups, coords=coords, dims=dims)
     return arviz.from_dict(**groups, coords=coords, dims=dims)
@@ -70,7 +70,7 @@ def scale_summary(posterior: Posterior, num_samples: int = 1000, seed: int = 0) 
 def _posterior(
     posterior: Posterior, draws: Draws, names: Sequence[str] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Draws of sites, shape (1, n_draws, ...), since ArviZ's first axis is the chain; their dims."""
+    """Draws of sites, shape (1, n_draws, ...): ArviZ's first axis is the chain; and their dims."""
     if names is None:
         names = [name for name, value in draws[0].items() if value.dim() == 0]
         return {name: _stack([draw[name] for draw in draws]) for name in names}, {}
@@ -108,9 +108,9 @@ def _predictions(
             if rating is not None:
                 log_prob = fn.log_prob(train.to_unit(rating[rows].to(train.dtype)))
                 density[0, k, rows] = log_prob.numpy() - math.log(np.diff(train.scale).item())
-    groups = {
+    groups: dict[str, dict[str, np.ndarray]] = {
         "posterior_predictive": {"rating": predicted},
-        "constant_data": {name: frame[name].to_numpy() for name in ("user", "item")},
+        "constant_data": {f"{name}_id": np.asarray(frame[name]) for name in ("user", "item")},
     }
     if rating is not None:
         groups["observed_data"] = {"rating": rating.numpy()}

@@ -96,11 +96,10 @@ class Objective:
     def latents(self, num_draws: int) -> tuple[dict[str, Value], bool]:
         """What was learnt of each latent site, on the CPU, and whether it is draws."""
         with torch.no_grad():
-            values = self._closed_form() if isinstance(self.elbo, GaussianELBO) else None
-            drawn = values is None or not self._can_predict_from(values)
-            if drawn:
-                values = self._draws(num_draws)
-        return {name: _to_cpu(value) for name, value in values.items()}, drawn
+            closed = self._closed_form() if isinstance(self.elbo, GaussianELBO) else None
+            if closed is not None and self._can_predict_from(closed):
+                return {name: _to_cpu(value) for name, value in closed.items()}, False
+            return {name: _to_cpu(value) for name, value in self._draws(num_draws).items()}, True
 
     def _closed_form(self) -> dict[str, Value] | None:
         """The guide's sites as random quantities or point estimates, if they all are."""
@@ -119,18 +118,16 @@ class Objective:
     def _can_predict_from(self, values: dict[str, Value]) -> bool:
         """Try it on one known pair, one unknown user and one unknown item."""
         n, m = self.ratings.n_users, self.ratings.n_items
-        index = torch.tensor([[0, 0, n], [0, m, 0]], device=self.ratings.device)
-        pairs = Pairs(*index, n + 1, m + 1, dtype=self.ratings.dtype)
-        history = Pairs(
-            self.ratings.user, self.ratings.item, n + 1, m + 1, dtype=self.ratings.dtype
-        )
+        user, item = torch.tensor([[0, 0, n], [0, m, 0]], device=self.ratings.device)
+        pairs = Pairs(user, item, n + 1, m + 1, dtype=self.ratings.dtype)
+        history = self.ratings.within(n + 1, m + 1)
         try:
             run(self.model, values, pairs, history)
         except _NEEDS_TENSORS:
             return False
         return True
 
-    def _draws(self, num_draws: int) -> dict[str, Value]:
+    def _draws(self, num_draws: int) -> dict[str, Tensor]:
         traces = [poutine.trace(self.guide).get_trace(self.ratings) for _ in range(num_draws)]
         held = {name: value.expand(num_draws, *value.shape) for name, value in self.held.items()}
         return held | {
@@ -155,18 +152,21 @@ def pose(
             "The model needs a site 'rating' that is observed at the values of the ratings: "
             'pyro.sample("rating", ..., obs=ratings.value).'
         )
-    held = {}
+    held: dict[str, Tensor] = {}
+    family: Callable[..., Any]
     if guide == "delta":
         if isinstance(model, PMF):
             latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
             held = {k: v for k, v in map_scales(ratings).items() if k in latent}
             model = poutine.condition(model, data=held)
-        guide = AutoDelta(model, init_loc_fn=initial_value)
+        family = AutoDelta(model, init_loc_fn=initial_value)
     elif guide == "normal":
-        guide = NormalGuide(model, init_loc_fn=initial_value)
-    elif not callable(guide):
+        family = NormalGuide(model, init_loc_fn=initial_value)
+    elif not isinstance(guide, str) and callable(guide):
+        family = guide
+    else:
         raise FitError(f'guide must be "normal", "delta" or a Pyro guide, not {guide!r}.')
-    return Objective(model, guide, _choose_elbo(model, guide, ratings), ratings, held)
+    return Objective(model, family, _choose_elbo(model, family, ratings), ratings, held)
 
 
 def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:
@@ -187,5 +187,5 @@ def _base(fn: Distribution) -> Distribution:
 
 def _to_cpu(value: Value) -> Value:
     if isinstance(value, Uncertain):
-        return value.map(_to_cpu)
+        return value.map(lambda tensor: tensor.detach().clone().cpu())
     return value.detach().clone().cpu()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Pattern(NamedTuple):
-    """LocatedPairs the observed cells are: the matrix I of the papers in CSR and CSC order.
+    """Where the observed cells are: the matrix I of the papers in CSR and CSC order.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Pattern(NamedTuple):
     to_row_order: Tensor
 
     @property
-    def T(self) -> Pattern:  # noqa: N802 (torch's name for a transpose)
+    def T(self) -> Pattern:
         """The pattern of the transposed matrix, without a copy."""
         return Pattern(
             self.column_pointers,
@@ -81,7 +81,7 @@ class Pairs:
 
     @property
     def device(self) -> torch.device:
-        """LocatedPairs the tensors live."""
+        """Where the tensors live."""
         return self.user.device
 
     @cached_property
@@ -121,6 +121,10 @@ class Pairs:
         for cached in ("pattern", "user_counts", "item_counts"):
             moved.__dict__.pop(cached, None)
         return moved
+
+    def within(self, n_users: int, n_items: int) -> Pairs:
+        """Return the same pairs of a larger matrix, without values."""
+        return Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
 
     def without_values(self) -> Self:
         """Return the same pairs with the site ``rating`` left unobserved."""

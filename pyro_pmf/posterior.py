@@ -9,14 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from pyro_pmf import inference_data, prediction, recommendation, storage
-from pyro_pmf.errors import PMFError
 from pyro_pmf.gaussian import Uncertain, Value
-from pyro_pmf.metrics import score_each, summarize
-from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.metrics import summarize
 from pyro_pmf.ratings import Ratings
 
 
@@ -173,7 +170,11 @@ class Posterior:
                 }
         else:
             for k in range(num_draws or self.num_draws):
-                yield {name: value[k % self.num_draws] for name, value in self.latents.items()}
+                yield {
+                    name: value[k % self.num_draws]
+                    for name, value in self.latents.items()
+                    if isinstance(value, Tensor)
+                }
 
     def to_arviz(
         self,

@@ -94,7 +94,7 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
     if isinstance(pairs, Ratings):
         rating = pairs.rating
     elif "rating" in pairs:
-        rating = pairs["rating"].to_numpy(float, na_value=np.nan)
+        rating = pairs["rating"].to_numpy(float, na_value=np.nan, copy=True)
     else:
         rating = None
     if rating is None or not np.isfinite(rating).all():
@@ -119,7 +119,7 @@ class LocatedPairs:
         self.known_item = (item < train.n_items).numpy()
         self.n_users = max(train.n_users, int(user.max()) + 1 if len(user) else 0)
         self.n_items = max(train.n_items, int(item.max()) + 1 if len(item) else 0)
-        self.history = Pairs(train.user, train.item, self.n_users, self.n_items, dtype=train.dtype)
+        self.history = train.within(self.n_users, self.n_items)
 
     @classmethod
     def of(cls, posterior: Posterior, pairs: Ratings | pd.DataFrame) -> LocatedPairs:
@@ -147,12 +147,13 @@ class LocatedPairs:
         posterior = self.posterior
         for rows, pairs in self.chunks():
             if posterior.num_draws is None:
-                fn = self.rating_distribution(posterior.latents, pairs)
-                weights, parts = zip(*components(fn), strict=True)
+                parts = components(self.rating_distribution(posterior.latents, pairs))
             else:
-                parts = [self.rating_distribution(draw, pairs) for draw in posterior.draws()]
-                weights = [1 / len(parts)] * len(parts)
-            yield rows, PosteriorPredictive(weights, parts, posterior.ratings.scale)
+                weight = 1 / posterior.num_draws
+                parts = [
+                    (weight, self.rating_distribution(draw, pairs)) for draw in posterior.draws()
+                ]
+            yield rows, PosteriorPredictive(parts, posterior.ratings.scale)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
         """The distribution of the ratings of these pairs, given the latents."""
@@ -185,8 +186,8 @@ def run(
     latents : mapping of str to Tensor, Gaussian or LogGaussian
         A value for every latent site, of the shape that the site had on the training ratings.
     pairs : Pairs
-        LocatedPairs to predict. Its matrix may have more users or items than the latents have rows: the
-        rows past those are not known and come from the prior.
+        Where to predict. Its matrix may have more users or items than the latents have rows:
+        those past them are not known and come from the prior.
     history : Pairs
         The training ratings, for I_ij.
 

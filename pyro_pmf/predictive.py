@@ -15,6 +15,7 @@ from pyro_pmf.errors import PMFError
 
 _CRPS_DRAWS = 200
 _NEWTON_STEPS = 50
+_TOLERANCE = 1e-5  # of a quantile, unit scale
 
 
 class PosteriorPredictive:
@@ -24,22 +25,20 @@ class PosteriorPredictive:
 
     Parameters
     ----------
-    weights : sequence of float
-        They sum to one.
-    parts : sequence of Distribution, each of batch shape (n_pairs,)
-        On the unit scale.
+    parts : sequence of (float, Distribution)
+        Weights, which sum to one, and distributions on the unit scale, of batch shape (n_pairs,).
     scale : tuple of float
         The lowest and the highest rating there can be.
     """
 
     def __init__(
-        self, weights: Sequence[float], parts: Sequence[Distribution], scale: tuple[float, float]
+        self, parts: Sequence[tuple[float, Distribution]], scale: tuple[float, float]
     ) -> None:
-        self.weights, self.parts = list(weights), list(parts)
+        self.parts = parts
         self.low, self.width = scale[0], scale[1] - scale[0]
 
-    def _average(self, values: Callable[[Distribution], Tensor]) -> Tensor:
-        return sum(w * values(part) for w, part in zip(self.weights, self.parts, strict=True))
+    def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
+        return torch.stack([weight * value(part) for weight, part in self.parts]).sum(0)
 
     def _unit(self, rating: Tensor) -> Tensor:
         return (rating - self.low) / self.width
@@ -59,10 +58,7 @@ class PosteriorPredictive:
     def log_prob(self, rating: Tensor) -> Tensor:
         """Log density of a rating, per rating unit, shape (n_pairs,)."""
         x = self._unit(rating)
-        logs = [
-            part.log_prob(x) + math.log(w)
-            for w, part in zip(self.weights, self.parts, strict=True)
-        ]
+        logs = [math.log(weight) + part.log_prob(x) for weight, part in self.parts]
         return torch.logsumexp(torch.stack(logs), 0) - math.log(self.width)
 
     def cdf(self, rating: Tensor) -> Tensor:
@@ -78,19 +74,21 @@ class PosteriorPredictive:
         Safeguarded Newton steps: any that leaves the bracket is replaced by bisection.
         """
         p = torch.tensor(probability)
-        ends = torch.stack([part.icdf(p).expand(part.batch_shape) for part in self.parts])
+        ends = torch.stack([part.icdf(p).expand(part.batch_shape) for _, part in self.parts])
         low, high = ends.amin(0), ends.amax(0)
         x = self._average(lambda part: part.icdf(p))
         for _ in range(_NEWTON_STEPS):
             excess = self._unit_cdf(x) - p
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-            density = self._average(lambda part, x=x: part.log_prob(x).exp())
-            newton = x - excess / density
+            newton = x - excess / self._unit_density(x)
             inside = (newton >= low) & (newton <= high)
             previous, x = x, torch.where(inside, newton, (low + high) / 2)
-            if not ((x - previous).abs() > 1e-5).any():
+            if not ((x - previous).abs() > _TOLERANCE).any():
                 break
         return self.low + self.width * x
+
+    def _unit_density(self, x: Tensor) -> Tensor:
+        return self._average(lambda part: part.log_prob(x).exp())
 
     def interval(self, probability: float) -> tuple[Tensor, Tensor]:
         """Central interval, its ends clipped to the rating scale, each of shape (n_pairs,).
@@ -109,17 +107,18 @@ class PosteriorPredictive:
 
         In closed form for mixtures of Normals, else from 200 draws of the mixture.
         """
-        if all(isinstance(part, Normal) for part in self.parts):
-            means = torch.stack([part.mean for part in self.parts], -1)
-            sds = torch.stack([part.stddev for part in self.parts], -1)
+        weights, parts = zip(*self.parts, strict=True)
+        if all(isinstance(part, Normal) for part in parts):
+            means = torch.stack([part.mean for part in parts], -1)
+            sds = torch.stack([part.stddev for part in parts], -1)
             scores = scoringrules.crps_mixnorm(
                 self._unit(rating).double().numpy(),
                 means.double().numpy(),
                 sds.double().numpy(),
-                np.broadcast_to(self.weights, means.shape),
+                np.broadcast_to(weights, means.shape),
             )
         else:
-            which = np.random.default_rng(0).choice(len(self.parts), _CRPS_DRAWS, p=self.weights)
-            draws = torch.stack([self.parts[k].sample() for k in which], -1)
+            which = np.random.default_rng(0).choice(len(parts), _CRPS_DRAWS, p=weights)
+            draws = torch.stack([parts[k].sample() for k in which], -1)
             scores = scoringrules.crps_ensemble(self._unit(rating).numpy(), draws.numpy())
-        return self.width * scores
+        return self.width * np.asarray(scores)

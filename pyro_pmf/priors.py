@@ -96,7 +96,7 @@ class Fixed(Prior):
 
 @dataclass(frozen=True)
 class Priors:
-    """The priors of a `PMF`, all on the unit scale; those of parts that a model leaves out are unused.
+    """The priors of a `PMF`; those of parts that a model leaves out are unused.
 
     Parameters
     ----------

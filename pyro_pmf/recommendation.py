@@ -27,7 +27,8 @@ def recommend(
     """Implement `Posterior.recommend`."""
     if not isinstance(n, int) or n < 1:
         raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
-    ids = pd.Index([users] if isinstance(users, str) or not isinstance(users, Iterable) else users)
+    several = isinstance(users, Iterable) and not isinstance(users, str)
+    ids = pd.Index(list(users) if several else [users])  # type: ignore[arg-type]
     train = posterior.ratings
     index, _ = train.locate(pd.DataFrame({"user": ids, "item": train.items[0]}))
     unknown = index < 0
@@ -48,16 +49,16 @@ def _recommend(
     where = LocatedPairs(
         posterior, index.repeat_interleave(train.n_items), every_item.repeat(len(index))
     )
-    mean, sd = np.empty(len(where)), np.empty(len(where))
+    mean: np.ndarray = np.empty(len(where))
+    sd = np.empty_like(mean)
     for rows, predictive in where.predictives():
         mean[rows], sd[rows] = predictive.mean.numpy(), predictive.sd.numpy()
-    mean, sd = (x.reshape(len(index), train.n_items) for x in (mean, sd))
-
-    unseen = np.ones_like(mean, dtype=bool)
+    shape = len(index), train.n_items
+    mean, sd, unseen = mean.reshape(shape), sd.reshape(shape), np.ones(shape, dtype=bool)
     if exclude_seen:
         pointers = where.history.pattern.row_pointers
-        for row, user in enumerate(index.tolist()):
-            unseen[row, train.item[pointers[user] : pointers[user + 1]].numpy()] = False
+        for place, user in enumerate(index.tolist()):
+            unseen[place, train.item[pointers[user] : pointers[user + 1]].numpy()] = False
     best = np.argsort(np.where(unseen, -mean, np.inf), axis=1, kind="stable")[:, :n]
     row = np.arange(len(index))[:, None]
     kept = unseen[row, best]  # fewer than n where a user has seen nearly everything

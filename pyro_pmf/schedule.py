@@ -19,16 +19,16 @@ class Schedule:
     Parameters
     ----------
     max_steps : int
-        LocatedPairs the decay ends if the loss has not stopped falling before.
+        Where the decay ends if the loss has not stopped falling before.
     tolerance : float
         The loss has stopped falling when its average drops by less than this in 25 steps.
     min_steps : int
-        LocatedPairs the loss is first judged.
+        Where the loss is first judged.
 
     Attributes
     ----------
     last_step : int
-        LocatedPairs the fit will end, as far as is known.
+        Where the fit will end, as far as is known.
     finished : bool
         Whether the loss stopped falling before ``max_steps``.
     """
@@ -63,7 +63,7 @@ class Schedule:
 
     def _window(self) -> int:
         """Steps to average over, for a standard error of the drop below the tolerance."""
-        # Second differences are blind to a trend; those of white noise have six times its variance.
+        # Second differences are blind to a trend; of white noise, they have 6 times its variance.
         noise = np.std(np.diff(self._losses[-2 * _STEP :], n=2)) / math.sqrt(6)
         length = (math.sqrt(2) * noise * _STEP / self._tolerance) ** (2 / 3)
         return max(_STEP, math.ceil(length))

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _FILES = ("posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet")
 _LIKELIHOODS = {"NormalSigmoid": NormalSigmoid}
-_VALUES = {"Gaussian": Gaussian, "LogGaussian": LogGaussian}
 
 
 def save(posterior: Posterior, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -144,18 +142,13 @@ def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
         "biases": model.biases,
         "divisor": model.divisor,
         "priors": model.priors.to_dict(),
-        "likelihood": {"name": type(model.likelihood).__name__, **asdict(model.likelihood)},
+        "likelihood": type(model.likelihood).__name__,
     }
 
 
 def _read_model(data: dict[str, Any]) -> PMF:
-    options = dict(data)
-    likelihood = dict(options.pop("likelihood"))
-    return PMF(
-        priors=Priors.from_dict(options.pop("priors")),
-        likelihood=_LIKELIHOODS[likelihood.pop("name")](**likelihood),
-        **options,
-    )
+    likelihood, priors = _LIKELIHOODS[data["likelihood"]](), Priors.from_dict(data["priors"])
+    return PMF(**data | {"likelihood": likelihood, "priors": priors})
 
 
 def _value_as_tensors(site: str, value: Value) -> dict[str, Tensor]:
@@ -163,15 +156,14 @@ def _value_as_tensors(site: str, value: Value) -> dict[str, Tensor]:
         return {f"{site}.mean": value.mean, f"{site}.var": value.var}
     if isinstance(value, LogGaussian):
         return {f"{site}.log_mean": value.log_mean, f"{site}.log_var": value.log_var}
+    assert isinstance(value, Tensor)
     return {site: value}
 
 
 def _read_value(site: str, kind: str, tensors: dict[str, Tensor]) -> Value:
-    if kind not in _VALUES:
-        return tensors[site]
-    parameters = {
-        key.removeprefix(f"{site}."): value
-        for key, value in tensors.items()
-        if key.startswith(f"{site}.")
-    }
-    return _VALUES[kind](**parameters, sites=frozenset({site}))
+    sites = frozenset({site})
+    if kind == "Gaussian":
+        return Gaussian(tensors[f"{site}.mean"], tensors[f"{site}.var"], sites)
+    if kind == "LogGaussian":
+        return LogGaussian(tensors[f"{site}.log_mean"], tensors[f"{site}.log_var"], sites)
+    return tensors[site]

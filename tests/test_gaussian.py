@@ -1,0 +1,371 @@
+"""Moments of random quantities against dense formulas, numerical integration and draws."""
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import integrate, stats
+from scipy.special import expit
+
+from pyro_pmf.bilinear import dot, weighted_sum
+from pyro_pmf.gaussian import (
+    Gaussian,
+    LogGaussian,
+    NoClosedForm,
+    Quadrature,
+    components,
+    mean_square_distance,
+    require_independent,
+)
+from pyro_pmf.pairs import Pairs
+
+N, M, K = 4, 3, 2
+USER = torch.tensor([0, 0, 1, 1, 3])
+ITEM = torch.tensor([0, 2, 1, 2, 0])
+PATTERN = Pairs(USER, ITEM, N, M).pattern
+DRAWS = 200_000
+
+
+@pytest.fixture(autouse=True)
+def _double(monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda *shape: _randn(*shape, dtype=torch.float64))
+
+
+_randn = torch.randn
+
+
+def normal(*shape, site="x"):
+    return Gaussian(torch.randn(*shape), torch.randn(*shape).exp(), frozenset({site}))
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def assert_moments(x, mean, var):
+    torch.testing.assert_close(x.mean, mean)
+    torch.testing.assert_close(x.var, var)
+    assert x.shape == mean.shape
+    assert (x.dim(), x.size()) == (mean.dim(), mean.shape)
+
+
+def assert_moments_of_draws(x, draws):
+    """Means and variances within six standard errors: a false alarm in 10^8 per entry."""
+    sd = draws.std(0)
+    kurtosis = ((draws - draws.mean(0)) / sd).pow(4).mean(0)
+    assert ((x.mean - draws.mean(0)).abs() <= 6 * sd / len(draws) ** 0.5).all()
+    error = 6 * sd**2 * ((kurtosis - 1) / len(draws)).sqrt()
+    assert ((x.var - draws.var(0)).abs() <= error).all()
+
+
+def expectation(function, mean, sd):
+    """E f(x) for x ~ Normal(mean, sd^2), by SciPy."""
+    points = sorted({-10.0, -3.0, 0.0, 3.0, 10.0})
+    total = 0.0
+    for lower, upper in zip(points[:-1], points[1:], strict=True):
+        total += integrate.quad(
+            lambda z: function(mean + sd * z) * stats.norm.pdf(z),
+            lower,
+            upper,
+            epsabs=1e-13,
+            limit=200,
+        )[0]
+    return total
+
+
+# Linear operations
+
+
+def test_sums_are_exact():
+    x, y, t = normal(N, 1, site="x"), normal(1, M, site="y"), torch.randn(N, M)
+    assert_moments(x + y, x.mean + y.mean, x.var + y.var)
+    assert (x + y).sites == {"x", "y"}
+    for total in (x + t, t + x, torch.add(t, x), torch.add(x, t)):
+        assert_moments(total, x.mean + t, x.var.expand(N, M))
+        assert total.sites == {"x"}
+    assert_moments(x + 2.0, x.mean + 2.0, x.var)
+
+
+def test_indexing_and_expanding_act_on_both_moments():
+    x, index = normal(2, N), torch.tensor([3, 0, 0])
+    assert_moments(x[..., index], x.mean[:, [3, 0, 0]], x.var[:, [3, 0, 0]])
+    assert_moments(x[..., None], x.mean[..., None], x.var[..., None])
+    for expanded in (x.expand(3, 2, N), x.expand((3, 2, N)), x.expand(torch.Size((3, 2, N)))):
+        assert_moments(expanded, x.mean.expand(3, 2, N), x.var.expand(3, 2, N))
+        assert expanded.sites == x.sites
+
+
+def test_shapes_of_a_quadrature_are_those_of_its_entries():
+    x = normal(1, N)
+    rule, index = torch.sigmoid(x), torch.tensor([3, 0])
+    assert_moments(rule[..., index], rule.mean[:, [3, 0]], rule.var[:, [3, 0]])
+    for expanded in (rule.expand(M, N), rule.expand((M, N))):
+        assert_moments(expanded, rule.mean.expand(M, N), rule.var.expand(M, N))
+    assert rule.expand(1, N).sites == x.sites
+
+
+def test_broadcast_tensors():
+    x, t = normal(N), torch.randn(2, 1)
+    wide, tensor = torch.broadcast_tensors(x, t)
+    assert_moments(wide, x.mean.expand(2, N), x.var.expand(2, N))
+    assert torch.equal(tensor, t.expand(2, N))
+
+
+# Products
+
+
+def test_dot_of_two_gaussians():
+    U, V = normal(N, K, site="U"), normal(M, K, site="V")
+    u2, v2 = U.mean**2, V.mean**2
+    score = dot(U, V, PATTERN)
+    var = (U.var + u2) @ (V.var + v2).T - u2 @ v2.T
+    assert_moments(score, (U.mean @ V.mean.T)[USER, ITEM], var[USER, ITEM])
+    assert score.sites == {"U", "V"}
+    u, v = (x.expand(DRAWS, *x.shape).draw() for x in (U, V))
+    assert_moments_of_draws(score, (u @ v.mT)[:, USER, ITEM])
+
+
+def test_dot_with_a_tensor():
+    U, V, t = normal(N, K), normal(M, K), torch.randn(5, 1, 1)
+    u, v = torch.randn(N, K), torch.randn(5, M, K)
+    assert_moments(
+        dot(U, v, PATTERN),
+        (U.mean @ v.mT)[..., USER, ITEM],
+        (U.var @ v.mT.square())[..., USER, ITEM],
+    )
+    assert_moments(
+        dot(u, V, PATTERN), (u @ V.mean.T)[USER, ITEM], (u.square() @ V.var.T)[USER, ITEM]
+    )
+    del t
+
+
+def test_weighted_sum():
+    W, weights = normal(M, K), torch.randn(len(USER))
+    matrix = torch.zeros(N, M, dtype=torch.float64).index_put((USER, ITEM), weights)
+    total = weighted_sum(weights, W, PATTERN)
+    assert_moments(total, matrix @ W.mean, matrix.square() @ W.var)
+    assert total.sites == W.sites
+
+
+def test_the_score_of_a_hierarchical_model_has_the_moments_of_its_draws():
+    W, Y, V = normal(M, K, site="W"), normal(N, K, site="Y"), normal(M, K, site="V")
+    b, mu = normal(N, site="b"), normal(site="mu")
+
+    def score(W, Y, V, b, mu):
+        U = Y + weighted_sum(torch.full((len(USER),), 0.5, dtype=torch.float64), W, PATTERN)
+        return mu + b[..., USER] + dot(U, V, PATTERN)
+
+    latents = W, Y, V, b, mu
+    draws = [x.expand(20_000, *x.shape).draw() for x in latents]
+    draws[-1] = draws[-1][:, None]
+    assert_moments_of_draws(score(*latents), score(*draws))
+
+
+# Functions of one Gaussian
+
+
+@pytest.mark.parametrize("mean", [-4.0, -0.7, 0.0, 2.5])
+@pytest.mark.parametrize(
+    ("sd", "error"), [(0.1, 1e-12), (0.5, 3e-8), (1.0, 3e-5), (2.0, 3e-3), (3.0, 1.5e-2)]
+)
+def test_moments_of_a_sigmoid(mean, sd, error):
+    rule = torch.sigmoid(Gaussian(number([mean]), number([sd**2])))
+    first, second = (expectation(lambda x, p=p: expit(x) ** p, mean, sd) for p in (1, 2))
+    assert abs(rule.mean.item() - first) < error
+    assert abs(rule.var.item() - (second - first**2)) < error
+
+
+@pytest.mark.parametrize(("log_mean", "log_sd"), [(0.0, 0.1), (-2.0, 0.7), (1.0, 1.2)])
+def test_moments_of_a_log_gaussian(log_mean, log_sd):
+    x = LogGaussian(number([log_mean]), number([log_sd**2]))
+    truth = stats.lognorm(log_sd, scale=np.exp(log_mean))
+    inverse = stats.lognorm(log_sd, scale=np.exp(-log_mean))
+    assert_moments(x, number([truth.mean()]), number([truth.var()]))
+    torch.testing.assert_close(x.mean_square, number([truth.moment(2)]))
+    torch.testing.assert_close(x.mean_precision, number([inverse.moment(2)]))
+
+
+def test_quadrature_of_a_gaussian_is_exact_up_to_degree_13():
+    rule = Gaussian(number([0.4]), number([1.7])).quadrature()
+    for degree in (1, 2, 3, 12, 13):
+        moment = stats.norm(0.4, 1.7**0.5).moment(degree)
+        torch.testing.assert_close(rule.expectation(rule.nodes**degree), number([moment]))
+
+
+def test_quadrature_of_a_log_gaussian_is_at_its_exponentials():
+    x = LogGaussian(number([-1.0]), number([0.09]), frozenset({"s"}))
+    rule = x.quadrature()
+    torch.testing.assert_close(rule.mean, x.mean)
+    torch.testing.assert_close(rule.var, x.var)
+    assert rule.sites == {"s"}
+
+
+@pytest.mark.parametrize("family", [Gaussian, LogGaussian])
+def test_draws_have_the_moments_that_are_stated(family):
+    x = family(number([-1.0, 0.5]), number([0.04, 0.25]))
+    assert_moments_of_draws(x, x.expand(DRAWS, 2).draw())
+
+
+def quantity(kind):
+    """A quantity and a function that averages over it."""
+    if kind == "tensor":
+        return number([0.3]), lambda f: f(0.3)
+    mean, var = number([0.3]), number([0.16])
+    if kind == "Gaussian":
+        return Gaussian(mean, var), lambda f: expectation(f, 0.3, 0.4)
+    if kind == "LogGaussian":
+        return LogGaussian(mean, var), lambda f: expectation(lambda x: f(np.exp(x)), 0.3, 0.4)
+    return torch.sigmoid(Gaussian(mean, var)), lambda f: expectation(
+        lambda x: f(expit(x)), 0.3, 0.4
+    )
+
+
+KINDS = ["tensor", "Gaussian", "LogGaussian", "Quadrature"]
+
+
+@pytest.mark.parametrize("b", KINDS)
+@pytest.mark.parametrize("a", KINDS)
+def test_mean_square_distance(a, b):
+    (x, over_x), (y, over_y) = quantity(a), quantity(b)
+    truth = over_x(lambda u: over_y(lambda v: (u - v) ** 2))
+    torch.testing.assert_close(
+        mean_square_distance(x, y), number([truth]), rtol=1e-7, atol=1e-7
+    )
+
+
+# Mixtures
+
+
+def test_components_of_a_normal_with_random_mean_and_standard_deviation():
+    """Against two-dimensional numerical integration."""
+    score, sigma = (0.5, 0.6), (-1.5, 0.3)
+    fn = dist.Normal(
+        torch.sigmoid(Gaussian(number(score[0]), number(score[1] ** 2), frozenset({"U"}))),
+        LogGaussian(number(sigma[0]), number(sigma[1] ** 2), frozenset({"sigma"})),
+    )
+    weights, parts = zip(*components(fn), strict=True)
+    assert sum(weights) == pytest.approx(1.0)
+
+    def truth(f):
+        return expectation(
+            lambda s: expectation(lambda x: f(expit(x), np.exp(s)), *score), *sigma
+        )
+
+    def mixture(f):
+        return sum(w * f(part) for w, part in zip(weights, parts, strict=True)).item()
+
+    mean, square = truth(lambda m, s: m), truth(lambda m, s: m**2 + s**2)
+    assert mixture(lambda p: p.mean) == pytest.approx(mean, abs=1e-6)
+    assert mixture(lambda p: p.mean**2 + p.variance) == pytest.approx(square, abs=1e-6)
+    for value in (-0.3, 0.2, 0.6, 1.1):
+        density = truth(lambda m, s, v=value: stats.norm.pdf(v, m, s))
+        got = mixture(lambda p, v=value: p.log_prob(number(v)).exp())
+        assert np.log(got) == pytest.approx(np.log(density), abs=1e-3)
+
+
+def test_components_of_a_distribution_without_random_parameters_is_itself():
+    ((weight, part),) = components(dist.Normal(number([0.2]), number([0.4])))
+    assert weight == 1.0
+    assert (part.mean, part.stddev) == (0.2, 0.4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_components_keep_the_variance_of_a_location_wherever_it_is(mean):
+    fn = dist.Normal(Gaussian(number([mean]), number([0.36])), number([0.1]))
+    second = sum(w * (p.variance + (p.mean - mean) ** 2) for w, p in components(fn))
+    assert second.item() == pytest.approx(0.37)
+
+
+# What has no closed form
+
+
+def test_dependent_quantities_are_refused():
+    x, U = normal(N), normal(M, K)
+    tied = x + normal(N, site="y")
+    for dependent in (
+        lambda: x + x,
+        lambda: tied + x[..., [1, 0, 2, 3]],
+        lambda: dot(U, U, Pairs(USER % M, ITEM, M, M).pattern),
+        lambda: dist.Normal(x, LogGaussian(x.mean, x.var, x.sites)) and require_independent(x, x),
+        lambda: list(components(dist.Normal(x, LogGaussian(x.mean, x.var, x.sites)))),
+    ):
+        with pytest.raises(NoClosedForm, match="dependent"):
+            dependent()
+
+
+def test_rows_that_share_a_latent_are_not_summed_as_independent():
+    """The entries of x[..., [0, 0]] are one, and their sum has four times the variance, not two."""
+    W = normal(M, K)
+    weights = torch.ones(len(USER), dtype=torch.float64)
+    with pytest.raises(NoClosedForm):
+        weighted_sum(weights, W[..., [0, 0, 0], :], PATTERN)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        torch.exp,
+        torch.sum,
+        torch.relu,
+        torch.square,
+        lambda x: x * x,
+        lambda x: 2.0 * x,
+        lambda x: x * torch.ones(N),
+        lambda x: torch.ones(N) * x,
+        lambda x: torch.mul(x, 2.0),
+        lambda x: x @ torch.ones(N),
+        lambda x: torch.matmul(torch.ones(2, N), x),
+        lambda x: x - 1.0,
+        lambda x: torch.ones(N) - x,
+        lambda x: torch.sub(x, 1.0),
+        lambda x: -x,
+        lambda x: x / 2.0,
+        lambda x: torch.ones(N) / x,
+        lambda x: x**2,
+        lambda x: torch.stack([x, x]),
+        lambda x: torch.cat([x, x]),
+        lambda x: torch.where(torch.ones(N) > 0, x, x),
+        lambda x: torch.add(x, x, alpha=2.0),
+        lambda x: torch.add(torch.ones(N), x, alpha=2.0),
+        lambda x: torch.sigmoid(torch.sigmoid(x)),
+        lambda x: torch.sigmoid(x) + 1.0,
+        lambda x: 1.0 + torch.sigmoid(x),
+        lambda x: torch.sigmoid(x).draw(),
+        lambda x: weighted_sum(x, torch.ones(M, K), PATTERN),
+        lambda x: dot(torch.sigmoid(x)[:, None], torch.ones(M, 1), PATTERN),
+        float,
+        bool,
+    ],
+)
+def test_an_operation_without_a_rule_is_an_error_not_a_wrong_number(operation):
+    x = normal(N)
+    with pytest.raises(TypeError):
+        operation(x)
+
+
+def test_sums_with_a_log_gaussian_are_refused():
+    x, s = normal(N), LogGaussian(torch.zeros(N), torch.ones(N), frozenset({"s"}))
+    for total in (lambda: s + 1.0, lambda: x + s, lambda: s + x, lambda: torch.sigmoid(s)):
+        with pytest.raises(NoClosedForm):
+            total()
+    assert isinstance(s.quadrature(), Quadrature)
+
+
+def test_gradients_reach_both_moments():
+    """d E sigmoid(x) / d mean = E sigmoid'(x), and d / d var = E sigmoid''(x) / 2 (Price)."""
+    mean, var = number([0.4]).requires_grad_(), number([0.36]).requires_grad_()
+    torch.sigmoid(Gaussian(mean, var)).mean.sum().backward()
+    slope = expectation(lambda x: expit(x) * expit(-x), 0.4, 0.6)
+    bend = expectation(lambda x: expit(x) * expit(-x) * (1 - 2 * expit(x)), 0.4, 0.6)
+    assert mean.grad.item() == pytest.approx(slope, abs=1e-6)
+    assert var.grad.item() == pytest.approx(bend / 2, abs=1e-6)
+
+
+def test_a_point_without_variance_has_a_finite_gradient():
+    """A tensor factor enters `dot` with variance zero, and sqrt has no derivative there."""
+    u, v = torch.zeros(N, K, dtype=torch.float64), normal(M, K)
+    mean = v.mean.clone().requires_grad_()
+    var = v.var.clone().requires_grad_()
+    torch.sigmoid(dot(u, Gaussian(mean, var), PATTERN)).mean.sum().backward()
+    assert mean.grad.isfinite().all()
+    assert var.grad.isfinite().all()
