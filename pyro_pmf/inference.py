@@ -29,7 +29,7 @@ from pyro_pmf.schedule import Schedule
 
 _WARM_UP = 100  # steps over which the standard deviations are let loose
 _COLLAPSED_SIGMA = 1e-3  # unit scale: a thousandth of the rating scale
-_COLLAPSED_SIGNAL = 1e-2  # logit scale: less than a four-hundredth of the rating scale
+_COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
 
 
 @dataclass(frozen=True)

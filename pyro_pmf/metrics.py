@@ -28,7 +28,8 @@ def score_each(
     Returns
     -------
     pandas.DataFrame
-        Columns error, sd, nll, crps, covered, width: in rating units; nll in nats.
+        Columns error, sd, crps and width (rating units), nll (nats), covered (by the interval)
+        and pit (the predictive probability of a rating at most the observed one).
     """
     lower, upper = predictive.interval(interval)
     return pd.DataFrame(
@@ -39,6 +40,7 @@ def score_each(
             "crps": predictive.crps(rating),
             "covered": ((rating >= lower) & (rating <= upper)).numpy(),
             "width": (upper - lower).numpy(),
+            "pit": predictive.cdf(rating).numpy(),
         }
     )
 
@@ -72,14 +74,14 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
 
 
 def calibration(
-    cdf: np.ndarray, probabilities: Sequence[float] = tuple(np.linspace(0.05, 0.95, 19))
+    pit: np.ndarray, probabilities: Sequence[float] = tuple(np.linspace(0.05, 0.95, 19))
 ) -> pd.DataFrame:
     """Share of ratings inside the central interval of each probability.
 
     Parameters
     ----------
-    cdf : ndarray, shape (n,)
-        Predictive probability of a rating at most the observed one.
+    pit : ndarray, shape (n,)
+        Predictive probabilities of a rating at most the observed one, as of `score_each`.
     probabilities : sequence of float
         Of the central intervals.
 
@@ -88,7 +90,7 @@ def calibration(
     pandas.DataFrame
         Columns probability and coverage; equal where the predictions are calibrated.
     """
-    distance = 2 * np.abs(np.asarray(cdf) - 0.5)
+    distance = 2 * np.abs(np.asarray(pit) - 0.5)
     return pd.DataFrame(
         {
             "probability": list(probabilities),

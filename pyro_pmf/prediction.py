@@ -65,6 +65,8 @@ def scores(
         score_each(predictive, rating[rows].to(where.history.dtype), interval).set_index(rows)
         for rows, predictive in where.predictives()
     ]
+    if not parts:
+        raise RatingsError("There are no ratings to score: give at least one.")
     return pd.concat(parts).sort_index()
 
 
@@ -140,7 +142,8 @@ class LocatedPairs:
     def chunks(self, size: int = _CHUNK) -> Iterator[tuple[np.ndarray, Pairs]]:
         """Iterate over row numbers and their pairs, sorted by user as a model wants them."""
         for rows in torch.argsort(self.user, stable=True).split(size):
-            yield rows.numpy(), self._pairs(rows)
+            if len(rows):
+                yield rows.numpy(), self._pairs(rows)
 
     def predictives(self) -> Iterator[tuple[np.ndarray, PosteriorPredictive]]:
         """Iterate over row numbers and the distribution of their ratings."""

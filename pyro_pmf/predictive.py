@@ -94,11 +94,23 @@ class PosteriorPredictive:
         """Central interval, its ends clipped to the rating scale, each of shape (n_pairs,).
 
         Clipping to where the ratings are does not change how many of them the interval holds.
+
+        Raises
+        ------
+        PMFError
+            If the probability is not inside (0, 1), or torch lacks the family's quantiles.
         """
         if not 0 < probability < 1:
             raise PMFError(f"interval must lie between 0 and 1, not {probability!r}")
         tail = (1 - probability) / 2
-        lower, upper = self.quantile(tail), self.quantile(1 - tail)
+        try:
+            lower, upper = self.quantile(tail), self.quantile(1 - tail)
+        except NotImplementedError as error:
+            family = type(self.parts[0][1]).__name__
+            raise PMFError(
+                f"A rating that is {family} has no interval here, since torch has no quantiles of "
+                "it: use Posterior.sample."
+            ) from error
         high = self.low + self.width
         return lower.clamp(self.low, high), upper.clamp(self.low, high)
 

@@ -1,0 +1,275 @@
+"""What can be asked of a posterior, against dense float64 computations and simulated truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+
+from pyro_pmf import PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
+from pyro_pmf.gaussian import Gaussian, LogGaussian
+
+N_USERS, N_ITEMS, K = 6, 5, 2
+CONFIGURATIONS = [
+    {"users": users, "items": items, "biases": biases}
+    for users in ("independent", "hierarchical")
+    for items in ("independent", "hierarchical")
+    for biases in (True, False)
+]
+
+
+def gaussian(rng, site, *shape, sd=0.3):
+    mean = torch.tensor(rng.normal(size=shape) * 0.5)
+    return Gaussian(mean, torch.tensor(rng.uniform(0.2, 1.0, shape) * sd**2), frozenset({site}))
+
+
+def log_gaussian(site, median):
+    return LogGaussian(
+        torch.tensor(np.log(median)), torch.tensor(1e-8).double(), frozenset({site})
+    )
+
+
+def known_posterior(seed=0, **options):
+    """A posterior whose every moment is chosen here, on a table with one unrated pair a user."""
+    rng = np.random.default_rng(seed)
+    cells = [(i, j) for i in range(N_USERS) for j in range(N_ITEMS) if i % N_ITEMS != j]
+    frame = pd.DataFrame(cells, columns=["user", "item"])
+    frame["user"] += 100
+    frame["item"] = "film" + frame["item"].astype(str)
+    frame["rating"] = rng.integers(1, 6, len(frame)).astype(float)
+    ratings = Ratings.from_frame(frame, dtype=torch.float64)
+    model = PMF(n_factors=K, **options)
+    latents = {name: log_gaussian(name, 0.2) for name in ("sigma", "sigma_U", "sigma_V")}
+    latents["mu"] = gaussian(rng, "mu", sd=0.05)
+    if model.biases:
+        latents |= {name: log_gaussian(name, 0.4) for name in ("sigma_b", "sigma_c")}
+        latents |= {"b": gaussian(rng, "b", N_USERS), "c": gaussian(rng, "c", N_ITEMS)}
+    if model.users == "hierarchical":
+        latents |= {"sigma_W": log_gaussian("sigma_W", 0.3)}
+        latents |= {"Y": gaussian(rng, "Y", N_USERS, K), "W": gaussian(rng, "W", N_ITEMS, K)}
+    else:
+        latents |= {"U": gaussian(rng, "U", N_USERS, K)}
+    if model.items == "hierarchical":
+        latents |= {"sigma_Z": log_gaussian("sigma_Z", 0.3)}
+        latents |= {"X": gaussian(rng, "X", N_ITEMS, K), "Z": gaussian(rng, "Z", N_USERS, K)}
+    else:
+        latents |= {"V": gaussian(rng, "V", N_ITEMS, K)}
+    history = pd.DataFrame({"step": [1], "elbo": [0.0], "learning_rate": [0.1], "seconds": [0.0]})
+    return Posterior(model, ratings, latents, None, history, True)
+
+
+def dense_score_moments(posterior):
+    """Mean and variance of every score, from the equations, without the package's operators."""
+    latents, ratings, model = posterior.latents, posterior.ratings, posterior.model
+    seen = np.zeros((N_USERS, N_ITEMS))
+    seen[ratings.user, ratings.item] = 1
+
+    def side(own, shared, seen, hierarchical, alone):
+        if not hierarchical:
+            return latents[alone].mean.numpy(), latents[alone].var.numpy()
+        weights = seen / np.sqrt(seen.sum(1, keepdims=True))
+        mean = latents[own].mean.numpy() + weights @ latents[shared].mean.numpy()
+        return mean, latents[own].var.numpy() + weights**2 @ latents[shared].var.numpy()
+
+    u, su = side("Y", "W", seen, model.users == "hierarchical", "U")
+    v, sv = side("X", "Z", seen.T, model.items == "hierarchical", "V")
+    mean = latents["mu"].mean.numpy() + u @ v.T
+    var = latents["mu"].var.numpy() + su @ (v**2).T + u**2 @ sv.T + su @ sv.T
+    if model.biases:
+        mean = mean + latents["b"].mean.numpy()[:, None] + latents["c"].mean.numpy()
+        var = var + latents["b"].var.numpy()[:, None] + latents["c"].var.numpy()
+    return mean, var
+
+
+def all_pairs(posterior):
+    users, items = posterior.ratings.users, posterior.ratings.items
+    return pd.DataFrame(
+        [(user, item) for user in users for item in items], columns=["user", "item"]
+    )
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
+def test_predict_against_dense_quadrature(options):
+    posterior = known_posterior(**options)
+    mean, var = (x.ravel() for x in dense_score_moments(posterior))
+    grid = scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    rating = 1 + 4 / (1 + np.exp(-(mean[:, None] + np.sqrt(var)[:, None] * grid)))
+    expected = rating.mean(1)
+    sd = np.sqrt(rating.var(1) + (4 * 0.2) ** 2)
+
+    predicted = posterior.predict(all_pairs(posterior))
+    np.testing.assert_allclose(predicted["mean"], expected, atol=1e-3)
+    np.testing.assert_allclose(predicted["sd"], sd, atol=1e-3)
+    below = scipy.stats.norm.cdf(predicted["lower"].to_numpy()[:, None], rating, 0.8).mean(1)
+    inside = predicted["lower"] > 1
+    np.testing.assert_allclose(below[inside], 0.05, atol=1e-3)
+    assert predicted["upper"].le(5).all()
+    assert predicted["known_user"].all()
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("options", CONFIGURATIONS[::3], ids=str)
+def test_samples_have_the_predicted_moments(options):
+    """Means within 4.5 standard errors: a false alarm in 1 of 2000 runs of 30 pairs."""
+    posterior = known_posterior(**options)
+    pairs = all_pairs(posterior)
+    samples = posterior.sample(pairs, num_samples=500, seed=1)
+    predicted = posterior.predict(pairs)
+    assert samples.shape == (500, len(pairs))
+    error = (samples.mean(0) - predicted["mean"]) / (predicted["sd"] / np.sqrt(500))
+    assert error.abs().max() < 4.5
+    np.testing.assert_allclose(samples.std(0), predicted["sd"], rtol=0.15)
+
+
+@pytest.mark.statistical
+def test_samples_are_joint():
+    """Two films of one user share the user's bias: their draws correlate, those of two users less.
+
+    With 1000 draws a correlation has standard error 0.03; the difference is 5 times that.
+    """
+    posterior = known_posterior()
+    posterior.latents["b"] = Gaussian(
+        torch.zeros(N_USERS).double(), torch.ones(N_USERS).double(), frozenset("b")
+    )
+    pairs = pd.DataFrame({"user": [100, 100, 101], "item": ["film1", "film2", "film2"]})
+    correlation = np.corrcoef(posterior.sample(pairs, num_samples=1000).T)
+    assert correlation[0, 1] > correlation[0, 2] + 0.15
+
+
+def test_unknown_ids_get_the_prior():
+    posterior = known_posterior(users="hierarchical", items="hierarchical")
+    pairs = pd.DataFrame({"user": [100, 999, 100, 998], "item": ["film1", "film1", "new", "new"]})
+    predicted = posterior.predict(pairs)
+    assert predicted["known_user"].tolist() == [True, False, True, False]
+    assert predicted["known_item"].tolist() == [True, True, False, False]
+    both = predicted.iloc[3]
+    mu = posterior.latents["mu"]
+    # A new user's W-sum and a new film's Z-sum are empty: Y, X, b and c come from their priors.
+    var = mu.var.item() + 0.4**2 + 0.4**2 + K * 0.2**4
+    grid = scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    rating = 1 + 4 / (1 + np.exp(-(mu.mean.item() + np.sqrt(var) * grid)))
+    assert both["mean"] == pytest.approx(rating.mean(), abs=2e-3)
+    assert both["sd"] == pytest.approx(np.sqrt(rating.var() + 0.8**2), abs=2e-3)
+    pd.testing.assert_frame_equal(
+        posterior.predict(pairs[:1]), predicted[:1]
+    )  # the others change nothing
+
+
+@pytest.mark.statistical
+def test_unknown_users_are_different_people():
+    """Draws for one unknown user correlate over films; those for two unknown users do not."""
+    posterior = known_posterior()
+    posterior.latents["sigma_b"] = log_gaussian("sigma_b", 2.0)
+    pairs = pd.DataFrame({"user": [-1, -1, -2], "item": ["film1", "film2", "film2"]})
+    correlation = np.corrcoef(posterior.sample(pairs, num_samples=500).T)
+    assert correlation[0, 1] > 0.5
+    assert abs(correlation[0, 2]) < 0.2
+
+
+def test_pairs_in_any_order_and_form():
+    posterior = known_posterior()
+    pairs = all_pairs(posterior)
+    one_by_one = posterior.predict(pairs)
+    shuffled = pairs.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(posterior.predict(shuffled), one_by_one.loc[shuffled.index])
+    repeated = pd.concat([pairs[:3], pairs[:3]], ignore_index=True)
+    assert posterior.predict(repeated)["mean"].tolist() == one_by_one["mean"][:3].tolist() * 2
+    train = posterior.predict(posterior.ratings)
+    merged = train.merge(one_by_one, on=["user", "item"])
+    np.testing.assert_allclose(merged["mean_x"], merged["mean_y"])
+    assert posterior.predict(pairs[:0]).empty
+    with pytest.raises(RatingsError, match="no ratings to score"):
+        posterior.evaluate(pairs[:0].assign(rating=3.0))
+
+
+def test_chunks_change_nothing(monkeypatch):
+    posterior = known_posterior(users="hierarchical")
+    pairs = all_pairs(posterior).assign(rating=3.0)
+    whole = posterior.predict(pairs), posterior.scores(pairs)
+    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    parts = posterior.predict(pairs), posterior.scores(pairs)
+    for a, b in zip(whole, parts, strict=True):
+        pd.testing.assert_frame_equal(a, b)
+
+
+def test_evaluate_is_in_rating_units():
+    posterior = known_posterior()
+    pairs = all_pairs(posterior)
+    rating = np.random.default_rng(3).integers(1, 6, len(pairs)).astype(float)
+    predicted = posterior.predict(pairs)
+    summary = posterior.evaluate(pairs.assign(rating=rating))
+    error = rating - predicted["mean"]
+    assert summary["n"] == len(pairs)
+    assert summary["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    covered = (rating >= predicted["lower"]) & (rating <= predicted["upper"])
+    assert summary["coverage"] == pytest.approx(covered.mean())
+    normal = -scipy.stats.norm.logpdf(rating, predicted["mean"], predicted["sd"]).mean()
+    assert summary["nll"] == pytest.approx(normal, abs=0.03)  # the mixture is nearly Normal
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"user": [100], "item": ["film1"]}), "rating"),
+        (pd.DataFrame({"user": [100], "item": ["film1"], "rating": [np.nan]}), "finite"),
+        (pd.DataFrame({"user": [100], "rating": [3.0]}), "item"),
+        (pd.DataFrame({"user": ["100"], "item": ["film1"], "rating": [3.0]}), "int"),
+    ],
+)
+def test_evaluate_bad_input(frame, message):
+    with pytest.raises(RatingsError, match=message):
+        known_posterior().evaluate(frame)
+
+
+def test_recommend_the_best_unseen():
+    posterior = known_posterior()
+    predicted = posterior.predict(all_pairs(posterior))
+    seen = posterior.ratings.to_frame()[["user", "item"]]
+    unseen = predicted.merge(seen, how="left", indicator=True).query("_merge == 'left_only'")
+    recommended = posterior.recommend(posterior.ratings.users, n=3)
+    assert list(recommended["user"]) == list(posterior.ratings.users)  # one film is left for each
+    merged = recommended.merge(unseen, on=["user", "item"])
+    assert len(merged) == len(recommended)
+    np.testing.assert_allclose(merged["mean_x"], merged["mean_y"])
+    np.testing.assert_allclose(merged["sd_x"], merged["sd_y"])
+
+    everything = posterior.recommend(100, n=3, exclude_seen=False)
+    best = predicted.query("user == 100").nlargest(3, "mean")
+    assert list(everything["item"]) == list(best["item"])
+    assert list(everything["rank"]) == [1, 2, 3]
+
+
+def test_recommend_to_unknown_and_text_users():
+    posterior = known_posterior()
+    recommended = posterior.recommend([100, 999], n=2)
+    assert recommended["user"].tolist() == [100, 999, 999]
+    with pytest.raises(PMFError, match="n must be"):
+        posterior.recommend(100, n=0)
+
+
+def test_checkerboard_puts_the_withheld_item_first():
+    """Even users like even items, odd users odd ones; each misses one item of its own kind."""
+    n = 20
+    user, item = np.divmod(np.arange(n * n), n)
+    frame = pd.DataFrame(
+        {"user": user, "item": item, "rating": 1.0 + 4 * ((user + item) % 2 == 0)}
+    )
+    withheld = frame.groupby("user").apply(
+        lambda rows: rows[rows["rating"] == 5].iloc[rows.name // 2], include_groups=False
+    )["item"]
+    keep = frame["item"] != frame["user"].map(withheld)
+    model = PMF(n_factors=2, priors=Priors(sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
+    posterior = fit(model, Ratings.from_frame(frame[keep]), "delta", progress=False)
+    # Items of the other kind were all seen: let them compete.
+    ranked = posterior.recommend(range(n), n=n, exclude_seen=False)
+    first = ranked[ranked["rank"] <= n // 2]
+    assert ((first["user"] + first["item"]) % 2 == 0).all()
+    assert posterior.recommend(range(n), n=1)["item"].tolist() == withheld.tolist()
+
+
+def test_repr_tells():
+    posterior = known_posterior()
+    text = repr(posterior)
+    assert "PMF(n_factors=2" in text
+    assert "24 ratings" in text
+    assert "converged in 1 steps" in text
