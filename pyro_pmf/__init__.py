@@ -4,10 +4,9 @@ from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
 from pyro_pmf.inference import Progress, fit
 from pyro_pmf.likelihoods import NormalSigmoid
 from pyro_pmf.models import PMF
-from pyro_pmf.posterior import Posterior
+from pyro_pmf.posterior import Posterior, load
 from pyro_pmf.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
 from pyro_pmf.ratings import Ratings
-from pyro_pmf.storage import load
 
 __all__ = [
     "PMF",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import arviz
 import numpy as np
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.errors import PMFError
+from pyro_pmf.learned import Learned
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.prediction import LocatedPairs, observed, run
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
-
-if TYPE_CHECKING:
-    from pyro_pmf.posterior import Posterior
 
 _IS_ARVIZ_1 = int(arviz.__version__.split(".")[0]) >= 1
 _DIMS = {"users": "user", "items": "item"}
@@ -28,7 +26,7 @@ Draws = Sequence[Mapping[str, Tensor]]
 
 
 def to_arviz(
-    posterior: Posterior,
+    learned: Learned,
     pairs: Ratings | pd.DataFrame | None = None,
     sites: Sequence[str] | None = None,
     num_samples: int = 1000,
@@ -36,13 +34,13 @@ def to_arviz(
 ) -> Any:
     """Implement `Posterior.to_arviz`."""
     with isolated_random_state(seed):
-        draws = list(posterior.draws(num_samples))
-        values, dims = _posterior(posterior, draws, sites)
+        draws = list(learned.draws(num_samples))
+        values, dims = _posterior(learned, draws, sites)
         groups = {"posterior": values}
         if pairs is not None:
-            groups |= _predictions(posterior, draws, pairs)
+            groups |= _predictions(learned, draws, pairs)
             dims |= {name: ["pair"] for name in ("rating", "user_id", "item_id")}
-    train = posterior.ratings
+    train = learned.ratings
     used = {dim for names in dims.values() for dim in names}
     ids = {"user": train.users, "item": train.items}
     coords = {name: index.to_numpy() for name, index in ids.items() if name in used}
@@ -51,7 +49,7 @@ def to_arviz(
     return arviz.from_dict(**groups, coords=coords, dims=dims)
 
 
-def scale_summary(posterior: Posterior, num_samples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def scale_summary(learned: Learned, num_samples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Mean, standard deviation and 90% highest-density interval of the scalar sites.
 
     Convergence diagnostics of Markov chains are left out: these are independent draws.
@@ -61,22 +59,22 @@ def scale_summary(posterior: Posterior, num_samples: int = 1000, seed: int = 0) 
     pandas.DataFrame
         ArviZ's summary, one row a site; sigma on the unit scale, the others on the logit scale.
     """
-    data = to_arviz(posterior, num_samples=num_samples, seed=seed)
+    data = to_arviz(learned, num_samples=num_samples, seed=seed)
     if _IS_ARVIZ_1:
         return arviz.summary(data, kind="stats", ci_prob=0.9, ci_kind="hdi", round_to=3)
     return arviz.summary(data, kind="stats", hdi_prob=0.9, round_to=3)
 
 
 def _posterior(
-    posterior: Posterior, draws: Draws, names: Sequence[str] | None
+    learned: Learned, draws: Draws, names: Sequence[str] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Draws of sites, shape (1, n_draws, ...): ArviZ's first axis is the chain; and their dims."""
     if names is None:
         names = [name for name, value in draws[0].items() if value.dim() == 0]
         return {name: _stack([draw[name] for draw in draws]) for name in names}, {}
-    train = posterior.ratings
+    train = learned.ratings
     first = Pairs(train.user[:1], train.item[:1], train.n_users, train.n_items, dtype=train.dtype)
-    runs = [run(posterior.model, draw, first, train) for draw in draws]
+    runs = [run(learned.model, draw, first, train) for draw in draws]
     known = [name for name, site in runs[0].items() if site["type"] == "sample"]
     if missing := set(names) - set(known) | {"rating"} & set(names):
         raise PMFError(f"The model has no latent site {sorted(missing)}; it has {known}.")
@@ -91,11 +89,11 @@ def _posterior(
 
 
 def _predictions(
-    posterior: Posterior, draws: Draws, pairs: Ratings | pd.DataFrame
+    learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame
 ) -> dict[str, dict[str, np.ndarray]]:
     """The groups about ratings, in rating units."""
-    train = posterior.ratings
-    where = LocatedPairs.of(posterior, pairs)
+    train = learned.ratings
+    where = LocatedPairs.of(learned, pairs)
     has_ratings = pairs.value is not None if isinstance(pairs, Ratings) else "rating" in pairs
     frame = pairs.to_frame() if isinstance(pairs, Ratings) else pairs
     predicted = np.empty((1, len(draws), len(where)))

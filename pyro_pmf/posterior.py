@@ -1,24 +1,21 @@
-"""`Posterior`: what was learnt, and what can be asked of it."""
+"""`Posterior`: what can be asked of what was learnt."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from pyro_pmf import inference_data, prediction, recommendation, storage
-from pyro_pmf.gaussian import Uncertain, Value
+from pyro_pmf.learned import Learned
 from pyro_pmf.metrics import summarize
 from pyro_pmf.ratings import Ratings
 
 
-@dataclass(frozen=True, repr=False)
-class Posterior:
+class Posterior(Learned):
     """The distribution of a model's latents given its training ratings, as approximated by `fit`.
 
     Attributes
@@ -37,18 +34,6 @@ class Posterior:
     converged : bool
         Whether the ELBO stopped rising before the step limit.
     """
-
-    model: Callable[..., Any]
-    ratings: Ratings
-    latents: Mapping[str, Value]
-    num_draws: int | None
-    history: pd.DataFrame
-    converged: bool
-
-    def __repr__(self) -> str:
-        steps = f"{len(self.history)} steps"
-        state = f"converged in {steps}" if self.converged else f"not converged after {steps}"
-        return f"Posterior of {self.model}\n  given {self.ratings}\n  {state}"
 
     def predict(self, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
         """Predict ratings.
@@ -153,29 +138,6 @@ class Posterior:
         """
         return recommendation.recommend(self, users, n, exclude_seen)
 
-    def draws(self, num_draws: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """Iterate over draws of all latent sites, from torch's random state.
-
-        Parameters
-        ----------
-        num_draws : int, optional
-            Required where the posterior has a closed form. Draws that represent a posterior are
-            taken in their order, and again from the first when they run out.
-        """
-        if self.num_draws is None:
-            for _ in range(num_draws or 0):
-                yield {
-                    name: value.draw() if isinstance(value, Uncertain) else value
-                    for name, value in self.latents.items()
-                }
-        else:
-            for k in range(num_draws or self.num_draws):
-                yield {
-                    name: value[k % self.num_draws]
-                    for name, value in self.latents.items()
-                    if isinstance(value, Tensor)
-                }
-
     def to_arviz(
         self,
         pairs: Ratings | pd.DataFrame | None = None,
@@ -220,3 +182,21 @@ class Posterior:
             If something is in the way.
         """
         storage.save(self, path, overwrite)
+
+
+def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
+    """Load what `Posterior.save` saved.
+
+    Parameters
+    ----------
+    path : path-like
+    model : callable, optional
+        The Pyro model that was fitted, where it was not a `PMF`: code is not saved.
+
+    Raises
+    ------
+    StorageError
+        If there is no posterior, a file of it is missing or damaged, it was written in a later
+        format, or its model is needed.
+    """
+    return Posterior(**storage.read(path, model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,23 +23,21 @@ from pyro_pmf.gaussian import (
     Value,
     components,
 )
+from pyro_pmf.learned import Learned
 from pyro_pmf.metrics import score_each
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.predictive import PosteriorPredictive
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
 
-if TYPE_CHECKING:
-    from pyro_pmf.posterior import Posterior
-
 _CHUNK = 1 << 18  # pairs predicted at a time
 
 
 def predict(
-    posterior: Posterior, pairs: Ratings | pd.DataFrame, interval: float = 0.9
+    learned: Learned, pairs: Ratings | pd.DataFrame, interval: float = 0.9
 ) -> pd.DataFrame:
     """Implement `Posterior.predict`."""
-    where = LocatedPairs.of(posterior, pairs)
+    where = LocatedPairs.of(learned, pairs)
     columns = {name: np.empty(len(where)) for name in ("mean", "sd", "lower", "upper")}
     for rows, predictive in where.predictives():
         lower, upper = predictive.interval(interval)
@@ -55,12 +53,10 @@ def predict(
     )
 
 
-def scores(
-    posterior: Posterior, pairs: Ratings | pd.DataFrame, interval: float = 0.9
-) -> pd.DataFrame:
+def scores(learned: Learned, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
     """Implement `Posterior.scores`."""
     rating = torch.from_numpy(observed(pairs))
-    where = LocatedPairs.of(posterior, pairs)
+    where = LocatedPairs.of(learned, pairs)
     parts = [
         score_each(predictive, rating[rows].to(where.history.dtype), interval).set_index(rows)
         for rows, predictive in where.predictives()
@@ -71,17 +67,17 @@ def scores(
 
 
 def sample(
-    posterior: Posterior, pairs: Ratings | pd.DataFrame, num_samples: int = 100, seed: int = 0
+    learned: Learned, pairs: Ratings | pd.DataFrame, num_samples: int = 100, seed: int = 0
 ) -> np.ndarray:
     """Implement `Posterior.sample`."""
-    where = LocatedPairs.of(posterior, pairs)
+    where = LocatedPairs.of(learned, pairs)
     samples = np.empty((num_samples, len(where)))
     every_pair = list(where.chunks(max(1, len(where))))
     with isolated_random_state(seed):
-        for k, draw in enumerate(posterior.draws(num_samples)):
+        for k, draw in enumerate(learned.draws(num_samples)):
             for rows, pairs_ in every_pair:
                 rating = where.rating_distribution(draw, pairs_).sample()
-                samples[k, rows] = posterior.ratings.to_rating(rating.numpy())
+                samples[k, rows] = learned.ratings.to_rating(rating.numpy())
     return samples
 
 
@@ -109,14 +105,14 @@ class LocatedPairs:
 
     Parameters
     ----------
-    posterior : Posterior
+    learned : Learned
     user, item : Tensor, int64, shape (n,)
         Indices, from ``n_users`` and ``n_items`` of the training ratings on for unknown ones.
     """
 
-    def __init__(self, posterior: Posterior, user: Tensor, item: Tensor) -> None:
-        train = posterior.ratings
-        self.posterior, self.user, self.item = posterior, user, item
+    def __init__(self, learned: Learned, user: Tensor, item: Tensor) -> None:
+        train = learned.ratings
+        self.learned, self.user, self.item = learned, user, item
         self.known_user = (user < train.n_users).numpy()
         self.known_item = (item < train.n_items).numpy()
         self.n_users = max(train.n_users, int(user.max()) + 1 if len(user) else 0)
@@ -124,14 +120,14 @@ class LocatedPairs:
         self.history = train.within(self.n_users, self.n_items)
 
     @classmethod
-    def of(cls, posterior: Posterior, pairs: Ratings | pd.DataFrame) -> LocatedPairs:
+    def of(cls, learned: Learned, pairs: Ratings | pd.DataFrame) -> LocatedPairs:
         """Look a table's pairs up by id."""
-        train = posterior.ratings
+        train = learned.ratings
         user, item = train.locate(pairs)
         users = pairs.user.numpy() if isinstance(pairs, Ratings) else pairs["user"]
         items = pairs.item.numpy() if isinstance(pairs, Ratings) else pairs["item"]
         return cls(
-            posterior,
+            learned,
             _number_unknown(user, users, train.n_users),
             _number_unknown(item, items, train.n_items),
         )
@@ -147,20 +143,20 @@ class LocatedPairs:
 
     def predictives(self) -> Iterator[tuple[np.ndarray, PosteriorPredictive]]:
         """Iterate over row numbers and the distribution of their ratings."""
-        posterior = self.posterior
+        learned = self.learned
         for rows, pairs in self.chunks():
-            if posterior.num_draws is None:
-                parts = components(self.rating_distribution(posterior.latents, pairs))
+            if learned.num_draws is None:
+                parts = components(self.rating_distribution(learned.latents, pairs))
             else:
-                weight = 1 / posterior.num_draws
+                weight = 1 / learned.num_draws
                 parts = [
-                    (weight, self.rating_distribution(draw, pairs)) for draw in posterior.draws()
+                    (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
                 ]
-            yield rows, PosteriorPredictive(parts, posterior.ratings.scale)
+            yield rows, PosteriorPredictive(parts, learned.ratings.scale)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
         """The distribution of the ratings of these pairs, given the latents."""
-        return run(self.posterior.model, latents, pairs, self.history)["rating"]["fn"]
+        return run(self.learned.model, latents, pairs, self.history)["rating"]["fn"]
 
     def _pairs(self, rows: Tensor) -> Pairs:
         shape = self.n_users, self.n_items

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from pyro_pmf.errors import PMFError
+from pyro_pmf.learned import Learned
 from pyro_pmf.prediction import LocatedPairs
-
-if TYPE_CHECKING:
-    from pyro_pmf.posterior import Posterior
 
 _CHUNK = 1 << 20  # pairs scored at a time
 
 
 def recommend(
-    posterior: Posterior,
+    learned: Learned,
     users: Hashable | Iterable[Hashable],
     n: int = 10,
     exclude_seen: bool = True,
@@ -29,25 +26,25 @@ def recommend(
         raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
     several = isinstance(users, Iterable) and not isinstance(users, str)
     ids = pd.Index(list(users) if several else [users])  # type: ignore[arg-type]
-    train = posterior.ratings
+    train = learned.ratings
     index, _ = train.locate(pd.DataFrame({"user": ids, "item": train.items[0]}))
     unknown = index < 0
     index[unknown] = train.n_users + torch.arange(int(unknown.sum()))
     users_at_a_time = max(1, _CHUNK // train.n_items)
     parts = [
-        _recommend(posterior, index[rows], ids[rows.numpy()], n, exclude_seen)
+        _recommend(learned, index[rows], ids[rows.numpy()], n, exclude_seen)
         for rows in torch.arange(len(ids)).split(users_at_a_time)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _recommend(
-    posterior: Posterior, index: torch.Tensor, ids: pd.Index, n: int, exclude_seen: bool
+    learned: Learned, index: torch.Tensor, ids: pd.Index, n: int, exclude_seen: bool
 ) -> pd.DataFrame:
-    train = posterior.ratings
+    train = learned.ratings
     every_item = torch.arange(train.n_items)
     where = LocatedPairs(
-        posterior, index.repeat_interleave(train.n_items), every_item.repeat(len(index))
+        learned, index.repeat_interleave(train.n_items), every_item.repeat(len(index))
     )
     mean: np.ndarray = np.empty(len(where))
     sd = np.empty_like(mean)

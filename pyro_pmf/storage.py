@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,20 +18,18 @@ from torch import Tensor
 
 from pyro_pmf.errors import StorageError
 from pyro_pmf.gaussian import Gaussian, LogGaussian, Value
+from pyro_pmf.learned import Learned
 from pyro_pmf.likelihoods import NormalSigmoid
 from pyro_pmf.models import PMF
 from pyro_pmf.priors import Priors
 from pyro_pmf.ratings import Ratings
-
-if TYPE_CHECKING:
-    from pyro_pmf.posterior import Posterior
 
 _FORMAT = 1
 _FILES = ("posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet")
 _LIKELIHOODS = {"NormalSigmoid": NormalSigmoid}
 
 
-def save(posterior: Posterior, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Implement `Posterior.save`."""
     target = Path(path)
     if target.exists() and not (overwrite and (target / _FILES[0]).is_file()):
@@ -45,7 +43,7 @@ def save(posterior: Posterior, path: str | os.PathLike[str], overwrite: bool = F
     except OSError as error:
         raise StorageError(f"Cannot write to {target.parent}: {error}") from error
     try:
-        _write(posterior, unfinished)
+        _write(learned, unfinished)
         if target.exists():
             shutil.rmtree(target)
         unfinished.rename(target)
@@ -55,23 +53,8 @@ def save(posterior: Posterior, path: str | os.PathLike[str], overwrite: bool = F
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
-    """Load what `Posterior.save` saved.
-
-    Parameters
-    ----------
-    path : path-like
-    model : callable, optional
-        The Pyro model that was fitted, where it was not a `PMF`: code is not saved.
-
-    Raises
-    ------
-    StorageError
-        If there is no posterior, a file of it is missing or damaged, it was written in a later
-        format, or its model is needed.
-    """
-    from pyro_pmf.posterior import Posterior
-
+def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict[str, Any]:
+    """Implement `posterior.load`: the fields of what was learnt."""
     folder = Path(path)
     if missing := [name for name in _FILES if not (folder / name).is_file()]:
         raise StorageError(f"{folder} is not a saved posterior: it lacks {', '.join(missing)}.")
@@ -87,36 +70,36 @@ def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) 
                 f"{folder} holds the fit of a model of yours: give load(model=...)."
             )
         tensors = load_file(folder / "latents.safetensors")
-        return Posterior(
-            model=model or _read_model(header["model"]),
-            ratings=Ratings.from_frame(
+        return {
+            "model": model or _read_model(header["model"]),
+            "ratings": Ratings.from_frame(
                 pd.read_parquet(folder / "ratings.parquet"),
                 time="time" if header["time"] else None,
                 scale=tuple(header["scale"]),
                 dtype=getattr(torch, header["dtype"]),
             ),
-            latents={
+            "latents": {
                 site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
             },
-            num_draws=header["num_draws"],
-            history=pd.read_parquet(folder / "history.parquet"),
-            converged=header["converged"],
-        )
+            "num_draws": header["num_draws"],
+            "history": pd.read_parquet(folder / "history.parquet"),
+            "converged": header["converged"],
+        }
     except StorageError:
         raise
     except Exception as error:
         raise StorageError(f"{folder} is damaged: {error}") from error
 
 
-def _write(posterior: Posterior, folder: Path) -> None:
-    train = posterior.ratings
+def _write(learned: Learned, folder: Path) -> None:
+    train = learned.ratings
     header = {
         "format": _FORMAT,
         "version": version("pyro-pmf"),
-        "model": _model_as_data(posterior.model),
-        "latents": {site: type(value).__name__ for site, value in posterior.latents.items()},
-        "num_draws": posterior.num_draws,
-        "converged": posterior.converged,
+        "model": _model_as_data(learned.model),
+        "latents": {site: type(value).__name__ for site, value in learned.latents.items()},
+        "num_draws": learned.num_draws,
+        "converged": learned.converged,
         "scale": train.scale,
         "dtype": str(train.dtype).removeprefix("torch."),
         "time": train.time is not None,
@@ -124,12 +107,12 @@ def _write(posterior: Posterior, folder: Path) -> None:
     (folder / "posterior.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
     tensors = {
         key: value.contiguous()
-        for site, latent in posterior.latents.items()
+        for site, latent in learned.latents.items()
         for key, value in _value_as_tensors(site, latent).items()
     }
     save_file(tensors, folder / "latents.safetensors")
     train.to_frame().to_parquet(folder / "ratings.parquet", index=False)
-    posterior.history.to_parquet(folder / "history.parquet", index=False)
+    learned.history.to_parquet(folder / "history.parquet", index=False)
 
 
 def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:

@@ -1,0 +1,70 @@
+"""What a fit leaves behind: a model, its training ratings, and what was learnt of its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from pyro_pmf.gaussian import Uncertain, Value
+from pyro_pmf.ratings import Ratings
+
+
+@dataclass(frozen=True, repr=False)
+class Learned:
+    """The distribution of a model's latents given its training ratings, as approximated by `fit`.
+
+    Attributes
+    ----------
+    model : callable
+        The Pyro model that was fitted.
+    ratings : Ratings
+        The training ratings.
+    latents : mapping of str to Gaussian, LogGaussian or Tensor
+        By site: the approximate posterior, or the point estimate (a Tensor, or a Gaussian of
+        variance zero); where ``num_draws`` is given, draws, shape (num_draws, ...).
+    num_draws : int or None
+        How many draws represent the posterior, where it has no closed form.
+    history : pandas.DataFrame
+        The course of the fit: step, elbo (nats), learning_rate, seconds.
+    converged : bool
+        Whether the ELBO stopped rising before the step limit.
+    """
+
+    model: Callable[..., Any]
+    ratings: Ratings
+    latents: Mapping[str, Value]
+    num_draws: int | None
+    history: pd.DataFrame
+    converged: bool
+
+    def __repr__(self) -> str:
+        steps = f"{len(self.history)} steps"
+        state = f"converged in {steps}" if self.converged else f"not converged after {steps}"
+        return f"{type(self).__name__} of {self.model}\n  given {self.ratings}\n  {state}"
+
+    def draws(self, num_draws: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """Iterate over draws of all latent sites, from torch's random state.
+
+        Parameters
+        ----------
+        num_draws : int, optional
+            Required where the posterior has a closed form. Draws that represent a posterior are
+            taken in their order, and again from the first when they run out.
+        """
+        if self.num_draws is None:
+            for _ in range(num_draws or 0):
+                yield {
+                    name: value.draw() if isinstance(value, Uncertain) else value
+                    for name, value in self.latents.items()
+                }
+        else:
+            for k in range(num_draws or self.num_draws):
+                yield {
+                    name: value[k % self.num_draws]
+                    for name, value in self.latents.items()
+                    if isinstance(value, Tensor)
+                }
