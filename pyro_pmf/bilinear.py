@@ -117,7 +117,8 @@ def _batched(
     a = a.expand(*lead, *a.shape[a.dim() - a_dims :]).flatten(0, len(lead) - 1)
     b = b.expand(*lead, *b.shape[b.dim() - b_dims :]).flatten(0, len(lead) - 1)
     if math.prod(lead) == 0:
-        return a.new_zeros(0)
+        one = kernel(a.new_zeros(a.shape[1:]), b.new_zeros(b.shape[1:]))
+        return one.new_zeros((*lead, *one.shape))
     out = torch.stack([kernel(x.contiguous(), y.contiguous()) for x, y in zip(a, b, strict=True)])
     return out.unflatten(0, lead)
 

@@ -69,7 +69,7 @@ class GaussianELBO(ELBO):
         for name, site in guide_trace.nodes.items():
             if _is_random_site(site):
                 if name not in terms:
-                    raise NoClosedForm(f"auxiliary site {name!r} in the guide")
+                    raise NoClosedForm(f"the site {name!r} of the guide, not one of the model,")
                 terms[name] = terms[name] + _total(site, _entropy(site))
         return terms
 
@@ -84,6 +84,8 @@ class _Integrate(Messenger):
     """Gives Normal sites a `Gaussian` and LogNormal sites a `LogGaussian` in place of a draw."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["infer"].get("is_auxiliary"):
+            raise NoClosedForm(f"the auxiliary site {msg['name']!r} of the guide")
         fn = msg["fn"].base_dist if isinstance(msg["fn"], Independent) else msg["fn"]
         if msg["is_observed"] or not isinstance(fn, Normal | LogNormal):
             return

@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 from pyro_pmf.bilinear import dot, weighted_sum
 from pyro_pmf.pairs import Pattern
 
-N_NODES = 7  # Gauss-Hermite: a sigmoid's mean to 1e-5 at a score sd of 0.5, to 1e-3 at 2
+N_NODES = 7  # Gauss-Hermite: a sigmoid's mean to 1e-5 at a score sd of 1, to 2e-3 at 2
 
 
 class NoClosedForm(TypeError):
@@ -33,7 +33,7 @@ class NoClosedForm(TypeError):
 
 
 class Uncertain(ABC):
-    """A random quantity with independent entries.
+    """A random quantity.
 
     Attributes
     ----------
@@ -101,7 +101,10 @@ class Uncertain(ABC):
 
     __rmul__ = __mul__
 
-    # Distributions validate with `value == value` (not NaN) and `lower_bound < value`.
+    def __bool__(self) -> bool:
+        raise NoClosedForm("a choice by the value of a random quantity")
+
+    # Distributions validate with `value == value` (not NaN) and comparisons with bounds.
     __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
@@ -110,21 +113,30 @@ class Uncertain(ABC):
     def __gt__(self, bound: float) -> Tensor:
         return self.quadrature().nodes.amin(0) > bound
 
+    def __ge__(self, bound: float) -> Tensor:
+        return self.quadrature().nodes.amin(0) >= bound
+
+    def __le__(self, bound: float) -> Tensor:
+        return self.quadrature().nodes.amax(0) <= bound
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Uncertain):
-    """Independent Normal entries.
+    """Normal entries.
 
     Parameters
     ----------
     mean, var : Tensor, one shape
     sites : frozenset of str
         The latent sites that it is made of.
+    independent : bool
+        Whether the entries are independent of each other.
     """
 
     mean: Tensor
     var: Tensor
     sites: frozenset[str] = frozenset()
+    independent: bool = True
 
     @property
     def shape(self) -> Size:
@@ -135,8 +147,20 @@ class Gaussian(Uncertain):
 
     def quadrature(self) -> Quadrature:
         nodes, weights = _gauss_hermite(N_NODES, self.dtype, self.device)
-        spread = nodes.reshape(-1, *(1,) * self.dim()) * self.var.sqrt()
+        varies = self.var > 0  # the gradient of a square root is infinite at zero
+        sd = torch.where(varies, self.var, 1.0).sqrt() * varies
+        spread = nodes.reshape(-1, *(1,) * self.dim()) * sd
         return Quadrature(self.mean + spread, weights, self.sites)
+
+    def __getitem__(self, index: Any) -> Self:
+        parts = index if isinstance(index, tuple) else (index,)
+        may_repeat = any(isinstance(part, Tensor | list) for part in parts)
+        return replace(super().__getitem__(index), independent=self.independent and not may_repeat)
+
+    def expand(self, *shape: Any) -> Self:
+        larger = super().expand(*shape)
+        same = larger.mean.numel() == self.mean.numel()
+        return replace(larger, independent=self.independent and same)
 
     def draw(self) -> Tensor:
         return self.mean + self.var.sqrt() * torch.randn_like(self.mean)
@@ -289,13 +313,16 @@ def _without_repeats(parameter: Uncertain) -> Quadrature:
     """One node where a quantity hardly varies: fewer components, the same mixture."""
     rule = parameter.quadrature()
     spread = (rule.nodes[-1] - rule.nodes[0]).abs().amax() if rule.nodes.numel() else 0.0
-    if not spread > 0.05 * parameter.mean.abs().amax():
+    if isinstance(parameter, LogGaussian) and not spread > 0.05 * parameter.mean.amin():
         return Quadrature(parameter.mean[None], rule.weights.new_ones(1), rule.sites)
     return rule
 
 
 def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    return replace(value, **{f.name: function(getattr(value, f.name)) for f in fields(value)[:-1]})
+    parameters = {f.name: getattr(value, f.name) for f in fields(value)}
+    return replace(
+        value, **{name: function(x) for name, x in parameters.items() if isinstance(x, Tensor)}
+    )
 
 
 @cache
@@ -315,11 +342,15 @@ def _add(a: Value, b: Value) -> Uncertain:
         raise NoClosedForm(f"the sum of a {type(a).__name__} and something else")
     if not isinstance(b, Uncertain):
         mean = a.mean + b
-        return Gaussian(mean, a.var.expand(mean.shape), a.sites)
+        same = mean.numel() == a.mean.numel()
+        return Gaussian(mean, a.var.expand(mean.shape), a.sites, a.independent and same)
     if not isinstance(b, Gaussian):
         raise NoClosedForm(f"the sum of a Gaussian and a {type(b).__name__}")
     require_independent(a, b)
-    return Gaussian(a.mean + b.mean, a.var + b.var, a.sites | b.sites)
+    mean = a.mean + b.mean
+    same = mean.numel() == a.mean.numel() == b.mean.numel()
+    independent = a.independent and b.independent and same
+    return Gaussian(mean, a.var + b.var, a.sites | b.sites, independent)
 
 
 def _dot(U: Value, V: Value, pattern: Pattern) -> Gaussian:
@@ -329,14 +360,15 @@ def _dot(U: Value, V: Value, pattern: Pattern) -> Gaussian:
     var = dot(
         torch.cat([u.var, u.mean**2], -1), torch.cat([v.mean**2 + v.var, v.var], -1), pattern
     )
-    return Gaussian(dot(u.mean, v.mean, pattern), var, u.sites | v.sites)
+    return Gaussian(dot(u.mean, v.mean, pattern), var, u.sites | v.sites, independent=False)
 
 
 def _weighted_sum(weights: Tensor, V: Value, pattern: Pattern) -> Gaussian:
     v = _as_gaussian(V)
-    return Gaussian(
-        weighted_sum(weights, v.mean, pattern), weighted_sum(weights**2, v.var, pattern), v.sites
-    )
+    if isinstance(weights, Uncertain) or not v.independent:
+        raise NoClosedForm("a sum with random weights, or of rows that depend on each other")
+    mean, var = weighted_sum(weights, v.mean, pattern), weighted_sum(weights**2, v.var, pattern)
+    return Gaussian(mean, var, v.sites, independent=False)
 
 
 def _as_gaussian(value: Value) -> Gaussian:
