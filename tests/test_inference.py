@@ -1,0 +1,529 @@
+"""`fit`: reproducible, isolated, honest about failure, and right where the truth is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
+from scipy import optimize, special, stats
+
+from pyro_pmf import PMF, FitError, Fixed, Priors, Progress, Ratings, datasets, fit
+from pyro_pmf.gaussian import Gaussian, LogGaussian
+from pyro_pmf.guides import MAP_SCALES, NormalGuide
+
+BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
+# With scales under which MAP, too, finds factors in `tiny`.
+WIDE = Priors(sigma=Fixed(0.1), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
+HIERARCHICAL = PMF(**BOTH, priors=WIDE)
+TRUE_SD = {"sigma": 0.05, "sigma_U": 0.8, "sigma_V": 0.8, "sigma_b": 0.3, "sigma_c": 0.3}
+KNOWN = Priors(mu=Fixed(0.2), **{name: Fixed(sd) for name, sd in TRUE_SD.items()})
+# Biases only, with known scales: its posterior is nearly Gaussian, its mode unique.
+BIASES = PMF(0, priors=Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5)))
+
+
+def quick(model, ratings, guide="normal", **options):
+    return fit(model, ratings, guide, **{"progress": False, "max_steps": 50} | options)
+
+
+def all_cells(n_users, n_items) -> pd.DataFrame:
+    user, item = np.divmod(np.arange(n_users * n_items), n_items)
+    return pd.DataFrame({"user": user, "item": item})
+
+
+def tensors(posterior) -> dict[str, torch.Tensor]:
+    """Everything that was learnt, as named tensors."""
+    found = {}
+    for site, value in posterior.latents.items():
+        parts = {"": value} if isinstance(value, torch.Tensor) else vars(value)
+        found |= {f"{site}.{k}": v for k, v in parts.items() if isinstance(v, torch.Tensor)}
+    return found
+
+
+def assert_equal(a, b):
+    a, b = tensors(a), tensors(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Ratings:
+    """Few ratings of strong factors: 12 users, 10 items, 1 to 5 stars and a little beyond."""
+    strong = Priors(sigma=Fixed(0.05), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
+    return datasets.simulate(PMF(2, priors=strong), 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
+
+
+@pytest.fixture(scope="module")
+def noise() -> Ratings:
+    rating = np.random.default_rng(0).uniform(size=180)
+    return Ratings.from_frame(all_cells(15, 12).assign(rating=rating), scale=(0.0, 1.0))
+
+
+# --- user models ---
+
+
+def plain_model(ratings):
+    one = torch.ones(2, dtype=ratings.dtype)
+    with pyro.plate("users", ratings.n_users):
+        U = pyro.sample("U", dist.Normal(0 * one, one).to_event(1))
+    with pyro.plate("items", ratings.n_items):
+        V = pyro.sample("V", dist.Normal(0 * one, one).to_event(1))
+    score = (U[ratings.user] * V[ratings.item]).sum(-1)
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(score.sigmoid(), 0.1), obs=ratings.value)
+
+
+def model_with_history(ratings, history=None):
+    """b_i scaled by how often the user was seen in training: 0 for whom it was not."""
+    seen = ratings if history is None else history
+    zero = torch.zeros((), dtype=ratings.dtype)
+    with pyro.plate("users", ratings.n_users):
+        b = pyro.sample("b", dist.Normal(zero, 1 + zero))
+    score = (b * seen.user_counts)[ratings.user]
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(score.sigmoid(), 0.1), obs=ratings.value)
+
+
+def model_without_rating(ratings):
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("stars", dist.Normal(torch.zeros(()), 1.0), obs=ratings.value)
+
+
+def model_with_prior_only(ratings):
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(torch.zeros(()), 1.0))
+
+
+def model_with_impossible_site(ratings):
+    pyro.factor("impossible", torch.tensor(-math.inf))
+    return BIASES(ratings)
+
+
+# --- the same again, and nothing else touched ---
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_a_seed_decides_everything(tiny, guide):
+    first, again, other = (quick(HIERARCHICAL, tiny, guide, seed=seed) for seed in (1, 1, 2))
+    assert_equal(first, again)
+    pd.testing.assert_frame_equal(first.history.iloc[:, :3], again.history.iloc[:, :3])
+    a, b = tensors(first), tensors(other)
+    free = [name for name, value in a.items() if value.dim() and value.any()]
+    assert free
+    assert not any(torch.equal(a[name], b[name]) for name in free if name.endswith("mean"))
+
+
+def test_a_seed_decides_the_draws_of_a_sampled_posterior(tiny):
+    def run(seed):
+        with pytest.warns(UserWarning, match="Trace_ELBO"):
+            return quick(PMF(1), tiny, AutoNormal(PMF(1)), seed=seed, num_draws=3)
+
+    first, other = run(1), run(2)
+    assert_equal(first, run(1))
+    assert not torch.equal(first.latents["U"], other.latents["U"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_state_is_untouched(tiny, fails):
+    pyro.param("mine", torch.tensor([1.5, 2.5]))
+    settings = pyro.settings.get()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+
+    def callback(progress):
+        if fails and progress.step == 3:
+            raise KeyboardInterrupt
+
+    try:
+        quick(HIERARCHICAL, tiny, callback=callback)
+    except KeyboardInterrupt:
+        assert fails
+    assert torch.equal(states[0], torch.get_rng_state())
+    np.testing.assert_array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
+    assert states[2] == random.getstate()
+    assert set(pyro.get_param_store().keys()) == {"mine"}
+    assert pyro.param("mine").tolist() == [1.5, 2.5]
+    assert pyro.settings.get() == settings
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_posteriors_do_not_disturb_each_other(tiny, noise, guide):
+    first = quick(HIERARCHICAL, tiny, guide)
+    before, learnt = first.predict(tiny), {k: v.clone() for k, v in tensors(first).items()}
+    second = quick(PMF(3, priors=WIDE), noise, guide, learning_rate=0.2)
+    assert second.latents["U"].shape == (15, 3)
+    pd.testing.assert_frame_equal(first.predict(tiny), before)
+    assert all(torch.equal(value, learnt[name]) for name, value in tensors(first).items())
+
+
+def test_num_draws_of_a_closed_form_changes_nothing(tiny):
+    assert_equal(quick(HIERARCHICAL, tiny, num_draws=3), quick(HIERARCHICAL, tiny, num_draws=7))
+
+
+# --- guides ---
+
+
+def function_guide(ratings):
+    """Normal mu, b and c of BIASES."""
+
+    def normal(name, *shape):
+        loc = pyro.param(f"{name}_loc", torch.zeros(shape))
+        scale = pyro.param(f"{name}_scale", torch.full(shape, 0.1), dist.constraints.positive)
+        pyro.sample(name, dist.Normal(loc, scale))
+
+    normal("mu")
+    with pyro.plate("users", ratings.n_users):
+        normal("b", ratings.n_users)
+    with pyro.plate("items", ratings.n_items):
+        normal("c", ratings.n_items)
+
+
+@pytest.mark.parametrize(
+    "guide", ["normal", "delta", NormalGuide(BIASES), AutoDelta(BIASES), function_guide]
+)
+def test_guides_in_closed_form(tiny, guide):
+    posterior = quick(BIASES, tiny, guide)
+    assert posterior.num_draws is None
+    point = guide == "delta" or isinstance(guide, AutoDelta)
+    for site, shape in {"mu": (), "b": (12,), "c": (10,)}.items():
+        value = posterior.latents[site]
+        assert isinstance(value, Gaussian)
+        assert value.shape == shape
+        assert (value.var == 0).all() if point else (value.var > 0).all()
+
+
+def test_scales_are_log_normal_under_normal_and_held_under_delta(simulated):
+    train = simulated[0]
+    normal, delta = (quick(PMF(**BOTH), train, guide).latents for guide in ("normal", "delta"))
+    assert set(normal) == set(delta)
+    for name, value in MAP_SCALES.items():
+        assert isinstance(normal[name], LogGaussian)
+        assert float(delta[name]) == pytest.approx(value)
+    kept = quick(PMF(2, priors=Priors(sigma_U=Fixed(0.7))), train, "delta")
+    assert "sigma_U" not in kept.latents
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoLowRankMultivariateNormal])
+def test_guides_that_are_sampled(tiny, autoguide):
+    with pytest.warns(UserWarning, match="Trace_ELBO") as caught:
+        posterior = quick(HIERARCHICAL, tiny, autoguide(HIERARCHICAL), num_draws=6)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert posterior.num_draws == 6
+    assert posterior.latents["W"].shape == (6, 10, 2)
+    assert posterior.latents["sigma_b"].shape == (6,)
+    assert len(posterior.latents["sigma_b"].unique()) == 6
+    assert np.isfinite(posterior.predict(tiny).iloc[:, 2:6]).all(axis=None)
+
+
+@pytest.mark.statistical
+def test_auto_normal_agrees_with_normal(tiny):
+    """One family, one target: only the noise of Trace_ELBO and of 200 draws lies between them.
+
+    Predictive sds are 0.4 to 0.6 rating units here, so 0.1 is a fifth of one.
+    """
+    with pytest.warns(UserWarning, match="Trace_ELBO"):
+        sampled = quick(BIASES, tiny, AutoNormal(BIASES), max_steps=600, num_draws=200)
+    exact, sampled = (p.predict(tiny) for p in (quick(BIASES, tiny, max_steps=600), sampled))
+    for column in ("mean", "sd", "lower", "upper"):
+        np.testing.assert_allclose(sampled[column], exact[column], atol=0.1)
+    assert np.corrcoef(sampled["mean"], exact["mean"])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+@pytest.mark.parametrize("model", [plain_model, model_with_history])
+def test_a_users_own_model(tiny, model, guide):
+    options = {"max_steps": 150, "num_draws": 20}
+    if guide == "normal":
+        with pytest.warns(UserWarning, match="Trace_ELBO"):
+            posterior = quick(model, tiny, guide, **options)
+    else:
+        posterior = quick(model, tiny, guide, **options)
+    assert posterior.num_draws == 20
+    assert posterior.evaluate(tiny)["rmse"] < np.std(tiny.rating)
+    unknown = pd.DataFrame({"user": [0, 99, 0, 98], "item": [0, 0, 77, 77]})
+    prediction = posterior.predict(unknown)
+    assert prediction["known_user"].tolist() == [True, False, True, False]
+    assert prediction["known_item"].tolist() == [True, True, False, False]
+    assert np.isfinite(prediction.iloc[:, 2:6]).all(axis=None)
+    if model is model_with_history:  # a user without history is exactly average
+        assert prediction["mean"][[1, 3]].tolist() == pytest.approx([3.0, 3.0])
+        assert abs(prediction["mean"][0] - 3.0) > 0.01
+    assert np.isfinite(posterior.evaluate(unknown.assign(rating=3.0))["nll"])
+
+
+def test_map_with_a_likelihood_that_needs_tensors(tiny):
+    """Held scales and point estimates then are draws, all the same."""
+
+    def likelihood(score, sigma):
+        return dist.Normal(score.tanh(), sigma)
+
+    posterior = quick(PMF(0, likelihood=likelihood), tiny, "delta", num_draws=3)
+    assert posterior.num_draws == 3
+    assert posterior.latents["sigma_b"].tolist() == pytest.approx([MAP_SCALES["sigma_b"]] * 3)
+    mu, b, c = (posterior.latents[name][0] for name in ("mu", "b", "c"))
+    expected = 1 + 4 * torch.tanh(mu + b[tiny.user] + c[tiny.item])
+    np.testing.assert_allclose(posterior.predict(tiny)["mean"], expected, rtol=1e-5)
+
+
+# --- the truth is known ---
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Train and test ratings, and the true mean of every cell."""
+    ratings, sites = datasets.simulate(PMF(2, priors=KNOWN), 80, 60, 3000, seed=5)
+    b, c, U, V = (sites[name].numpy() for name in "bcUV")
+    truth = special.expit(0.2 + b[:, None] + c + U @ V.T).ravel()
+    return *ratings.split(test_fraction=0.2, seed=0), truth
+
+
+@pytest.fixture(scope="module")
+def error_of_biases(simulated):
+    train, _, truth = simulated
+    mean = quick(PMF(0), train, max_steps=1000).predict(all_cells(80, 60))["mean"]
+    return np.sqrt(np.mean((mean - truth) ** 2))
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [
+        (PMF(2), "normal"),
+        (PMF(2, users="hierarchical"), "normal"),
+        (PMF(2, priors=KNOWN), "delta"),
+    ],
+)
+def test_recovery_of_the_truth(simulated, error_of_biases, model, guide):
+    """30 ratings of sd 0.05 a user leave an error of about 0.02 in a cell; biases leave 0.15.
+
+    Coverage of 600 held-out ratings has a standard error of 0.012: four of those, and 0.02 for
+    what a mean-field posterior misses.
+    """
+    train, test, truth = simulated
+    posterior = quick(model, train, guide, max_steps=1500)
+    assert posterior.converged
+    mean = posterior.predict(all_cells(80, 60))["mean"]
+    error = np.sqrt(np.mean((mean - truth) ** 2))
+    assert np.corrcoef(mean, truth)[0, 1] > 0.97
+    assert error < 0.04
+    assert error < 0.3 * error_of_biases
+    if guide == "normal":
+        sigma = posterior.latents["sigma"]
+        assert float(sigma.mean) == pytest.approx(TRUE_SD["sigma"], rel=0.1)
+        cover = posterior.evaluate(test)["coverage"]
+        assert cover == pytest.approx(0.9, abs=4 * 0.012 + 0.02)
+
+
+@pytest.mark.parametrize("prior_sd", [0.2, 0.5])
+def test_map_is_the_mode(tiny, prior_sd):
+    """With biases only the log joint has one maximum, found here by L-BFGS."""
+    model = PMF(0, priors=Priors(sigma_b=Fixed(prior_sd)))
+    posterior = quick(model, tiny.to(dtype=torch.float64), "delta", max_steps=2000, tolerance=1e-5)
+    held = {name: float(posterior.latents[name]) for name in ("sigma", "sigma_c")}
+    user, item, value = tiny.user.numpy(), tiny.item.numpy(), (tiny.rating - 1) / 4
+
+    def split(x):
+        return x[0], x[1:13], x[13:]
+
+    def loss(x):
+        mu, b, c = split(x)
+        log_prior = stats.norm.logpdf(mu) + stats.norm(0, prior_sd).logpdf(b).sum()
+        log_prior += stats.norm(0, held["sigma_c"]).logpdf(c).sum()
+        mean = special.expit(mu + b[user] + c[item])
+        log_prior += stats.halfnorm(0, [0.5, 1.0]).logpdf([held["sigma"], held["sigma_c"]]).sum()
+        return -log_prior - stats.norm(mean, held["sigma"]).logpdf(value).sum()
+
+    best = optimize.minimize(loss, np.zeros(23), method="L-BFGS-B", options={"ftol": 1e-14})
+    mu, b, c = split(best.x)
+    unit_mean = (posterior.predict(all_cells(12, 10))["mean"] - 1) / 4
+    score = special.logit(unit_mean.to_numpy()).reshape(12, 10)
+    np.testing.assert_allclose(score, mu + b[:, None] + c, atol=1e-2)
+    assert posterior.history["elbo"].iloc[-1] == pytest.approx(-best.fun, abs=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_normal_is_the_best_mean_field_approximation_of_nuts(tiny):
+    """Of a nearly Gaussian posterior: the same mean, and the sds of its precision's diagonal.
+
+    800 draws estimate a mean to about 0.04 sd and, in 23 dimensions, the root of a precision
+    to 0.03: tolerances are five of those.
+    """
+    ratings = tiny.to(dtype=torch.float64)
+    kernel = NUTS(BIASES, jit_compile=True, ignore_jit_warnings=True)
+    mcmc = MCMC(kernel, num_samples=800, warmup_steps=200, disable_progbar=True)
+    mcmc.run(ratings)
+    sites = ("mu", "b", "c")
+    draws = mcmc.get_samples()
+    x = np.concatenate([draws[name].reshape(800, -1).numpy() for name in sites], 1)
+    precision = np.diag(np.linalg.inv(np.cov(x.T)))
+    posterior = quick(BIASES, ratings, max_steps=2000, tolerance=1e-5)
+    mean, var = (
+        np.concatenate([getattr(posterior.latents[s], k).reshape(-1) for s in sites])
+        for k in ("mean", "var")
+    )
+    assert (np.abs(mean - x.mean(0)) / x.std(0) < 0.2).all()
+    np.testing.assert_allclose(np.sqrt(var), precision**-0.5, rtol=0.15)
+
+
+def test_double_precision(tiny):
+    single, double = (
+        quick(HIERARCHICAL, tiny, max_steps=200, dtype=dtype) for dtype in (None, torch.float64)
+    )
+    assert {value.dtype for value in tensors(single).values()} == {torch.float32}
+    assert {value.dtype for value in tensors(double).values()} == {torch.float64}
+    a, b = (
+        quick(BIASES, tiny, max_steps=600, dtype=d).predict(tiny) for d in (None, torch.float64)
+    )
+    np.testing.assert_allclose(a["mean"], b["mean"], atol=5e-3)
+    np.testing.assert_allclose(a["sd"], b["sd"], atol=5e-3)
+
+
+# --- history, stopping, callback, progress bar ---
+
+
+def test_history_and_convergence(tiny):
+    posterior = fit(BIASES, tiny, progress=False)
+    history = posterior.history
+    assert posterior.converged
+    assert list(history) == ["step", "elbo", "learning_rate", "seconds"]
+    assert history["step"].tolist() == list(range(1, len(history) + 1))
+    assert 200 < len(history) < 2000
+    assert history["elbo"].iloc[-20:].mean() > history["elbo"].iloc[:20].mean() + 10
+    assert history["elbo"].iloc[-1] > history["elbo"].max() - 0.1
+    assert history["learning_rate"].iloc[0] == 0.05
+    assert 0 < history["learning_rate"].iloc[-1] < 1e-3
+    assert (history["seconds"].diff().dropna() > 0).all()
+
+
+def test_the_step_limit(tiny):
+    posterior = quick(BIASES, tiny, max_steps=5)
+    assert not posterior.converged
+    assert len(posterior.history) == 5
+
+
+def test_callback_sees_each_step(tiny):
+    seen: list[Progress] = []
+    predictions = []
+
+    def callback(progress):
+        seen.append(progress)
+        torch.rand(1)
+        predictions.append(progress.posterior().predict(tiny)["mean"])
+
+    watched = quick(HIERARCHICAL, tiny, max_steps=6, callback=callback)
+    assert [p.step for p in seen] == watched.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert [p.elbo for p in seen] == watched.history["elbo"].tolist()
+    assert [p.learning_rate for p in seen] == watched.history["learning_rate"].tolist()
+    assert all((a != b).any() for a, b in pairwise(predictions))
+    pd.testing.assert_series_equal(predictions[-1], watched.predict(tiny)["mean"])
+    assert_equal(watched, quick(HIERARCHICAL, tiny, max_steps=6))
+
+
+def test_a_callback_that_draws_does_not_change_the_fit(tiny):
+    def run(callback):
+        with pytest.warns(UserWarning, match="Trace_ELBO"):
+            return quick(BIASES, tiny, AutoNormal(BIASES), max_steps=4, callback=callback)
+
+    assert_equal(run(None), run(lambda progress: progress.posterior()))
+
+
+def test_the_progress_bar(tiny, capsys):
+    quick(BIASES, tiny, max_steps=5)
+    assert capsys.readouterr() == ("", "")
+    quick(BIASES, tiny, max_steps=5, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "5/5" in err
+    assert "ELBO" in err
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be .*not 0"),
+        ({"max_steps": 2.5}, "max_steps must be .*not 2.5"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive number, not -1"),
+        ({"learning_rate": math.nan}, "learning_rate must be a positive number, not nan"),
+        ({"tolerance": 0.0}, "tolerance must be a positive number"),
+        ({"num_draws": 0}, "num_draws must be .*not 0"),
+        ({"guide": "laplace"}, "guide must be.*not 'laplace'"),
+        ({"guide": None}, "guide must be.*not None"),
+        pytest.param(
+            {"device": "cuda"},
+            "finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_impossible_arguments(tiny, options, message):
+    with pytest.raises(FitError, match=message):
+        quick(BIASES, tiny, **options)
+
+
+@pytest.mark.parametrize("spoil", [Ratings.without_values, Ratings.to_frame])
+def test_ratings_without_values(tiny, spoil):
+    with pytest.raises(FitError, match="Ratings with values"):
+        quick(BIASES, spoil(tiny))
+
+
+@pytest.mark.parametrize("model", [model_without_rating, model_with_prior_only])
+def test_a_model_without_an_observed_rating(tiny, model):
+    with pytest.raises(FitError, match="site 'rating'"):
+        quick(model, tiny)
+
+
+def test_an_impossible_site_is_named(tiny):
+    with pytest.raises(FitError, match="-inf at step 1, because of the sites impossible:"):
+        quick(model_with_impossible_site, tiny)
+
+
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_a_diverging_fit_names_step_and_site(tiny, guide, validate):
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(FitError, match=r"at step 2, because of the sites .*U.*learning_rate"),
+    ):
+        quick(PMF(2), tiny, guide, learning_rate=1e30)
+
+
+@pytest.mark.parametrize(
+    ("options", "guide"),
+    [({}, "delta"), ({}, AutoDelta), ({"users": "hierarchical"}, AutoDelta)],
+)
+def test_a_point_estimate_without_factors_is_refused(noise, options, guide):
+    model = PMF(2, **options)
+    guide = guide if guide == "delta" else guide(model)
+    with pytest.raises(FitError, match=r"collapsed: U_i \. V_j is zero"):
+        quick(model, noise, guide, max_steps=1500)
+
+
+def test_a_point_estimate_that_interpolates_is_refused():
+    """One rating a user, and a bias for each: sigma has no reason to stop above zero."""
+    rating = np.linspace(0.2, 0.8, 10)
+    ratings = Ratings.from_frame(
+        pd.DataFrame({"user": range(10), "item": 0, "rating": rating}), scale=(0.0, 1.0)
+    )
+    model = PMF(0, priors=Priors(sigma_b=Fixed(3.0), sigma_c=Fixed(3.0)))
+    with pytest.raises(FitError, match=r"collapsed: sigma is .*interpolate"):
+        quick(model, ratings, AutoDelta(model), max_steps=1500, tolerance=1e-9)
+
+
+def test_variational_inference_says_that_noise_is_noise(noise):
+    with pytest.warns(UserWarning, match="shrunk to zero") as caught:
+        posterior = quick(PMF(2), noise, max_steps=1000)
+    assert caught[0].filename == __file__
+    assert posterior.converged
+    assert posterior.predict(noise)["mean"].between(0.2, 0.8).all()

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.colors import to_hex
+from pyro.infer.autoguide import AutoNormal
+
+from pyro_pmf import PMF, Fixed, PMFError, Priors, RatingsError, fit
+from pyro_pmf.datasets import simulate
+from pyro_pmf.metrics import calibration
+from pyro_pmf.plots import plot_calibration, plot_elbo, plot_scales, plot_user
+
+FIXED = Priors(mu=Fixed(0.3), sigma=Fixed(0.1), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _agg():
+    backend = mpl.get_backend()
+    pyplot.switch_backend("agg")
+    yield
+    pyplot.switch_backend(backend)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture(scope="module")
+def split():
+    ratings, _ = simulate(PMF(n_factors=2, priors=FIXED), 30, 25, 500, scale=(1, 5))
+    return ratings.split(0.2)
+
+
+@pytest.fixture(scope="module")
+def posterior(split):
+    return fit(PMF(n_factors=2), split[0], max_steps=60, progress=False)
+
+
+@pytest.fixture(scope="module")
+def point(split):
+    priors = Priors(sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+    return fit(PMF(n_factors=2, priors=priors), split[0], "delta", max_steps=60, progress=False)
+
+
+@pytest.fixture(scope="module")
+def drawn(split):
+    """A posterior that draws represent, of scalars too."""
+    model = PMF(n_factors=1)
+    with pytest.warns(UserWarning, match="deterministic ELBO|Falling back|Trace_ELBO"):
+        return fit(model, split[0], AutoNormal(model), max_steps=5, num_draws=7, progress=False)
+
+
+@pytest.fixture(scope="module")
+def user(split):
+    return split[1].to_frame()["user"].value_counts().index[0]
+
+
+def draw(ax):
+    """Render, so that what only fails then fails here."""
+    ax.figure.canvas.draw()
+    return ax
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def inside_the_figure(ax):
+    """Whether every text lies wholly on the canvas."""
+    draw(ax)
+    canvas = ax.figure.bbox
+    artists = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *ax.get_yticklabels()]
+    boxes = [a.get_window_extent() for a in artists if a.get_text()]
+    if ax.get_legend() is not None:
+        boxes.append(ax.get_legend().get_window_extent())
+    return all(
+        canvas.x0 <= box.x0 + 1
+        and box.x1 - 1 <= canvas.x1
+        and canvas.y0 <= box.y0 + 1
+        and box.y1 - 1 <= canvas.y1
+        for box in boxes
+    )
+
+
+class TestELBO:
+    def test_draws_the_history(self, posterior):
+        ax = plot_elbo(posterior)
+        step, elbo = ax.lines[0].get_data()
+        np.testing.assert_array_equal(step, posterior.history["step"])
+        np.testing.assert_array_equal(elbo, posterior.history["elbo"])
+        assert ax.get_ylabel() == "ELBO (nats)"
+        assert ax.get_title("left") == "Not converged after 60 steps"
+        converged = plot_elbo(replace(posterior, converged=True))
+        assert converged.get_title("left") == "Converged after 60 steps"
+        assert inside_the_figure(ax)
+
+    def test_shows_where_the_learning_rate_decays(self, posterior):
+        rate = posterior.history["learning_rate"]
+        (band,) = plot_elbo(posterior).patches
+        assert band.get_x() == posterior.history["step"][rate < rate.max()].iloc[0]
+
+    def test_shows_the_end_and_not_the_first_climb(self, posterior):
+        elbo = posterior.history["elbo"]
+        bottom, top = plot_elbo(posterior).get_ylim()
+        assert elbo.iloc[0] < bottom < elbo.iloc[-1] <= elbo.max() < top
+
+    @pytest.mark.parametrize("max_steps", [1, 2, 5])
+    def test_of_a_few_steps(self, split, max_steps):
+        short = fit(PMF(n_factors=0), split[0], max_steps=max_steps, progress=False)
+        ax = draw(plot_elbo(short))
+        assert ax.get_title("left").startswith(f"Not converged after {max_steps} step")
+
+
+class TestCalibration:
+    def test_draws_the_calibration_of_each(self, posterior, point, split):
+        ax = plot_calibration({"VI": posterior, "MAP": point}, split[1])
+        diagonal, *lines = ax.lines
+        np.testing.assert_array_equal(*diagonal.get_data())
+        for line, fitted in zip(lines, (posterior, point), strict=True):
+            expected = calibration(fitted.scores(split[1])["pit"].to_numpy())
+            np.testing.assert_allclose(line.get_xdata(), expected["probability"])
+            np.testing.assert_allclose(line.get_ydata(), expected["coverage"])
+        assert texts(ax) == ["VI", "MAP"]
+        assert inside_the_figure(ax)
+
+    def test_tells_lines_apart_without_colour(self, posterior, split):
+        named = {str(k): posterior for k in range(6)}
+        lines = plot_calibration(named, split[1]).lines[1:]
+        assert len({line.get_marker() for line in lines}) == 6
+        assert len({to_hex(line.get_color()) for line in lines}) == 6
+
+    def test_of_one_posterior_has_no_legend(self, posterior, split):
+        ax = plot_calibration(posterior, split[1].to_frame())
+        assert ax.get_legend() is None
+        assert len(ax.lines) == 2
+        assert "100 held-out ratings" in ax.get_title("left")
+
+    def test_needs_ratings(self, posterior, split):
+        pairs = split[1].to_frame().drop(columns="rating")
+        with pytest.raises(RatingsError, match="rating"):
+            plot_calibration(posterior, pairs)
+
+
+class TestUser:
+    def test_draws_ratings_means_and_intervals(self, posterior, split, user):
+        ax = plot_user(posterior, split[1], user)
+        theirs = split[1].to_frame().query("user == @user")
+        expected = posterior.predict(theirs).assign(rating=theirs["rating"]).sort_values("mean")
+        segments = np.array(ax.collections[0].get_segments())  # (n, 2 ends, x and y)
+        np.testing.assert_allclose(segments[:, 0, 0], expected["lower"])
+        np.testing.assert_allclose(segments[:, 1, 0], expected["upper"])
+        means, *ratings = ax.lines
+        np.testing.assert_allclose(means.get_xdata(), expected["mean"])
+        points = sorted(
+            point for line in ratings for point in zip(*line.get_data()[::-1], strict=True)
+        )
+        np.testing.assert_allclose([x for _, x in points], expected["rating"])
+        inside = expected["rating"].between(expected["lower"], expected["upper"]).sum()
+        assert f"{inside} of {len(expected)}" in ax.get_title("left")
+        assert inside_the_figure(ax)
+
+    def test_tells_those_inside_from_those_outside(self, posterior, split, user):
+        ax = plot_user(posterior, split[1], user, interval=0.3)
+        assert texts(ax) == ["30% interval", "mean", "rating inside", "outside"]
+        theirs = split[1].to_frame().query("user == @user")
+        predicted = posterior.predict(theirs, 0.3)
+        out = ~theirs["rating"].between(predicted["lower"], predicted["upper"])
+        assert sorted(ax.lines[-1].get_xdata()) == sorted(theirs["rating"][out])
+        assert inside_the_figure(ax)
+
+    def test_titles_long_and_missing(self, posterior, split, user):
+        frame = split[1].to_frame().query("user == @user")
+        first, second, third = frame["item"].iloc[:3]
+        titles = {first: "A film with a title that goes on and on and on and on", second: np.nan}
+        ax = plot_user(posterior, frame, user, titles)
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert {str(second), str(third)} <= set(labels)
+        assert any(label.startswith("A film") and label.endswith(" …") for label in labels)
+        assert max(map(len, labels)) <= 34
+        assert inside_the_figure(ax)
+
+    def test_shows_n_from_the_highest_to_the_lowest_prediction(self, posterior, split, user):
+        theirs = split[1].to_frame().query("user == @user")
+        mean = np.sort(posterior.predict(theirs)["mean"])
+        shown = plot_user(posterior, theirs, user, n=3).lines[0].get_xdata()
+        np.testing.assert_allclose(shown[[0, -1]], mean[[0, -1]])
+        assert len(shown) == 3
+
+    def test_one_rating(self, posterior, split, user):
+        one = split[1].to_frame().query("user == @user").iloc[:1]
+        assert inside_the_figure(plot_user(posterior, one, user))
+
+    def test_says_what_is_wrong(self, posterior, split, user):
+        with pytest.raises(RatingsError, match="'nobody' has none"):
+            plot_user(posterior, split[1], "nobody")
+        with pytest.raises(PMFError, match="n must be"):
+            plot_user(posterior, split[1], user, n=0)
+
+
+class TestScales:
+    def test_draws_median_and_interval_of_each(self, posterior):
+        ax = plot_scales(posterior)
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert [label.split("$")[1] for label in labels] == [
+            *(r"\sigma_V", r"\sigma_U", r"\sigma_c", r"\sigma_b", r"\sigma")
+        ]
+        sigma = posterior.latents["sigma"]
+        assert ax.lines[-1].get_xdata()[0] == pytest.approx(float(sigma.log_mean.exp()), rel=0.02)
+        (segment,) = ax.collections[-1].get_segments()
+        spread = 1.645 * sigma.log_var.sqrt()
+        expected = [float((sigma.log_mean + sign * spread).exp()) for sign in (-1, 1)]
+        assert segment[:, 0] == pytest.approx(expected, rel=0.05)
+        assert inside_the_figure(ax)
+
+    def test_names_both_scales(self, posterior):
+        assert sorted(texts(plot_scales(posterior))) == [
+            "on the logit scale",
+            "on the unit scale of the ratings",
+        ]
+
+    def test_of_a_point_estimate(self, point):
+        numbers = [text.get_text() for text in plot_scales(point).texts]
+        assert f"{float(point.latents['sigma']):.3f}" in numbers
+
+    def test_of_draws(self, drawn):
+        ax = plot_scales(drawn)
+        assert len(ax.get_yticks()) == 5
+        assert ax.lines[-1].get_xdata()[0] == pytest.approx(np.median(drawn.latents["sigma"]))
+
+    def test_without_any(self, split):
+        names = ("sigma", "sigma_b", "sigma_c")
+        held = PMF(n_factors=0, priors=Priors(**{name: Fixed(0.2) for name in names}))
+        fitted = fit(held, split[0], max_steps=2, progress=False)
+        with pytest.raises(PMFError, match="nothing to plot"):
+            plot_scales(fitted)
+
+    def test_leaves_the_random_state_alone(self, posterior):
+        state = torch.get_rng_state()
+        plot_scales(posterior)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_all_draw_on_given_axes(posterior, split):
+    figure, axes = pyplot.subplots(2, 2, layout="constrained", figsize=(14, 12))
+    user = split[1].to_frame()["user"].iloc[0]
+    elbo, calibrated, users, scales = axes.flat
+    assert plot_elbo(posterior, ax=elbo) is elbo
+    assert plot_calibration({"VI": posterior}, split[1], ax=calibrated) is calibrated
+    assert plot_user(posterior, split[1], user, ax=users) is users
+    assert plot_scales(posterior, ax=scales) is scales
+    assert pyplot.get_fignums() == [figure.number]
+    figure.canvas.draw()
+
+
+def test_change_no_defaults(posterior, split):
+    before = dict(mpl.rcParams)
+    plot_elbo(posterior)
+    plot_calibration(posterior, split[1])
+    plot_scales(posterior)
+    assert dict(mpl.rcParams) == before
+
+
+def test_without_matplotlib(posterior, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PMFError, match=r"pip install 'pyro-pmf\[plots\]'"):
+        plot_elbo(posterior)
