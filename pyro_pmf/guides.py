@@ -10,12 +10,14 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_feasible
+from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_pmf.pairs import Pairs
 
 _INITIAL_SPREAD = 0.1  # of real sites, on the scale of their values
+_INITIAL_GLOBAL_SCALE = 0.01  # guide's standard deviation of sites outside all plates
 _SHRINKAGE = 5.0  # ratings' worth of zero in a mean
 
 # Standard deviations that MAP holds fixed, on the logit scale. See `map_scales`.
@@ -37,6 +39,18 @@ class NormalGuide(AutoNormal):
     the latent a Delta at its transform, which hides the family; here it can be read off the site,
     as the deterministic ELBO does.
     """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            if not site["cond_indep_stack"]:  # informed by all of the data
+                loc, _ = self._get_loc_and_scale(name)
+                scale = PyroParam(
+                    torch.full_like(loc, _INITIAL_GLOBAL_SCALE),
+                    self.scale_constraint,
+                    self._event_dims[name],
+                )
+                setattr(self.scales, name, scale)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; arguments as those of the model."""

@@ -148,7 +148,10 @@ def fit(
                 converged=schedule.finished,
             )
 
-        with tqdm(total=max_steps, desc="fit", unit="step", disable=not progress) as bar:
+        with (
+            pyro.validation_enabled(False),  # a step that diverges is reported here, by site
+            tqdm(total=max_steps, desc="fit", unit="step", disable=not progress) as bar,
+        ):
             for step in itertools.count(1):
                 rate = learning_rate * schedule.factor(step)
                 for group in optimizer.param_groups:
@@ -205,9 +208,9 @@ def _device(device: str | torch.device) -> torch.device:
 
 def _judge(posterior: Posterior) -> None:
     """Refuse a collapsed point estimate; say so where variational inference found no factors."""
-    if posterior.num_draws is not None or not isinstance(posterior.model, PMF):
+    model, latents = posterior.model, posterior.latents
+    if posterior.num_draws is not None or not isinstance(model, PMF):
         return
-    latents = posterior.latents
     is_point = all(
         not value.var.any() for value in latents.values() if isinstance(value, Gaussian)
     )
@@ -218,17 +221,19 @@ def _judge(posterior: Posterior) -> None:
             "interpolate the ratings. Fix it with Priors(sigma=Fixed(...)), or integrate the "
             'factors out with guide="normal".'
         )
-    if posterior.model.n_factors and _factor_signal(posterior) < _COLLAPSED_SIGNAL:
-        if is_point:
-            raise FitError(
-                "The point estimate collapsed: U_i . V_j is zero for every pair. The factors' "
-                "standard deviations are free or too small, or these ratings hold no more than "
-                "biases. Fix them with Priors(sigma_U=Fixed(...), sigma_V=Fixed(...)), use "
-                'guide="normal", or leave the factors out with n_factors=0.'
-            )
+    if not model.n_factors or _factor_signal(posterior) > _COLLAPSED_SIGNAL:
+        return
+    if is_point:
+        raise FitError(
+            "The point estimate collapsed: U_i . V_j is zero for every pair. Either sigma_U and "
+            "sigma_V are free, or too small for the noise sigma: fix them with "
+            "Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)) or use "
+            'guide="normal". Or the ratings hold no more than biases: n_factors=0 fits those.'
+        )
+    if posterior.converged:
         warnings.warn(
             "The factors have shrunk to zero: by the ELBO, these ratings hold no more than "
-            "biases. Fewer factors (n_factors) may find more.",
+            f"biases. Try fewer than n_factors={model.n_factors}, or n_factors=0.",
             stacklevel=3,
         )
 

@@ -67,7 +67,7 @@ class PMF:
         If an option is none of those above.
     """
 
-    n_factors: int = 16
+    n_factors: int = 10
     users: Rows = "independent"
     items: Rows = "independent"
     biases: bool = True

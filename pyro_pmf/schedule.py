@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 _STEP = 25  # between two looks at the loss; the shortest window
+_LOWEST_LEVEL = 1 / 16  # of the learning rate, below which a rising loss is taken as it is
 
 
 class Schedule:
@@ -14,7 +15,8 @@ class Schedule:
 
     The loss is averaged over windows of steps before it is judged, each as long as it takes for
     the noise of the comparison to be below the tolerance: a noisy loss neither stops a fit by
-    chance nor keeps it from stopping.
+    chance nor keeps it from stopping. Where the loss rises, the steps are too large: the rate is
+    halved, and the search goes on.
 
     Parameters
     ----------
@@ -39,12 +41,14 @@ class Schedule:
         self._tolerance = tolerance
         self._min_steps = min_steps
         self._decay = max(1, max_steps // 3)
+        self._level = 1.0
+        self._judged = 0
         self._losses: list[float] = []
 
     def factor(self, step: int) -> float:
         """What the learning rate of this step, counted from 1, is multiplied by."""
         left = min(1.0, (self.last_step - step + 1) / self._decay)
-        return 0.5 * (1 - math.cos(math.pi * left))
+        return self._level * 0.5 * (1 - math.cos(math.pi * left))
 
     def record(self, loss: float) -> None:
         """Take note of a step's loss."""
@@ -54,12 +58,17 @@ class Schedule:
         if step % _STEP or step < self._min_steps or decaying:
             return
         window = self._window()
-        if step >= 2 * window:
-            earlier, later = np.mean(np.reshape(self._losses[-2 * window :], (2, window)), axis=1)
-            if earlier - later < self._tolerance * window / _STEP:
-                self.finished = True
-                self._decay = min(self._decay, max(_STEP, step // 2))
-                self.last_step = step + self._decay
+        if step < self._judged + 2 * window:
+            return
+        earlier, later = np.mean(np.reshape(self._losses[-2 * window :], (2, window)), axis=1)
+        enough = self._tolerance * window / _STEP
+        if later - earlier > enough and self._level > _LOWEST_LEVEL:
+            self._level /= 2
+            self._judged = step
+        elif earlier - later < enough:
+            self.finished = True
+            self._decay = min(self._decay, max(_STEP, step // 2))
+            self.last_step = step + self._decay
 
     def _window(self) -> int:
         """Steps to average over, for a standard error of the drop below the tolerance."""

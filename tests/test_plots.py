@@ -77,7 +77,9 @@ def inside_the_figure(ax):
     """Whether every text lies wholly on the canvas."""
     draw(ax)
     canvas = ax.figure.bbox
-    artists = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *ax.get_yticklabels()]
+    low, high = sorted(ax.get_ylim())
+    ticks = [tick for tick in ax.get_yticklabels() if low <= tick.get_position()[1] <= high]
+    artists = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *ticks]
     boxes = [a.get_window_extent() for a in artists if a.get_text()]
     if ax.get_legend() is not None:
         boxes.append(ax.get_legend().get_window_extent())
