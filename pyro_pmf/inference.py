@@ -62,7 +62,7 @@ def fit(
     guide: str | Callable[..., Any] = "normal",
     *,
     max_steps: int = 2000,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.03,
     tolerance: float = 1e-3,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -133,7 +133,6 @@ def fit(
                 {"params": [parameter], "warms_up": objective.is_of_scale(name)}
                 for name, parameter in objective.parameters()
             ],
-            betas=(0.9, 0.99),
         )
 
         def posterior() -> Posterior:

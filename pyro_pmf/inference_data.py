@@ -61,8 +61,8 @@ def scale_summary(learned: Learned, num_samples: int = 1000, seed: int = 0) -> p
     """
     data = to_arviz(learned, num_samples=num_samples, seed=seed)
     if _IS_ARVIZ_1:
-        return arviz.summary(data, kind="stats", ci_prob=0.9, ci_kind="hdi", round_to=3)
-    return arviz.summary(data, kind="stats", hdi_prob=0.9, round_to=3)
+        return arviz.summary(data, kind="stats", ci_prob=0.9, ci_kind="hdi", round_to=4)
+    return arviz.summary(data, kind="stats", hdi_prob=0.9, round_to=4)
 
 
 def _posterior(
