@@ -399,7 +399,7 @@ def test_history_and_convergence(tiny):
     assert 200 < len(history) < 2000
     assert history["elbo"].iloc[-20:].mean() > history["elbo"].iloc[:20].mean() + 10
     assert history["elbo"].iloc[-1] > history["elbo"].max() - 0.1
-    assert history["learning_rate"].iloc[0] == 0.05
+    assert history["learning_rate"].iloc[0] == 0.03
     assert 0 < history["learning_rate"].iloc[-1] < 1e-3
     assert (history["seconds"].diff().dropna() > 0).all()
 
