@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import arviz
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +18,11 @@ from pyro_pmf.pairs import Pairs
 from pyro_pmf.prediction import LocatedPairs, observed, run
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
+
+with warnings.catch_warnings():
+    # ArviZ 0.23 announces ArviZ 1 when it is imported; both work here.
+    warnings.filterwarnings("ignore", "\\s*ArviZ is undergoing", FutureWarning)
+    import arviz
 
 _IS_ARVIZ_1 = int(arviz.__version__.split(".")[0]) >= 1
 _DIMS = {"users": "user", "items": "item"}

@@ -18,21 +18,8 @@ from pyro_pmf.ratings import Ratings
 class Posterior(Learned):
     """The distribution of a model's latents given its training ratings, as approximated by `fit`.
 
-    Attributes
-    ----------
-    model : callable
-        The Pyro model that was fitted.
-    ratings : Ratings
-        The training ratings.
-    latents : mapping of str to Gaussian, LogGaussian or Tensor
-        By site: the approximate posterior, or the point estimate (a Tensor, or a Gaussian of
-        variance zero); where ``num_draws`` is given, draws, shape (num_draws, ...).
-    num_draws : int or None
-        How many draws represent the posterior, where it has no closed form.
-    history : pandas.DataFrame
-        The course of the fit: step, elbo (nats), learning_rate, seconds.
-    converged : bool
-        Whether the ELBO stopped rising before the step limit.
+    Its attributes, model, ratings, latents, num_draws, history and converged, are those of
+    `Learned`.
     """
 
     def predict(self, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
