@@ -1,6 +1,6 @@
 """Real film ratings: fit models of rising ambition, compare them, and look at one user.
 
-python examples/movies.py                          # MovieLens latest-small, about two minutes
+python examples/movies.py                          # MovieLens latest-small, about a minute
 python examples/movies.py --data ml-1m-as-csv      # an unpacked MovieLens folder
 """
 
@@ -53,7 +53,11 @@ def main() -> None:
 
 
 def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
-    """Name each model and say how to fit it: guide="delta" is MAP, the default is VI."""
+    """Name each model and say how to fit it: guide="delta" is MAP, the default is VI.
+
+    The article is a tutorial on PMF in PyTorch, which fits these data by MAP with 30 factors,
+    sigma_U = sigma_V = 0.3 and Adam at 0.03, and looks at training ratings.
+    """
     narrow = Priors(sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
     article = PMF(n_factors=30, biases=False, priors=narrow)
     plain = PMF(n_factors)

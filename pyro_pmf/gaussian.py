@@ -101,23 +101,14 @@ class Uncertain(ABC):
 
     __rmul__ = __mul__
 
-    def __bool__(self) -> bool:
-        raise NoClosedForm("a choice by the value of a random quantity")
+    def _refuse_comparison(self, other: object) -> Any:
+        raise NoClosedForm("a comparison with the value of a random quantity")
 
-    # Distributions validate with `value == value` (not NaN) and comparisons with bounds.
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse_comparison
     __hash__ = None  # type: ignore[assignment]
 
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return ~self.mean.isnan()
-
-    def __gt__(self, bound: float) -> Tensor:
-        return self.quadrature().nodes.amin(0) > bound
-
-    def __ge__(self, bound: float) -> Tensor:
-        return self.quadrature().nodes.amin(0) >= bound
-
-    def __le__(self, bound: float) -> Tensor:
-        return self.quadrature().nodes.amax(0) <= bound
+    def __bool__(self) -> bool:
+        raise NoClosedForm("a choice by the value of a random quantity")
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,14 +87,16 @@ def fit(
         "normal" is variational inference: an independent Normal for every latent entry, LogNormal
         for standard deviations, by the deterministic ELBO where the model allows it and by Pyro's
         `Trace_ELBO` where not. "delta" is MAP, with the standard deviations of a `PMF` held at
-        `guides.map_scales` unless its priors fix them. Or any Pyro guide.
+        `guides.map_scales` unless its priors fix them. Or any Pyro guide; one that is a module,
+        such as Pyro's autoguides, keeps its parameters, and a further fit goes on from them.
     max_steps : int
     learning_rate : float
         Adam's step size until the decay.
     tolerance : float
         The ELBO has stopped rising when it gains less than this, in nats per rating, in 25 steps.
     seed : int
-        The same seed gives the same result. The caller's random state is left as it was.
+        The same seed gives the same result, on the CPU. The caller's random state is left as it
+        was.
     device : {"auto", "cpu", "cuda"} or torch.device
         "auto" takes a GPU if there is one. The posterior comes back on the CPU.
     dtype : torch.dtype, optional
@@ -122,16 +124,17 @@ def fit(
         If the deterministic ELBO does not apply, or variational inference found no factors.
     """
     started = time.perf_counter()
-    _check_arguments(ratings, max_steps, learning_rate, tolerance, num_draws)
+    _check_arguments(ratings, max_steps, learning_rate, tolerance, num_draws, dtype)
     train = ratings.to(_device(device), dtype)
     history: list[dict[str, float]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
         objective = pose(model, guide, train)
         schedule = Schedule(max_steps, tolerance * len(train), min_steps=2 * _WARM_UP)
+        parameters = objective.parameters()
         optimizer = torch.optim.Adam(
             [
                 {"params": [parameter], "warms_up": objective.is_of_scale(name)}
-                for name, parameter in objective.parameters()
+                for name, parameter in parameters
             ],
         )
 
@@ -172,34 +175,51 @@ def fit(
                     {"step": step, "elbo": elbo, "learning_rate": rate, "seconds": seconds}
                 )
                 if callback is not None:
-                    callback(Progress(step, elbo, rate, seconds, posterior))
+                    with isolated_random_state(seed):  # what it draws does not change the fit
+                        callback(Progress(step, elbo, rate, seconds, posterior))
                 bar.set_postfix_str(f"ELBO {elbo:,.1f}", refresh=False)
                 bar.total = schedule.last_step
                 bar.update()
                 if step == schedule.last_step:
                     break
+            if not all(parameter.isfinite().all() for _, parameter in parameters):
+                raise FitError(
+                    f"Step {step} left parameters that are not finite: lower {learning_rate=}."
+                )
         fitted = posterior()
     _judge(fitted)
     return fitted
 
 
 def _check_arguments(
-    ratings: Ratings, max_steps: int, learning_rate: float, tolerance: float, num_draws: int
+    ratings: Ratings,
+    max_steps: int,
+    learning_rate: float,
+    tolerance: float,
+    num_draws: int,
+    dtype: torch.dtype | None,
 ) -> None:
     if not isinstance(ratings, Ratings) or ratings.value is None:
         raise FitError("Give Ratings with values: Ratings.from_frame(frame, ...).")
+    if len(ratings) < 2 or ratings.value.min() == ratings.value.max():
+        raise FitError("These ratings do not differ: there is nothing to learn from them.")
+    if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
+        raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
     for name, value in (("max_steps", max_steps), ("num_draws", num_draws)):
         if not isinstance(value, int) or value < 1:
             raise FitError(f"{name} must be 1, 2, 3, ..., not {value!r}.")
     for name, number in (("learning_rate", learning_rate), ("tolerance", tolerance)):
-        if not number > 0 or not math.isfinite(number):
+        if not isinstance(number, int | float) or not 0 < number < math.inf:
             raise FitError(f"{name} must be a positive number, not {number!r}.")
 
 
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise FitError(f'device must be "auto", "cpu" or "cuda", not {device!r}.') from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise FitError(f"device={str(device)!r} was asked for and torch finds no GPU.")
     return chosen
@@ -224,10 +244,11 @@ def _judge(posterior: Posterior) -> None:
         return
     if is_point:
         raise FitError(
-            "The point estimate collapsed: U_i . V_j is zero for every pair. Either sigma_U and "
-            "sigma_V are free, or too small for the noise sigma: fix them with "
-            "Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)) or use "
-            'guide="normal". Or the ratings hold no more than biases: n_factors=0 fits those.'
+            "The point estimate collapsed: U_i . V_j is zero for every pair, with "
+            f"{_scales(posterior)}. "
+            "Where the factors are strong, sigma is smaller and sigma_U and sigma_V are larger: "
+            "give Priors(sigma=Fixed(...), sigma_U=Fixed(...), sigma_V=Fixed(...)), or learn them "
+            'with guide="normal". Or the ratings hold no more than biases: n_factors=0 fits those.'
         )
     if posterior.converged:
         warnings.warn(
@@ -237,9 +258,16 @@ def _judge(posterior: Posterior) -> None:
         )
 
 
+def _scales(posterior: Posterior) -> str:
+    scales = {name: posterior.latents.get(name) for name in ("sigma", "sigma_U", "sigma_V")}
+    return ", ".join(
+        f"{name} = {float(x):.2g}" for name, x in scales.items() if isinstance(x, Tensor)
+    )
+
+
 def _factor_signal(posterior: Posterior) -> float:
     """Standard deviation of the expected U_i . V_j over the training pairs, on the logit scale."""
     train = posterior.ratings
     sites = run(posterior.model, posterior.latents, train, train)
     score: Any = dot(sites["U"]["value"], sites["V"]["value"], train.pattern)
-    return float(score.mean.std())
+    return float(score.mean.std(correction=0))

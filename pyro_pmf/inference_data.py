@@ -34,10 +34,11 @@ def to_arviz(
     learned: Learned,
     pairs: Ratings | pd.DataFrame | None = None,
     sites: Sequence[str] | None = None,
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     seed: int = 0,
 ) -> Any:
     """Implement `Posterior.to_arviz`."""
+    num_samples = num_samples or learned.num_draws or 1000
     with isolated_random_state(seed):
         draws = list(learned.draws(num_samples))
         values, dims = _posterior(learned, draws, sites)
@@ -54,10 +55,10 @@ def to_arviz(
     return arviz.from_dict(**groups, coords=coords, dims=dims)
 
 
-def scale_summary(learned: Learned, num_samples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def scale_summary(learned: Learned, num_samples: int | None = None, seed: int = 0) -> pd.DataFrame:
     """Mean, standard deviation and 90% highest-density interval of the scalar sites.
 
-    Convergence diagnostics of Markov chains are left out: these are independent draws.
+    Convergence diagnostics are left out: they are for Markov chains, and these are none.
 
     Returns
     -------
@@ -77,6 +78,8 @@ def _posterior(
     if names is None:
         names = [name for name, value in draws[0].items() if value.dim() == 0]
         return {name: _stack([draw[name] for draw in draws]) for name in names}, {}
+    if isinstance(names, str):
+        names = [names]
     train = learned.ratings
     first = Pairs(train.user[:1], train.item[:1], train.n_users, train.n_items, dtype=train.dtype)
     runs = [run(learned.model, draw, first, train) for draw in draws]

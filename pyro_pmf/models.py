@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -83,7 +84,15 @@ class PMF:
                 raise PMFError(
                     f"{name} must be one of {get_args(options)}, not {getattr(self, name)!r}"
                 )
-        if not isinstance(self.n_factors, int) or self.n_factors < 0:
+        if not isinstance(self.priors, Priors):
+            raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
+        if not callable(self.likelihood):
+            raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
+        if not isinstance(self.biases, bool):
+            raise PMFError(f"biases must be True or False, not {self.biases!r}")
+        if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int | np.integer):
+            raise PMFError(f"n_factors must be 0, 1, 2, ..., not {self.n_factors!r}")
+        if self.n_factors < 0:
             raise PMFError(f"n_factors must be 0, 1, 2, ..., not {self.n_factors!r}")
         if not self.n_factors and not self.biases:
             raise PMFError("a model without factors and without biases has nothing to learn")

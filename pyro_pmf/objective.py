@@ -91,7 +91,8 @@ class Objective:
                     for name, site in trace.nodes.items()
                     if site["type"] == "sample"
                 }
-        return ", ".join(name for name, term in terms.items() if not term.isfinite())
+        bad = [name for name, term in terms.items() if not term.isfinite()]
+        return ", ".join(bad or [name for name, x in self.parameters() if not x.isfinite().all()])
 
     def latents(self, num_draws: int) -> tuple[dict[str, Value], bool]:
         """What was learnt of each latent site, on the CPU, and whether it is draws."""
@@ -162,7 +163,7 @@ def pose(
         family = AutoDelta(model, init_loc_fn=initial_value)
     elif guide == "normal":
         family = NormalGuide(model, init_loc_fn=initial_value)
-    elif not isinstance(guide, str) and callable(guide):
+    elif not isinstance(guide, str | type) and callable(guide):
         family = guide
     else:
         raise FitError(f'guide must be "normal", "delta" or a Pyro guide, not {guide!r}.')

@@ -129,7 +129,7 @@ class Posterior(Learned):
         self,
         pairs: Ratings | pd.DataFrame | None = None,
         sites: Sequence[str] | None = None,
-        num_samples: int = 1000,
+        num_samples: int | None = None,
         seed: int = 0,
     ) -> Any:
         """Return draws as ArviZ data: InferenceData with ArviZ 0.x, a DataTree with ArviZ 1.
@@ -143,7 +143,8 @@ class Posterior(Learned):
         sites : sequence of str, optional
             Of the group posterior, deterministic ones such as U and V included. By default the
             scalar ones.
-        num_samples : int
+        num_samples : int, optional
+            1000 if left out; where draws represent the posterior, those, each once.
         seed : int
 
         Raises

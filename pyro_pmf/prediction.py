@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -58,7 +59,7 @@ def scores(learned: Learned, pairs: Ratings | pd.DataFrame, interval: float = 0.
     rating = torch.from_numpy(observed(pairs))
     where = LocatedPairs.of(learned, pairs)
     parts = [
-        score_each(predictive, rating[rows].to(where.history.dtype), interval).set_index(rows)
+        score_each(predictive, rating[rows], interval).set_index(rows)
         for rows, predictive in where.predictives()
     ]
     if not parts:
@@ -91,12 +92,16 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
     """
     if isinstance(pairs, Ratings):
         rating = pairs.rating
-    elif "rating" in pairs:
-        rating = pairs["rating"].to_numpy(float, na_value=np.nan, copy=True)
+    elif isinstance(pairs, pd.DataFrame) and "rating" in pairs:
+        numbers = pd.to_numeric(pairs["rating"], errors="coerce")
+        rating = numbers.to_numpy(float, na_value=np.nan, copy=True)
     else:
         rating = None
     if rating is None or not np.isfinite(rating).all():
-        raise RatingsError("Scores need a finite rating for each pair, in the column 'rating'.")
+        raise RatingsError(
+            "Scores need Ratings, or a DataFrame with a finite number for each pair in the column "
+            "'rating'."
+        )
     return rating
 
 
@@ -124,8 +129,8 @@ class LocatedPairs:
         """Look a table's pairs up by id."""
         train = learned.ratings
         user, item = train.locate(pairs)
-        users = pairs.user.numpy() if isinstance(pairs, Ratings) else pairs["user"]
-        items = pairs.item.numpy() if isinstance(pairs, Ratings) else pairs["item"]
+        users = pairs.user.cpu().numpy() if isinstance(pairs, Ratings) else pairs["user"]
+        items = pairs.item.cpu().numpy() if isinstance(pairs, Ratings) else pairs["item"]
         return cls(
             learned,
             _number_unknown(user, users, train.n_users),
@@ -149,9 +154,10 @@ class LocatedPairs:
                 parts = components(self.rating_distribution(learned.latents, pairs))
             else:
                 weight = 1 / learned.num_draws
-                parts = [
-                    (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
-                ]
+                with isolated_random_state(0):  # unknown users and items are drawn from the prior
+                    parts = [
+                        (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
+                    ]
             yield rows, PosteriorPredictive(parts, learned.ratings.scale)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
@@ -197,7 +203,7 @@ def run(
         has random parameters where the latents are random; its value means nothing.
     """
     given = {"history": history} if takes_history(model) else {}
-    with _Given(latents), torch.no_grad():
+    with _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(pairs.without_values(), **given)
     return trace.nodes
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from pyro_pmf.errors import PMFError
+from pyro_pmf.random_state import isolated_random_state
 
 _CRPS_DRAWS = 200
 _NEWTON_STEPS = 50
@@ -35,18 +36,22 @@ class PosteriorPredictive:
         self, parts: Sequence[tuple[float, Distribution]], scale: tuple[float, float]
     ) -> None:
         self.parts = parts
-        self.low, self.width = scale[0], scale[1] - scale[0]
+        self.low, self.high = scale
+        self.width = self.high - self.low
 
     def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
         return torch.stack([weight * value(part) for weight, part in self.parts]).sum(0)
 
     def _unit(self, rating: Tensor) -> Tensor:
-        return (rating - self.low) / self.width
+        return ((rating.double() - self.low) / self.width).to(self.parts[0][1].mean.dtype)
+
+    def _rating(self, x: Tensor) -> Tensor:
+        return self.low + self.width * x.double()
 
     @property
     def mean(self) -> Tensor:
         """Expected rating, shape (n_pairs,)."""
-        return self.low + self.width * self._average(lambda part: part.mean)
+        return self._rating(self._average(lambda part: part.mean))
 
     @property
     def sd(self) -> Tensor:
@@ -85,7 +90,7 @@ class PosteriorPredictive:
             previous, x = x, torch.where(inside, newton, (low + high) / 2)
             if not ((x - previous).abs() > _TOLERANCE).any():
                 break
-        return self.low + self.width * x
+        return self._rating(x)
 
     def _unit_density(self, x: Tensor) -> Tensor:
         return self._average(lambda part: part.log_prob(x).exp())
@@ -111,8 +116,7 @@ class PosteriorPredictive:
                 f"A rating that is {family} has no interval here, since torch has no quantiles of "
                 "it: use Posterior.sample."
             ) from error
-        high = self.low + self.width
-        return lower.clamp(self.low, high), upper.clamp(self.low, high)
+        return lower.clamp(self.low, self.high), upper.clamp(self.low, self.high)
 
     def crps(self, rating: Tensor) -> np.ndarray:
         """Continuous ranked probability score, in rating units, shape (n_pairs,).
@@ -131,6 +135,7 @@ class PosteriorPredictive:
             )
         else:
             which = np.random.default_rng(0).choice(len(parts), _CRPS_DRAWS, p=weights)
-            draws = torch.stack([parts[k].sample() for k in which], -1)
+            with isolated_random_state(0):
+                draws = torch.stack([parts[k].sample() for k in which], -1)
             scores = scoringrules.crps_ensemble(self._unit(rating).numpy(), draws.numpy())
         return self.width * np.asarray(scores)

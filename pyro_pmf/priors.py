@@ -20,7 +20,11 @@ def _require(condition: bool, message: str, got: object) -> None:
 
 
 def _require_positive(family: str, value: float) -> None:
-    _require(math.isfinite(value) and value > 0, f"{family}: give a positive number", value)
+    _require(
+        isinstance(value, int | float) and 0 < value < math.inf,
+        f"{family}: give a positive number",
+        value,
+    )
 
 
 class Prior(ABC):

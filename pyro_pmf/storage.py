@@ -25,7 +25,14 @@ from pyro_pmf.priors import Priors
 from pyro_pmf.ratings import Ratings
 
 _FORMAT = 1
-_FILES = ("posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet")
+_FILES = (
+    "posterior.json",
+    "latents.safetensors",
+    "users.parquet",
+    "items.parquet",
+    "ratings.parquet",
+    "history.parquet",
+)
 _LIKELIHOODS = {"NormalSigmoid": NormalSigmoid}
 
 
@@ -42,15 +49,20 @@ def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise StorageError(f"Cannot write to {target.parent}: {error}") from error
+    replaced = unfinished.with_name(unfinished.name + ".replaced")
     try:
         _write(learned, unfinished)
+        unfinished.chmod(0o777 & ~_umask())
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(replaced)
         unfinished.rename(target)
-    except OSError as error:
+    except (OSError, TypeError) as error:
+        if replaced.exists():
+            replaced.rename(target)
         raise StorageError(f"Cannot save to {target}: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict[str, Any]:
@@ -72,12 +84,7 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
         tensors = load_file(folder / "latents.safetensors")
         return {
             "model": model or _read_model(header["model"]),
-            "ratings": Ratings.from_frame(
-                pd.read_parquet(folder / "ratings.parquet"),
-                time="time" if header["time"] else None,
-                scale=tuple(header["scale"]),
-                dtype=getattr(torch, header["dtype"]),
-            ),
+            "ratings": _read_ratings(folder, header),
             "latents": {
                 site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
             },
@@ -102,7 +109,6 @@ def _write(learned: Learned, folder: Path) -> None:
         "converged": learned.converged,
         "scale": train.scale,
         "dtype": str(train.dtype).removeprefix("torch."),
-        "time": train.time is not None,
     }
     (folder / "posterior.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
     tensors = {
@@ -111,12 +117,42 @@ def _write(learned: Learned, folder: Path) -> None:
         for key, value in _value_as_tensors(site, latent).items()
     }
     save_file(tensors, folder / "latents.safetensors")
-    train.to_frame().to_parquet(folder / "ratings.parquet", index=False)
+    for name, ids in (("users", train.users), ("items", train.items)):
+        pd.DataFrame({"id": ids}).to_parquet(folder / f"{name}.parquet", index=False)
+    columns: dict[str, Any] = {"user": train.user.numpy(), "item": train.item.numpy()}
+    columns["rating"] = train.rating
+    if train.time is not None:
+        columns["time"] = train.time
+    pd.DataFrame(columns).to_parquet(folder / "ratings.parquet", index=False)
     learned.history.to_parquet(folder / "history.parquet", index=False)
 
 
+def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
+    rows = pd.read_parquet(folder / "ratings.parquet")
+    users, items = (
+        pd.Index(pd.read_parquet(folder / f"{name}.parquet")["id"].tolist())
+        for name in ("users", "items")
+    )
+    return Ratings(
+        torch.tensor(rows["user"].to_numpy()),
+        torch.tensor(rows["item"].to_numpy()),
+        users,
+        items,
+        tuple(header["scale"]),
+        rows["rating"].to_numpy(copy=True),
+        rows.get("time"),
+        getattr(torch, header["dtype"]),
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
-    if not isinstance(model, PMF) or type(model.likelihood) not in _LIKELIHOODS.values():
+    if type(model) is not PMF or type(model.likelihood) not in _LIKELIHOODS.values():
         return None
     return {
         "n_factors": model.n_factors,

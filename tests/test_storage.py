@@ -74,6 +74,8 @@ def test_no_pickle(tmp_path):
     assert names == {
         "posterior.json",
         "latents.safetensors",
+        "users.parquet",
+        "items.parquet",
         "ratings.parquet",
         "history.parquet",
     }
