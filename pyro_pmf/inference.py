@@ -20,7 +20,7 @@ from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
 from pyro_pmf.gaussian import Gaussian
 from pyro_pmf.models import PMF
-from pyro_pmf.objective import pose
+from pyro_pmf.objective import Objective, pose
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import run
 from pyro_pmf.random_state import isolated_random_state
@@ -131,6 +131,8 @@ def fit(
         objective = pose(model, guide, train)
         schedule = Schedule(max_steps, tolerance * len(train), min_steps=2 * _WARM_UP)
         parameters = objective.parameters()
+        if not isinstance(model, PMF):
+            objective.check_prediction()
         optimizer = torch.optim.Adam(
             [
                 {"params": [parameter], "warms_up": objective.is_of_scale(name)}
@@ -161,12 +163,7 @@ def fit(
                 optimizer.zero_grad()
                 loss = objective.loss()
                 elbo = -loss.item()
-                if not math.isfinite(elbo):
-                    raise FitError(
-                        f"The ELBO is {elbo} at step {step}, because of the sites "
-                        f"{objective.why_not_finite()}: lower learning_rate={learning_rate}, or "
-                        "look at the priors and the values of these sites."
-                    )
+                _require_finite(elbo, objective, step, learning_rate)
                 loss.backward()
                 optimizer.step()
                 schedule.record(-elbo)
@@ -182,10 +179,8 @@ def fit(
                 bar.update()
                 if step == schedule.last_step:
                     break
-            if not all(parameter.isfinite().all() for _, parameter in parameters):
-                raise FitError(
-                    f"Step {step} left parameters that are not finite: lower {learning_rate=}."
-                )
+            with torch.no_grad():
+                _require_finite(-objective.loss().item(), objective, step + 1, learning_rate)
         fitted = posterior()
     _judge(fitted)
     return fitted
@@ -223,6 +218,15 @@ def _device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise FitError(f"device={str(device)!r} was asked for and torch finds no GPU.")
     return chosen
+
+
+def _require_finite(elbo: float, objective: Objective, step: int, learning_rate: float) -> None:
+    if not math.isfinite(elbo):
+        raise FitError(
+            f"The ELBO is {elbo} at step {step}, because of the sites "
+            f"{objective.why_not_finite()}: lower {learning_rate=}, or look at the priors and the "
+            "values of these sites."
+        )
 
 
 def _judge(posterior: Posterior) -> None:

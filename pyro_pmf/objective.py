@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -116,17 +116,32 @@ class Objective:
             values[name] = value
         return values
 
+    def check_prediction(self) -> None:
+        """Raise if the model cannot be run for pairs other than the training ratings."""
+        draw = {name: value[0] for name, value in self._draws(1).items()}
+        try:
+            self._predict_from(draw)
+        except Exception as error:
+            raise FitError(
+                "The model runs on the training ratings and not on new pairs, where ratings.value "
+                "is None and n_users and n_items may be larger; its latents must be in no plate "
+                f"of the ratings. It raised {type(error).__name__}: {error}"
+            ) from error
+
     def _can_predict_from(self, values: dict[str, Value]) -> bool:
-        """Try it on one known pair, one unknown user and one unknown item."""
+        try:
+            self._predict_from(values)
+        except _NEEDS_TENSORS:
+            return False
+        return True
+
+    def _predict_from(self, values: Mapping[str, Value]) -> None:
+        """Run the model on one known pair, one unknown user and one unknown item."""
         n, m = self.ratings.n_users, self.ratings.n_items
         user, item = torch.tensor([[0, 0, n], [0, m, 0]], device=self.ratings.device)
         pairs = Pairs(user, item, n + 1, m + 1, dtype=self.ratings.dtype)
         history = self.ratings.within(n + 1, m + 1)
-        try:
-            run(self.model, values, pairs, history)
-        except _NEEDS_TENSORS:
-            return False
-        return True
+        run(self.model, values, pairs, history)
 
     def _draws(self, num_draws: int) -> dict[str, Tensor]:
         traces = [poutine.trace(self.guide).get_trace(self.ratings) for _ in range(num_draws)]

@@ -527,3 +527,89 @@ def test_variational_inference_says_that_noise_is_noise(noise):
     assert caught[0].filename == __file__
     assert posterior.converged
     assert posterior.predict(noise)["mean"].between(0.2, 0.8).all()
+
+
+def test_a_callback_that_uses_the_random_state_does_not_change_the_fit(tiny):
+    def losses(callback):
+        with pytest.warns(UserWarning, match="Trace_ELBO"):
+            posterior = fit(
+                BIASES, tiny, AutoNormal(BIASES), max_steps=5, progress=False, callback=callback
+            )
+        return posterior.history["elbo"].tolist()
+
+    assert losses(lambda state: torch.rand(1)) == losses(None)
+
+
+def test_predictions_from_draws_leave_the_random_state_alone(tiny):
+    with pytest.warns(UserWarning, match="Trace_ELBO"):
+        posterior = fit(BIASES, tiny, AutoNormal(BIASES), max_steps=5, progress=False)
+    unknown = pd.DataFrame({"user": [-1], "item": [-1]})
+    state = torch.get_rng_state()
+    first, second = posterior.predict(unknown), posterior.predict(unknown)
+    pd.testing.assert_frame_equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_that_chooses_by_a_latent_is_sampled(tiny):
+    def model(ratings):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        sigma = pyro.sample("sigma", dist.HalfNormal(0.5))
+        with pyro.plate("ratings", len(ratings)):
+            mean = torch.where(mu > 0, mu, 0.1 * mu).sigmoid()
+            pyro.sample("rating", dist.Normal(mean, sigma), obs=ratings.value)
+
+    with pytest.warns(UserWarning, match="Trace_ELBO"):
+        posterior = fit(model, tiny, max_steps=3, progress=False)
+    assert posterior.num_draws == 100
+
+
+def test_a_guide_without_path_wise_gradients_is_sampled(tiny):
+    def model(ratings):
+        high = pyro.sample("high", dist.Bernoulli(0.5))
+        with pyro.plate("ratings", len(ratings)):
+            pyro.sample("rating", dist.Normal(0.3 + 0.4 * high, 0.2), obs=ratings.value)
+
+    def guide(ratings):
+        q = pyro.param("q", torch.tensor(0.5), constraint=dist.constraints.unit_interval)
+        pyro.sample("high", dist.Bernoulli(q))
+
+    with pytest.warns(UserWarning, match="path-wise"):
+        fit(model, tiny, guide, max_steps=3, progress=False)
+
+
+def test_a_model_that_cannot_predict_is_refused_before_the_fit(tiny):
+    def model(ratings):
+        mu = pyro.sample("mu", dist.Normal(ratings.value.mean(), 1.0))
+        with pyro.plate("ratings", len(ratings)):
+            pyro.sample("rating", dist.Normal(mu, 0.2), obs=ratings.value)
+
+    with pytest.raises(FitError, match="new pairs"):
+        fit(model, tiny, progress=False)
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_ratings_that_do_not_differ_are_refused(guide):
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [3.0, 3.0, 4.0]})
+    ratings = Ratings.from_frame(frame, scale=(1, 5))
+    constant = next(train for train, _ in ratings.k_fold(3) if len(set(train.rating)) == 1)
+    with pytest.raises(FitError, match="do not differ"):
+        fit(PMF(1), constant, guide, progress=False)
+
+
+def test_a_last_step_into_nowhere_is_refused(tiny):
+    with pytest.raises(FitError, match="at step 2"):
+        fit(BIASES, tiny, max_steps=1, learning_rate=1e30, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"device": "gpu"}, "device"),
+        ({"dtype": torch.float16}, "float32 or torch.float64"),
+        ({"learning_rate": "0.1"}, "learning_rate"),
+        ({"guide": AutoNormal}, "guide must be"),
+    ],
+)
+def test_more_arguments_that_cannot_be_used(tiny, argument, message):
+    with pytest.raises(FitError, match=message):
+        fit(BIASES, tiny, progress=False, **argument)

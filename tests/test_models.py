@@ -497,3 +497,17 @@ def test_any_likelihood_may_be_given(likelihood, link, family):
     center = link(dense_score(model, value, ratings, ratings))
     expected = family.logpdf(VALUE, *shape, center, value["sigma"])
     np.testing.assert_allclose(trace.nodes["rating"]["log_prob"], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"priors": {"sigma_U": Fixed(0.3)}}, "priors"),
+        ({"likelihood": "normal"}, "likelihood"),
+        ({"biases": "no"}, "biases"),
+        ({"n_factors": True}, "n_factors"),
+    ],
+)
+def test_options_of_the_wrong_type(option, message):
+    with pytest.raises(PMFError, match=message):
+        PMF(**option)

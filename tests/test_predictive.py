@@ -134,3 +134,17 @@ def test_quadrature_against_integration(score_sd, log_sd):
     for rating in (1.0, 3.0, 4.5):
         at = torch.tensor([rating], dtype=double)
         np.testing.assert_allclose(predictive.log_prob(at).exp(), density(rating), rtol=0.01)
+
+
+def test_far_from_zero_no_digits_are_lost():
+    parts = [(1.0, Normal(torch.tensor([0.5]), torch.tensor([0.1])))]
+    near, far = PosteriorPredictive(parts, (1, 5)), PosteriorPredictive(parts, (1e7 + 1, 1e7 + 5))
+    rating = torch.tensor([3.3], dtype=torch.float64)
+    np.testing.assert_allclose(far.mean - 1e7, near.mean, atol=1e-6)
+    np.testing.assert_allclose(far.log_prob(rating + 1e7), near.log_prob(rating), rtol=1e-6)
+
+
+def test_the_highest_rating_is_inside_an_interval_clipped_there():
+    part = Normal(torch.tensor([1.2]).double(), torch.tensor([0.1]).double())
+    _, upper = PosteriorPredictive([(1.0, part)], (-2.0, -0.6)).interval(0.9)
+    assert upper.item() == -0.6

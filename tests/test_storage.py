@@ -10,6 +10,7 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_pmf.storage
 from pyro_pmf import PMF, Fixed, LogNormal, Priors, Ratings, StorageError, fit, load
+from pyro_pmf.datasets import simulate
 
 FRAME = pd.DataFrame(
     {
@@ -159,3 +160,38 @@ def test_a_model_of_ones_own_is_given_again(tmp_path):
         load(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf", model=model)
     pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+
+
+def test_ids_without_ratings_keep_their_rows(tmp_path):
+    """Users and items are saved as they are, not as the ratings happen to name them."""
+    train, test = Ratings.from_frame(FRAME, scale=(1, 5)).split(0.5, seed=3)
+    few = test.aligned_to(train)
+    assert set(few.to_frame()["item"]) < set(train.items)
+    saved = fit(PMF(n_factors=0), few, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    pd.testing.assert_index_equal(loaded.ratings.items, train.items)
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+
+
+def test_simulated_ratings_may_lie_off_the_scale(tmp_path):
+    ratings, _ = simulate(PMF(n_factors=0), 6, 5, 20, scale=(1, 5))
+    saved = fit(PMF(n_factors=0), ratings, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    np.testing.assert_array_equal(load(tmp_path / "m.pmf").ratings.rating, ratings.rating)
+
+
+def test_others_may_read_it(tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    fitted().save(tmp_path / "m.pmf")
+    assert (tmp_path / "m.pmf").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_subclass_is_not_taken_for_a_pmf(tmp_path):
+    class Louder(PMF):
+        pass
+
+    fitted(Louder(n_factors=0)).save(tmp_path / "m.pmf")
+    with pytest.raises(StorageError, match=r"load\(model"):
+        load(tmp_path / "m.pmf")
