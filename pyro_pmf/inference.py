@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
-from pyro_pmf.gaussian import Gaussian
 from pyro_pmf.models import PMF
 from pyro_pmf.objective import Objective, pose
 from pyro_pmf.posterior import Posterior
@@ -28,7 +27,7 @@ from pyro_pmf.ratings import Ratings
 from pyro_pmf.schedule import Schedule
 
 _WARM_UP = 100  # steps over which the standard deviations are let loose
-_COLLAPSED_SIGMA = 1e-3  # unit scale: a thousandth of the rating scale
+_COLLAPSED_SCALE = 1e-3  # of a free standard deviation; on the unit or the logit scale
 _COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
 
 
@@ -182,7 +181,14 @@ def fit(
             with torch.no_grad():
                 _require_finite(-objective.loss().item(), objective, step + 1, learning_rate)
         fitted = posterior()
-    _judge(fitted)
+        if objective.is_point_estimate():
+            _refuse_collapse(fitted, objective)
+        elif fitted.converged and _has_no_factors(fitted):
+            warnings.warn(
+                "The factors have shrunk to zero: by the ELBO, these ratings hold no more than "
+                "biases. Try fewer n_factors, or n_factors=0.",
+                stacklevel=2,
+            )
     return fitted
 
 
@@ -229,24 +235,9 @@ def _require_finite(elbo: float, objective: Objective, step: int, learning_rate:
         )
 
 
-def _judge(posterior: Posterior) -> None:
-    """Refuse a collapsed point estimate; say so where variational inference found no factors."""
-    model, latents = posterior.model, posterior.latents
-    if posterior.num_draws is not None or not isinstance(model, PMF):
-        return
-    is_point = all(
-        not value.var.any() for value in latents.values() if isinstance(value, Gaussian)
-    )
-    sigma = latents.get("sigma")
-    if is_point and isinstance(sigma, Tensor) and sigma < _COLLAPSED_SIGMA:
-        raise FitError(
-            f"The point estimate collapsed: sigma is {float(sigma):.1e}, the factors "
-            "interpolate the ratings. Fix it with Priors(sigma=Fixed(...)), or integrate the "
-            'factors out with guide="normal".'
-        )
-    if not model.n_factors or _factor_signal(posterior) > _COLLAPSED_SIGNAL:
-        return
-    if is_point:
+def _refuse_collapse(posterior: Posterior, objective: Objective) -> None:
+    """Raise where a point estimate is at a standard deviation of zero, or its factors are."""
+    if _has_no_factors(posterior):
         raise FitError(
             "The point estimate collapsed: U_i . V_j is zero for every pair, with "
             f"{_scales(posterior)}. "
@@ -254,24 +245,31 @@ def _judge(posterior: Posterior) -> None:
             "give Priors(sigma=Fixed(...), sigma_U=Fixed(...), sigma_V=Fixed(...)), or learn them "
             'with guide="normal". Or the ratings hold no more than biases: n_factors=0 fits those.'
         )
-    if posterior.converged:
-        warnings.warn(
-            "The factors have shrunk to zero: by the ELBO, these ratings hold no more than "
-            f"biases. Try fewer than n_factors={model.n_factors}, or n_factors=0.",
-            stacklevel=3,
-        )
+    for name in objective.scalar_scales:
+        value: Any = posterior.latents[name]
+        scale = float(value if posterior.num_draws is None else value[0])
+        if scale < _COLLAPSED_SCALE:
+            raise FitError(
+                f"The point estimate collapsed: {name} is {scale:.1e}. The joint density of "
+                "latents and a free standard deviation grows without bound as both shrink, or as "
+                "noise goes to zero where the ratings can be interpolated. Fix it, as with "
+                f'Priors({name}=Fixed(...)), or integrate the latents out with guide="normal".'
+            )
+
+
+def _has_no_factors(posterior: Posterior) -> bool:
+    """Whether the expected U_i . V_j of a `PMF` hardly varies over the training pairs."""
+    model, train = posterior.model, posterior.ratings
+    if not isinstance(model, PMF) or not model.n_factors:
+        return False
+    latents = posterior.latents if posterior.num_draws is None else next(posterior.draws())
+    sites = run(model, latents, train, train)
+    score: Any = dot(sites["U"]["value"], sites["V"]["value"], train.pattern)
+    mean = score if isinstance(score, Tensor) else score.mean
+    return float(mean.std(correction=0)) < _COLLAPSED_SIGNAL
 
 
 def _scales(posterior: Posterior) -> str:
     scales = {name: posterior.latents.get(name) for name in ("sigma", "sigma_U", "sigma_V")}
-    return ", ".join(
-        f"{name} = {float(x):.2g}" for name, x in scales.items() if isinstance(x, Tensor)
-    )
-
-
-def _factor_signal(posterior: Posterior) -> float:
-    """Standard deviation of the expected U_i . V_j over the training pairs, on the logit scale."""
-    train = posterior.ratings
-    sites = run(posterior.model, posterior.latents, train, train)
-    score: Any = dot(sites["U"]["value"], sites["V"]["value"], train.pattern)
-    return float(score.mean.std(correction=0))
+    shown = {name: x.flatten()[0] for name, x in scales.items() if isinstance(x, Tensor)}
+    return ", ".join(f"{name} = {float(x):.2g}" for name, x in shown.items())

@@ -76,6 +76,21 @@ class Objective:
         site = parameter.split(".")[-1]
         return site in self.latent_sites and is_positive(self.latent_sites[site].support)
 
+    def is_point_estimate(self) -> bool:
+        """Whether the guide puts each site, auxiliary ones too, at one value."""
+        trace = prune_subsample_sites(poutine.trace(self.guide).get_trace(self.ratings))
+        sites = (site["fn"] for _, site in trace.iter_stochastic_nodes())
+        return all(isinstance(_base(fn), Delta) for fn in sites)
+
+    @property
+    def scalar_scales(self) -> list[str]:
+        """The latent sites that are one positive number each."""
+        return [
+            name
+            for name, fn in self.latent_sites.items()
+            if is_positive(fn.support) and not fn.batch_shape + fn.event_shape
+        ]
+
     def why_not_finite(self) -> str:
         """Say which site makes the loss infinite or NaN."""
         with torch.no_grad():
