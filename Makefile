@@ -1,13 +1,17 @@
 # The interpreter that makes .venv, and more arguments for pytest:
 #   make test PYTHON=python3.12 ARGS="-m 'not slow'"
+# and for the benchmarks:
+#   make bench BENCH_ARGS="--data movielens-100k --seeds 0"
 PYTHON ?= python3
 ARGS ?=
+BENCH_ARGS ?=
 
 BIN := .venv/bin
 # Written only after a complete install, so that an interrupted one is done again.
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.bench-installed
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test bench lint format clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 18
@@ -26,6 +30,18 @@ demo: $(STAMP)  ## fit real film ratings and look at the predictions
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(BENCH_STAMP)  ## compare with other packages, half an hour
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Of recbole only its copy of MovieLens-100K is read, so its many dependencies stay away.
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing other packages into .venv ..."
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
+		-c constraints.txt -e ".[bench]"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
+		-c constraints.txt --no-deps recbole
+	@touch $@
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff check .

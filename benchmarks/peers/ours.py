@@ -1,0 +1,52 @@
+"""pyro_pmf itself."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from benchmarks.data import Table
+from benchmarks.predictor import Predictor, Stopwatch
+from pyro_pmf import PMF, Posterior, Progress, Ratings
+from pyro_pmf import fit as fit_posterior
+
+EVERY = 10  # steps between looks at the progress
+
+
+class OfPosterior(Predictor):
+    """A posterior, asked by the same indices."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        self.posterior = posterior
+
+    def mean(self, pairs: Table) -> np.ndarray:
+        """Return the posterior mean of each rating."""
+        return self.posterior.predict(pairs.to_frame())["mean"].to_numpy()
+
+    def log_density(self, pairs: Table) -> np.ndarray:
+        """Return the log of the predictive density, in rating units."""
+        return -self.posterior.scores(pairs.to_frame())["nll"].to_numpy()
+
+
+def fit(
+    train: Table, seed: int, watch: Stopwatch, guide: str = "normal", **options: str
+) -> Predictor:
+    """Fit ``PMF(**options)`` with the default settings of `pyro_pmf.fit`."""
+    ratings = Ratings.from_frame(train.to_frame(), scale=train.scale)
+
+    def look(progress: Progress) -> None:
+        if progress.step % EVERY == 0:
+            watch.look(OfPosterior(progress.posterior()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as: the factors have shrunk to zero
+        posterior = fit_posterior(
+            PMF(**options),
+            ratings,
+            guide,
+            seed=seed,
+            progress=False,
+            callback=look if watch.recording else None,
+        )
+    return OfPosterior(posterior)
