@@ -8,13 +8,14 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import Distribution, Independent, LogNormal, Normal
+from torch.distributions import Distribution, HalfNormal, Independent, LogNormal, Normal
 
 from pyro_pmf.gaussian import (
     Gaussian,
@@ -110,32 +111,50 @@ def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
     """E log p(value), over what is random in the value and in the distribution's parameters."""
     if isinstance(fn, Independent):
         return sum_rightmost(expected_log_prob(fn.base_dist, value), fn.reinterpreted_batch_ndims)
-    if not isinstance(value, Uncertain) and not is_random(fn):
-        return fn.log_prob(value)
     if isinstance(fn, Normal):
         return _expected_normal(value, fn.loc, fn.scale)
+    if not isinstance(value, Uncertain) and not is_random(fn):
+        return fn.log_prob(value)
+    if isinstance(fn, HalfNormal) and isinstance(value, LogGaussian) and not is_random(fn):
+        zero = torch.zeros_like(fn.scale)
+        return (
+            math.log(2)
+            + Normal(zero, fn.scale).log_prob(zero)
+            - value.mean_square / (2 * fn.scale**2)
+        )
     if isinstance(value, Uncertain):
         if is_random(fn) or fn.event_shape:
             raise NoClosedForm(f"a latent with a {type(fn).__name__} of random parameters")
         rule = value.quadrature()
-        return rule.expectation(torch.stack([fn.log_prob(node) for node in rule.nodes]))
+        return rule.expectation(fn.log_prob(rule.nodes))
     terms = [weight * part.log_prob(value) for weight, part in components(fn)]
     return torch.stack(terms).sum(0)
 
 
 def _expected_normal(value: Value, loc: Value, scale: Value) -> Tensor:
     if isinstance(scale, LogGaussian):
-        mean_log, mean_precision = scale.log_mean, scale.mean_precision
+        mean_log, mean_precision = scale.mean_log, scale.mean_precision
     elif isinstance(scale, Uncertain):
         raise NoClosedForm(f"a standard deviation that is a {type(scale).__name__}")
     else:
+        scale = _one_of_equal(scale)
         mean_log, mean_precision = scale.log(), scale**-2
     require_independent(value, loc, scale)
     distance = mean_square_distance(value, loc)
-    return -0.5 * (math.log(2 * math.pi) + mean_precision * distance) - mean_log
+    return distance * (-0.5 * mean_precision) - (mean_log + 0.5 * math.log(2 * math.pi))
+
+
+def _one_of_equal(x: Tensor) -> Tensor:
+    """Keep one row of those that expanding a known tensor made, to compute with it once."""
+    if x.requires_grad:  # it would cost its gradient more than it saves
+        return x
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]
 
 
 def _entropy(site: dict[str, Any]) -> Tensor:
+    fn = site["fn"].base_dist if isinstance(site["fn"], Independent) else site["fn"]
+    if isinstance(fn, Delta):
+        return -fn.log_density.sum()
     if isinstance(site["value"], Uncertain):
         return site["fn"].entropy()
     return -site["fn"].log_prob(site["value"])

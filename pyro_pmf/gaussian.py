@@ -13,19 +13,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from itertools import product
 from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.bilinear import dot, weighted_sum
 from pyro_pmf.pairs import Pattern
-
-N_NODES = 7  # Gauss-Hermite: a sigmoid's mean to 1e-5 at a score sd of 1, to 2e-3 at 2
+from pyro_pmf.quadrature import Quadrature, sigmoid_square_distance
 
 
 class NoClosedForm(TypeError):
@@ -137,11 +136,7 @@ class Gaussian(Uncertain):
         return _map_tensors(self, function)
 
     def quadrature(self) -> Quadrature:
-        nodes, weights = _gauss_hermite(N_NODES, self.dtype, self.device)
-        varies = self.var > 0  # the gradient of a square root is infinite at zero
-        sd = torch.where(varies, self.var, 1.0).sqrt() * varies
-        spread = nodes.reshape(-1, *(1,) * self.dim()) * sd
-        return Quadrature(self.mean + spread, weights, self.sites)
+        return Quadrature.normal(self.mean, self.var)
 
     def __getitem__(self, index: Any) -> Self:
         parts = index if isinstance(index, tuple) else (index,)
@@ -167,90 +162,112 @@ class LogGaussian(Uncertain):
         Moments of the logarithm.
     sites : frozenset of str
         The latent sites that it is made of.
+    expanded : Size, optional
+        The shape that the moments are broadcast to. They are kept as they are, so that a standard
+        deviation shared by a million ratings is worked on as one number.
     """
 
     log_mean: Tensor
     log_var: Tensor
     sites: frozenset[str] = frozenset()
+    expanded: Size | None = None
 
     @property
     def shape(self) -> Size:
-        return self.log_mean.shape
+        return self.log_mean.shape if self.expanded is None else self.expanded
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return _map_tensors(self, function)
+        full = self if self.expanded is None else _map_tensors(self, self._broadcast)
+        return _map_tensors(replace(full, expanded=None), function)
+
+    def expand(self, *shape: Any) -> Self:
+        wanted = self._broadcast(self.log_mean).expand(*shape).shape
+        return replace(self, expanded=wanted)
+
+    def _broadcast(self, moment: Tensor) -> Tensor:
+        return moment if self.expanded is None else moment.expand(self.expanded)
 
     def quadrature(self) -> Quadrature:
-        log = Gaussian(self.log_mean, self.log_var, self.sites).quadrature()
-        return replace(log, nodes=log.nodes.exp())
+        log = Quadrature.normal(self._broadcast(self.log_mean), self._broadcast(self.log_var))
+        return Quadrature(log.nodes.exp(), log.weights)
 
     def draw(self) -> Tensor:
-        return Gaussian(self.log_mean, self.log_var).draw().exp()
+        log = Gaussian(self._broadcast(self.log_mean), self._broadcast(self.log_var))
+        return log.draw().exp()
 
     @property
     def mean(self) -> Tensor:
-        return (self.log_mean + self.log_var / 2).exp()
+        return self._broadcast((self.log_mean + self.log_var / 2).exp())
 
     @property
     def var(self) -> Tensor:
-        return self.mean_square - self.mean**2
+        return self.mean**2 * self._broadcast(self.log_var.expm1())
+
+    @property
+    def mean_log(self) -> Tensor:
+        """E log x, of a shape that broadcasts to that of x, as those below."""
+        return self.log_mean
 
     @property
     def mean_square(self) -> Tensor:
         """E x^2."""
-        return (2 * self.log_mean + 2 * self.log_var).exp()
+        return (2 * (self.log_mean + self.log_var)).exp()
 
     @property
     def mean_precision(self) -> Tensor:
         """E x^-2."""
-        return (-2 * self.log_mean + 2 * self.log_var).exp()
+        return (2 * (self.log_var - self.log_mean)).exp()
 
 
 @dataclass(frozen=True, eq=False)
-class Quadrature(Uncertain):
-    """A function of one Gaussian, by its values at the nodes of a Gauss-Hermite rule.
+class Transformed(Uncertain):
+    """A function of Normal entries, applied entry by entry.
 
     Parameters
     ----------
-    nodes : Tensor, shape (n_nodes, ...)
-    weights : Tensor, shape (n_nodes,)
-        They sum to one.
-    sites : frozenset of str
-        The latent sites that it is made of.
+    base : Gaussian
+    function : callable
+        ``function(tensor)`` is a tensor of the same shape.
     """
 
-    nodes: Tensor
-    weights: Tensor
-    sites: frozenset[str] = frozenset()
+    base: Gaussian
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def sites(self) -> frozenset[str]:  # type: ignore[override]
+        return self.base.sites
 
     @property
     def shape(self) -> Size:
-        return self.nodes.shape[1:]
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, nodes=torch.stack([function(node) for node in self.nodes]))
-
-    def expand(self, *shape: Any) -> Self:
-        wanted = Size(*shape) if len(shape) == 1 else Size(shape)
-        return self if wanted == self.shape else super().expand(*shape)
+        return replace(self, base=self.base.map(function))
 
     def quadrature(self) -> Quadrature:
-        return self
+        rule = self.base.quadrature()
+        return Quadrature(self.function(rule.nodes), rule.weights)
 
     def draw(self) -> Tensor:
-        raise NoClosedForm("a draw from a quadrature rule: draw what it is a function of")
-
-    def expectation(self, values: Tensor) -> Tensor:
-        """Average values at the nodes, shape (n_nodes, ...), to shape (...)."""
-        return torch.tensordot(self.weights, values, dims=1)
+        return self.function(self.base.draw())
 
     @property
     def mean(self) -> Tensor:
-        return self.expectation(self.nodes)
+        rule = self.quadrature()
+        return rule.expectation(rule.nodes)
 
     @property
     def var(self) -> Tensor:
-        return self.expectation((self.nodes - self.mean) ** 2)
+        rule = self.quadrature()
+        return rule.expectation((rule.nodes - rule.expectation(rule.nodes)) ** 2)
 
 
 Value = Tensor | Uncertain
@@ -258,14 +275,22 @@ Value = Tensor | Uncertain
 
 def mean_square_distance(a: Value, b: Value) -> Tensor:
     """E (a - b)^2 of two independent quantities."""
-    if isinstance(a, Quadrature):
+    if isinstance(a, Transformed):
         a, b = b, a
-    mean, var = (a.mean, a.var) if isinstance(a, Uncertain) else (a, 0.0)
-    if isinstance(b, Quadrature):
-        return b.expectation((b.nodes - mean) ** 2) + var
-    if isinstance(b, Uncertain):
-        return (mean - b.mean) ** 2 + b.var + var
-    return (mean - b) ** 2 + var
+    if isinstance(a, Tensor) and isinstance(b, Transformed):
+        vectors = a.shape == b.shape and a.dim() == 1
+        if b.function is torch.sigmoid and vectors and not a.requires_grad:
+            return sigmoid_square_distance(b.base.mean, b.base.var, a)
+    if isinstance(b, Transformed):
+        rule = b.quadrature()
+        mean, var = (a.mean, a.var) if isinstance(a, Uncertain) else (a, 0.0)
+        return rule.expectation((rule.nodes - mean) ** 2) + var
+    x, y = torch.broadcast_tensors(*(v.mean if isinstance(v, Uncertain) else v for v in (a, b)))
+    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one in its gradient
+    for v in (a, b):
+        if isinstance(v, Uncertain):
+            distance = distance + v.var
+    return distance
 
 
 def components(fn: Distribution) -> list[tuple[float, Distribution]]:
@@ -305,7 +330,7 @@ def _without_repeats(parameter: Uncertain) -> Quadrature:
     rule = parameter.quadrature()
     spread = (rule.nodes[-1] - rule.nodes[0]).abs().amax() if rule.nodes.numel() else 0.0
     if isinstance(parameter, LogGaussian) and not spread > 0.05 * parameter.mean.amin():
-        return Quadrature(parameter.mean[None], rule.weights.new_ones(1), rule.sites)
+        return Quadrature(parameter.mean[None], rule.weights.new_ones(1))
     return rule
 
 
@@ -313,16 +338,6 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     parameters = {f.name: getattr(value, f.name) for f in fields(value)}
     return replace(
         value, **{name: function(x) for name, x in parameters.items() if isinstance(x, Tensor)}
-    )
-
-
-@cache
-def _gauss_hermite(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of E f(x), x ~ Normal(0, 1), exact for polynomials of degree 2n - 1."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
-    return (
-        torch.tensor(nodes, dtype=dtype, device=device),
-        torch.tensor(weights / weights.sum(), dtype=dtype, device=device),
     )
 
 
@@ -344,14 +359,20 @@ def _add(a: Value, b: Value) -> Uncertain:
     return Gaussian(mean, a.var + b.var, a.sites | b.sites, independent)
 
 
-def _dot(U: Value, V: Value, pattern: Pattern) -> Gaussian:
-    """Mean and variance of U_i . V_j; Gaussian is how a sum of many products is read."""
-    require_independent(U, V)
+def _dot(
+    U: Value, V: Value, pattern: Pattern, b: Value | None = None, c: Value | None = None
+) -> Gaussian:
+    """Moments of U_i . V_j + b_i + c_j; Gaussian is how a sum of many products is read."""
     u, v = _as_gaussian(U), _as_gaussian(V)
-    var = dot(
-        torch.cat([u.var, u.mean**2], -1), torch.cat([v.mean**2 + v.var, v.var], -1), pattern
-    )
-    return Gaussian(dot(u.mean, v.mean, pattern), var, u.sites | v.sites, independent=False)
+    biases = [None if x is None else _as_gaussian(x) for x in (b, c)]
+    parts = [u, v, *(x for x in biases if x is not None)]
+    require_independent(*parts)
+    mean = dot(u.mean, v.mean, pattern, *(None if x is None else x.mean for x in biases))
+    left = torch.cat([u.var, u.mean**2], -1)
+    right = torch.cat([v.mean**2 + v.var, v.var], -1)
+    var = dot(left, right, pattern, *(None if x is None else x.var for x in biases))
+    sites = frozenset().union(*(part.sites for part in parts))
+    return Gaussian(mean, var, sites, independent=False)
 
 
 def _weighted_sum(weights: Tensor, V: Value, pattern: Pattern) -> Gaussian:
@@ -370,15 +391,14 @@ def _as_gaussian(value: Value) -> Gaussian:
     raise NoClosedForm(f"a factor matrix that is a {type(value).__name__}")
 
 
-def _sigmoid(score: Gaussian) -> Quadrature:
+def _sigmoid(score: Gaussian) -> Transformed:
     if not isinstance(score, Gaussian):
         raise NoClosedForm(f"the sigmoid of a {type(score).__name__}")
-    rule = score.quadrature()
-    return replace(rule, nodes=rule.nodes.sigmoid())
+    return Transformed(score, torch.sigmoid)
 
 
 def _broadcast(*values: Value) -> tuple[Value, ...]:
-    shape = torch.broadcast_shapes(*(value.shape for value in values))
+    shape = np.broadcast_shapes(*(value.shape for value in values))
     return tuple(value.expand(shape) for value in values)
 
 

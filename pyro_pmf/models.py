@@ -134,8 +134,9 @@ class PMF:
 
         users = pyro.plate("users", ratings.n_users, dim=-1)
         items = pyro.plate("items", ratings.n_items, dim=-1)
-        sigma = scalar("sigma")
-        score = scalar("mu")
+        sigma, mu = scalar("sigma"), scalar("mu")
+        b = c = None
+        U, V = zero.expand(ratings.n_users, 0), zero.expand(ratings.n_items, 0)
 
         if self.biases:
             sigma_b, sigma_c = scalar("sigma_b"), scalar("sigma_c")
@@ -143,7 +144,6 @@ class PMF:
                 b = pyro.sample("b", dist.Normal(zero, sigma_b))
             with items:
                 c = pyro.sample("c", dist.Normal(zero, sigma_c))
-            score = score + b[..., ratings.user] + c[..., ratings.item]
 
         if self.n_factors:
             sigma_U, sigma_V = scalar("sigma_U"), scalar("sigma_V")
@@ -169,8 +169,8 @@ class PMF:
                     X = pyro.sample("X", row(sigma_V))
                     V = X + self._sum_of_seen(Z, seen.pattern.T)
                     V = pyro.deterministic("V", V, event_dim=1)
-            score = score + dot(U, V, ratings.pattern)
 
+        score = mu + dot(U, V, ratings.pattern, b, c)  # U_i . V_j + b_i + c_j
         with pyro.plate("ratings", len(ratings), dim=-1):
             return pyro.sample("rating", self.likelihood(score, sigma), obs=ratings.value)
 

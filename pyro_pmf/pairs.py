@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -12,17 +13,20 @@ from torch import Tensor
 class Pattern(NamedTuple):
     """Where the observed cells are: the matrix I of the papers in CSR and CSC order.
 
+    The indices are of 32 bits, which is what the sparse kernels work with and half the memory to
+    move; so there are at most 2^31 - 1 cells.
+
     Attributes
     ----------
-    row_pointers : Tensor, int64, shape (n_rows + 1,)
+    row_pointers : Tensor, int32, shape (n_rows + 1,)
         The cells of row i are ``row_pointers[i]`` to ``row_pointers[i + 1]``.
-    columns : Tensor, int64, shape (n_cells,)
+    columns : Tensor, int32, shape (n_cells,)
         The column of each cell, in row order.
-    column_pointers : Tensor, int64, shape (n_columns + 1,)
+    column_pointers : Tensor, int32, shape (n_columns + 1,)
         The cells of column j in column order, likewise.
-    rows : Tensor, int64, shape (n_cells,)
+    rows : Tensor, int32, shape (n_cells,)
         The row of each cell, in column order.
-    to_column_order, to_row_order : Tensor, int64, shape (n_cells,)
+    to_column_order, to_row_order : Tensor, int32, shape (n_cells,)
         Permutations: ``x[to_column_order]`` puts values in row order into column order.
     """
 
@@ -88,25 +92,27 @@ class Pairs:
     def pattern(self) -> Pattern:
         """The cells in row and in column order."""
         to_column_order = torch.argsort(self.item, stable=True)
-        to_row_order = torch.empty_like(to_column_order)
-        to_row_order[to_column_order] = torch.arange(len(self), device=self.device)
+        to_row_order = torch.empty(len(self), dtype=torch.int32, device=self.device)
+        to_row_order[to_column_order] = torch.arange(
+            len(self), dtype=torch.int32, device=self.device
+        )
         return Pattern(
             _pointers(self.user, self.n_users),
-            self.item,
+            self.item.int(),
             _pointers(self.item, self.n_items),
-            self.user[to_column_order],
-            to_column_order,
+            self.user[to_column_order].int(),
+            to_column_order.int(),
             to_row_order,
         )
 
     @cached_property
     def user_counts(self) -> Tensor:
-        """Number of pairs of each user, int64, shape (n_users,)."""
+        """Number of pairs of each user, int32, shape (n_users,)."""
         return self.pattern.row_pointers.diff()
 
     @cached_property
     def item_counts(self) -> Tensor:
-        """Number of pairs of each item, int64, shape (n_items,)."""
+        """Number of pairs of each item, int32, shape (n_items,)."""
         return self.pattern.column_pointers.diff()
 
     def to(
@@ -121,6 +127,32 @@ class Pairs:
         for cached in ("pattern", "user_counts", "item_counts"):
             moved.__dict__.pop(cached, None)
         return moved
+
+    def user_blocks(self, n_blocks: int) -> list[Pairs]:
+        """Cut the pairs into blocks of whole users, of as equal a number of pairs as that allows.
+
+        Parameters
+        ----------
+        n_blocks : int
+            Fewer come back where single users have more pairs than a block would hold.
+
+        Returns
+        -------
+        list of Pairs
+            Each of the same matrix; together, all pairs, in their order.
+        """
+        ends = self.pattern.row_pointers.cpu()
+        wanted = torch.arange(1, n_blocks) * (len(self) / n_blocks)
+        after = torch.searchsorted(ends, wanted.ceil().int()).clamp(1, len(ends) - 1)
+        below, above = ends[after - 1], ends[after]
+        cuts = torch.unique(torch.where(wanted - below < above - wanted, below, above)).tolist()
+        bounds = [0, *(cut for cut in cuts if 0 < cut < len(self)), len(self)]
+        return [self._between(*pair) for pair in itertools.pairwise(bounds)]
+
+    def _between(self, start: int, end: int) -> Pairs:
+        value = None if self.value is None else self.value[start:end]
+        user, item = self.user[start:end], self.item[start:end]
+        return Pairs(user, item, self.n_users, self.n_items, value, self.dtype)
 
     def within(self, n_users: int, n_items: int) -> Pairs:
         """Return the same pairs of a larger matrix, without values."""
@@ -137,4 +169,4 @@ class Pairs:
 def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
     """Return where each index's cells begin once the cells are sorted by it."""
     counts = torch.bincount(sorted_or_not, minlength=n)
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()

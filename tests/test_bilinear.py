@@ -118,6 +118,74 @@ def test_result_does_not_alias_an_argument(case):
     torch.testing.assert_close((a, b), before, rtol=0, atol=0)
 
 
+BIAS_LEADS = [
+    ((), (), (), ()),
+    ((2,), (), (), ()),
+    ((), (), (2,), ()),
+    ((), (2,), (3, 1), ()),
+    ((3, 1), (), (), (2,)),
+]
+
+
+def biased_arguments(leads=BIAS_LEADS[0], n_factors=K):
+    shapes = (N, n_factors), (M, n_factors), (N,), (M,)
+    return [
+        torch.randn(*lead, *shape, dtype=torch.float64, requires_grad=True)
+        for lead, shape in zip(leads, shapes, strict=True)
+    ]
+
+
+def biased(U, V, b=None, c=None):
+    return dot(U, V, Pairs(USER, ITEM, N, M).pattern, b, c)
+
+
+def dense_biased(U, V, b=None, c=None):
+    score = U @ V.mT
+    score = score if b is None else score + b[..., :, None]
+    score = score if c is None else score + c[..., None, :]
+    return score[..., USER, ITEM]
+
+
+@pytest.mark.parametrize("leads", BIAS_LEADS)
+def test_biases_are_added_with_their_gradients(leads):
+    inputs = biased_arguments(leads)
+    got, wanted = biased(*inputs), dense_biased(*inputs)
+    torch.testing.assert_close(got, wanted)
+    cotangent = torch.randn_like(wanted)
+    torch.testing.assert_close(grad(got, inputs, cotangent), grad(wanted, inputs, cotangent))
+
+
+@pytest.mark.parametrize("leads", BIAS_LEADS[::3])
+def test_first_and_second_derivatives_with_biases(leads):
+    inputs = biased_arguments(leads)
+    assert gradcheck(biased, inputs)
+    assert gradgradcheck(biased, inputs)
+
+
+@pytest.mark.parametrize("n_factors", [0, 1, K])
+@pytest.mark.parametrize("given", ["b", "c", "bc"])
+def test_one_bias_or_none_of_the_factors(given, n_factors):
+    U, V, b, c = biased_arguments(n_factors=n_factors)
+    biases = {name: x for name, x in (("b", b), ("c", c)) if name in given}
+    inputs = [U, V, *biases.values()] if n_factors else [*biases.values()]
+    got, wanted = (f(U, V, **biases) for f in (biased, dense_biased))
+    torch.testing.assert_close(got, wanted)
+    got, wanted = (grad(x.square().sum(), inputs) for x in (got, wanted))
+    torch.testing.assert_close(got, wanted)
+    assert gradcheck(
+        lambda *x: biased(U, V, **dict(zip(biases, x, strict=True))), (*biases.values(),)
+    )
+
+
+def test_biases_without_cells():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    empty = Pairs(nothing, nothing, N, M).pattern
+    U, V, b, c = biased_arguments()
+    score = dot(U, V, empty, b, c)
+    assert score.shape == (0,)
+    assert all((part == 0).all() for part in grad(score.sum(), [U, V, b, c]))
+
+
 @pytest.mark.parametrize(("lead_a", "lead_b"), LEADS[:4:3])
 def test_torch_finds_no_fault_with_the_operators(lead_a, lead_b):
     """Schema, fake tensors, autograd registration and AOT dispatch, by torch's own check."""

@@ -213,6 +213,43 @@ def test_expected_log_likelihood_of_a_rating():
     np.testing.assert_allclose(got, truth, atol=3e-4)
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize(
+    ("prior", "frozen"),
+    [
+        (dist.HalfNormal(torch.tensor(0.7).double()), stats.halfnorm(scale=0.7)),
+        (
+            dist.LogNormal(*torch.tensor([-0.4, 0.8]).double()),
+            stats.lognorm(0.8, scale=np.exp(-0.4)),
+        ),
+        (dist.Gamma(*torch.tensor([2.0, 3.0]).double()), stats.gamma(2.0, scale=1 / 3.0)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_expected_log_prior_of_a_standard_deviation(prior, frozen, shape):
+    """By integration over its logarithm, for one number and as many entries as one wants."""
+    loc, scale = -0.6, 0.3
+    value = LogGaussian(*torch.tensor([loc, scale**2], dtype=torch.float64)).expand(shape)
+    truth, _ = integrate.quad(
+        lambda z: frozen.logpdf(np.exp(loc + scale * z)) * stats.norm.pdf(z), -12, 12, epsabs=1e-12
+    )
+    got = expected_log_prob(prior.expand(shape), value)
+    np.testing.assert_allclose(got.expand(shape), np.full(shape, truth), atol=1e-6)
+
+
+@pytest.mark.parametrize("loc", [torch.tensor(0.2), Gaussian(*torch.tensor([0.2, 0.1]))])
+def test_an_expanded_standard_deviation_counts_once_for_each_value(loc):
+    """The sum over a plate, whether the one sigma is written out or not."""
+    log_sigma = LogGaussian(torch.tensor(-1.0), torch.tensor(0.04), frozenset({"sigma"}))
+    written = LogGaussian(torch.full((5,), -1.0), torch.full((5,), 0.04), frozenset({"sigma"}))
+    value = torch.linspace(0, 1, 5)
+    with pyro.validation_enabled(False):
+        fns = [dist.Normal(loc, log_sigma).expand([5]), dist.Normal(loc, written)]
+    one, other = (expected_log_prob(fn, value) for fn in fns)
+    assert one.shape == other.shape == (5,)
+    torch.testing.assert_close(one, other)
+
+
 def test_a_bernoulli_likelihood_is_integrated_by_quadrature():
     """Any distribution whose parameter is a random score: log p, not p, is averaged."""
     score = Gaussian(*torch.tensor([[0.5], [0.49]], dtype=torch.float64), frozenset({"U"}))

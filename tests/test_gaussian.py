@@ -12,12 +12,12 @@ from pyro_pmf.gaussian import (
     Gaussian,
     LogGaussian,
     NoClosedForm,
-    Quadrature,
     components,
     mean_square_distance,
     require_independent,
 )
 from pyro_pmf.pairs import Pairs
+from pyro_pmf.quadrature import Quadrature
 
 N, M, K = 4, 3, 2
 USER = torch.tensor([0, 0, 1, 1, 3])
@@ -95,7 +95,7 @@ def test_indexing_and_expanding_act_on_both_moments():
         assert expanded.sites == x.sites
 
 
-def test_shapes_of_a_quadrature_are_those_of_its_entries():
+def test_shapes_of_a_function_are_those_of_its_entries():
     x = normal(1, N)
     rule, index = torch.sigmoid(x), torch.tensor([3, 0])
     assert_moments(rule[..., index], rule.mean[:, [3, 0]], rule.var[:, [3, 0]])
@@ -136,6 +136,54 @@ def test_dot_with_a_tensor():
     assert_moments(
         dot(u, V, PATTERN), (u @ V.mean.T)[USER, ITEM], (u.square() @ V.var.T)[USER, ITEM]
     )
+
+
+@pytest.mark.parametrize("given", ["b", "c", "bc"])
+def test_dot_of_gaussians_with_biases(given):
+    U, V = normal(N, K, site="U"), normal(M, K, site="V")
+    b = normal(N, site="b") if "b" in given else None
+    c = normal(M, site="c") if "c" in given else None
+    score = dot(U, V, PATTERN, b, c)
+    assert score.sites == {"U", "V", *given}
+    assert not score.independent
+    without = dot(U, V, PATTERN)
+    zero = Gaussian(number(0.0), number(0.0))
+    per_user = zero.expand(N) if b is None else b
+    per_item = zero.expand(M) if c is None else c
+    assert_moments(
+        score,
+        without.mean + per_user.mean[USER] + per_item.mean[ITEM],
+        without.var + per_user.var[USER] + per_item.var[ITEM],
+    )
+    u, v, x, y = (z.expand(DRAWS, *z.shape).draw() for z in (U, V, per_user, per_item))
+    assert_moments_of_draws(score, (u @ v.mT)[:, USER, ITEM] + x[:, USER] + y[:, ITEM])
+
+
+def test_tensors_among_factors_and_biases():
+    U, v, b, c = normal(N, K, site="U"), randn(M, K), randn(N), normal(M, site="c")
+    score = dot(U, v, PATTERN, b, c)
+    assert score.sites == {"U", "c"}
+    assert_moments(
+        score,
+        (U.mean @ v.T + b[:, None] + c.mean)[USER, ITEM],
+        (U.var @ v.T.square() + c.var)[USER, ITEM],
+    )
+    only_b = dot(randn(N, K), v, PATTERN, normal(N, site="b"))
+    assert only_b.sites == {"b"}
+
+
+def test_biases_without_factors():
+    b, c = normal(N, site="b"), normal(M, site="c")
+    score = dot(randn(N, 0), randn(M, 0), PATTERN, b, c)
+    assert_moments(score, b.mean[USER] + c.mean[ITEM], b.var[USER] + c.var[ITEM])
+
+
+@pytest.mark.parametrize("sites", ["UVUc", "UVbV", "UVbb", "UUbc"])
+def test_factors_and_biases_that_share_a_site_are_refused(sites):
+    shapes = [(N, K), (M, K), (N,), (M,)]
+    U, V, b, c = (normal(*shape, site=s) for shape, s in zip(shapes, sites, strict=True))
+    with pytest.raises(NoClosedForm, match="dependent"):
+        dot(U, V, PATTERN, b, c)
 
 
 def test_weighted_sum():
@@ -191,15 +239,86 @@ def test_quadrature_of_a_gaussian_is_exact_up_to_degree_13():
 def test_quadrature_of_a_log_gaussian_is_at_its_exponentials():
     x = LogGaussian(number([-1.0]), number([0.09]), frozenset({"s"}))
     rule = x.quadrature()
-    torch.testing.assert_close(rule.mean, x.mean)
-    torch.testing.assert_close(rule.var, x.var)
-    assert rule.sites == {"s"}
+    mean, square = (rule.expectation(rule.nodes**power) for power in (1, 2))
+    torch.testing.assert_close(mean, x.mean)
+    torch.testing.assert_close(square - mean**2, x.var)
 
 
 @pytest.mark.parametrize("family", [Gaussian, LogGaussian])
 def test_draws_have_the_moments_that_are_stated(family):
     x = family(number([-1.0, 0.5]), number([0.04, 0.25]))
     assert_moments_of_draws(x, x.expand(DRAWS, 2).draw())
+
+
+# A LogGaussian that stands for more entries than it has moments
+
+
+def wide_log_gaussian():
+    """Three moments as (2, 3) entries, kept and written out."""
+    log_mean, log_var = number([-1.0, 0.2, 0.5]), number([0.04, 0.25, 0.09])
+    kept = LogGaussian(log_mean, log_var, frozenset({"s"})).expand(2, 3)
+    return kept, LogGaussian(log_mean.expand(2, 3), log_var.expand(2, 3), frozenset({"s"}))
+
+
+def test_expansion_keeps_the_moments_as_they_are():
+    s = LogGaussian(number(-1.0), number(0.04), frozenset({"s"}))
+    for wide in (s.expand(4), s.expand((4,)), s.expand(1, 4).expand(4, 4)[0], s.expand(4)[..., :]):
+        assert wide.shape == (4,)
+        assert (wide.dim(), wide.size()) == (1, (4,))
+        assert wide.sites == {"s"}
+    assert s.expand(1_000_000).log_mean.numel() == 1
+    assert s.expand(1_000_000).mean_precision.numel() == 1
+
+
+@pytest.mark.parametrize("moment", ["mean", "var"])
+def test_moments_of_an_expansion_have_its_shape(moment):
+    kept, written = wide_log_gaussian()
+    assert kept.shape == written.shape == (2, 3)
+    torch.testing.assert_close(getattr(kept, moment), getattr(written, moment))
+
+
+@pytest.mark.parametrize("moment", ["mean_log", "mean_square", "mean_precision"])
+def test_other_moments_of_an_expansion_broadcast_to_its_shape(moment):
+    kept, written = wide_log_gaussian()
+    torch.testing.assert_close(getattr(kept, moment).expand(2, 3), getattr(written, moment))
+
+
+def test_quadrature_of_an_expansion():
+    kept, written = (x.quadrature() for x in wide_log_gaussian())
+    assert kept.nodes.shape == written.nodes.shape == (7, 2, 3)
+    torch.testing.assert_close(kept.nodes, written.nodes)
+    torch.testing.assert_close(kept.expectation(kept.nodes), wide_log_gaussian()[0].mean)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[1],
+        lambda x: x[..., [2, 0]],
+        lambda x: x[..., None],
+        lambda x: x[None, 0],
+        lambda x: x.expand(5, 2, 3),
+        lambda x: x.expand(-1, 3),
+        lambda x: x.map(lambda t: t.reshape(-1)),
+        lambda x: torch.broadcast_tensors(x, torch.zeros(4, 2, 3))[0],
+    ],
+)
+def test_changes_of_shape_of_an_expansion(change):
+    kept, written = (change(x) for x in wide_log_gaussian())
+    assert kept.shape == written.shape
+    assert kept.sites == {"s"}
+    torch.testing.assert_close(kept.mean, written.mean)
+    torch.testing.assert_close(kept.var.expand(kept.shape), written.var)
+    assert kept.draw().shape == kept.shape
+
+
+def test_entries_of_an_expansion_are_drawn_one_by_one():
+    s = LogGaussian(number(-1.0), number(0.04)).expand(DRAWS, 2)
+    draws = s.draw()
+    assert draws.shape == (DRAWS, 2)
+    assert (draws > 0).all()
+    assert_moments_of_draws(LogGaussian(*number([[-1.0, -1.0], [0.04, 0.04]])), draws)
+    assert abs(np.corrcoef(draws.T)[0, 1]) < 6 / DRAWS**0.5
 
 
 def quantity(kind):
@@ -216,7 +335,7 @@ def quantity(kind):
     )
 
 
-KINDS = ["tensor", "Gaussian", "LogGaussian", "Quadrature"]
+KINDS = ["tensor", "Gaussian", "LogGaussian", "Transformed"]
 
 
 @pytest.mark.parametrize("b", KINDS)
@@ -325,7 +444,6 @@ def test_rows_that_share_a_latent_are_not_summed_as_independent():
         lambda x: torch.sigmoid(torch.sigmoid(x)),
         lambda x: torch.sigmoid(x) + 1.0,
         lambda x: 1.0 + torch.sigmoid(x),
-        lambda x: torch.sigmoid(x).draw(),
         lambda x: dot(torch.sigmoid(x)[:, None], torch.ones(M, 1), PATTERN),
         float,
     ],

@@ -11,6 +11,8 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_pmf.storage
 from pyro_pmf import PMF, Fixed, LogNormal, Priors, Ratings, StorageError, fit, load
 from pyro_pmf.datasets import simulate
+from pyro_pmf.gaussian import LogGaussian
+from pyro_pmf.objective import _to_cpu
 
 FRAME = pd.DataFrame(
     {
@@ -172,6 +174,18 @@ def test_ids_without_ratings_keep_their_rows(tmp_path):
     loaded = load(tmp_path / "m.pmf")
     pd.testing.assert_index_equal(loaded.ratings.items, train.items)
     pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+
+
+def test_moments_that_many_entries_share_are_written_out(tmp_path):
+    """What is learnt keeps its shape, also where a guide keeps fewer moments than entries."""
+    saved = fitted()
+    shared = LogGaussian(torch.tensor(-1.0), torch.tensor(0.1), frozenset({"s"})).expand(4)
+    saved.latents["s"] = _to_cpu(shared)
+    saved.save(tmp_path / "m.pmf")
+    again = load(tmp_path / "m.pmf").latents["s"]
+    assert again.shape == (4,)
+    assert torch.equal(again.mean, shared.mean)
+    assert again.sites == {"s"}
 
 
 def test_simulated_ratings_may_lie_off_the_scale(tmp_path):
