@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_feasible
+from pyro.infer.autoguide.utils import deep_setattr
 from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import biject_to, constraints
@@ -37,8 +39,10 @@ class NormalGuide(AutoNormal):
     A real site is Normal and a positive one LogNormal, independent of all others, with the
     parameters of Pyro's `AutoNormal`. AutoNormal samples an auxiliary unconstrained site and makes
     the latent a Delta at its transform, which hides the family; here it can be read off the site,
-    as the deterministic ELBO does.
+    as the deterministic ELBO does. Standard deviations are optimised by their logarithms.
     """
+
+    scale_constraint = constraints.positive
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -50,7 +54,7 @@ class NormalGuide(AutoNormal):
                     self.scale_constraint,
                     self._event_dims[name],
                 )
-                setattr(self.scales, name, scale)
+                deep_setattr(self.scales, name, scale)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; arguments as those of the model."""
@@ -65,6 +69,40 @@ class NormalGuide(AutoNormal):
                         stack.enter_context(plates[frame.name])
                 values[name] = pyro.sample(name, self._site(name, site["fn"].support))
         return values
+
+    def inverse_fisher(self, parameter: str) -> Tensor:
+        """Inverse of the Fisher information of a parameter, which is diagonal.
+
+        Parameters
+        ----------
+        parameter : str
+            Its name in Pyro's parameter store, of a mean or of a (log) standard deviation.
+
+        Returns
+        -------
+        Tensor, of the parameter's shape
+
+        Raises
+        ------
+        KeyError
+            If it is not a parameter of this guide.
+        """
+        kind, site = self._own_parameters()[parameter]
+        scale = self._get_loc_and_scale(site)[1].detach()
+        return scale**2 if kind == "locs" else torch.full_like(scale, 0.5)
+
+    def owns(self, parameters: Iterable[str]) -> bool:
+        """Whether these parameters are all of this guide, and none of the model."""
+        return self._own_parameters().keys() >= set(parameters)
+
+    def _own_parameters(self) -> dict[str, tuple[str, str]]:
+        """Kind and site of each parameter, by its name in Pyro's parameter store."""
+        sites = [site for site, _ in self.prototype_trace.iter_stochastic_nodes()]
+        return {
+            f"{self._pyro_name}.{kind}.{site}": (kind, site)
+            for kind in ("locs", "scales")
+            for site in sites
+        }
 
     def _site(self, name: str, support: constraints.Constraint) -> dist.Distribution:
         loc, scale = self._get_loc_and_scale(name)

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,21 @@ from tqdm.auto import tqdm
 
 from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
+from pyro_pmf.guides import NormalGuide
 from pyro_pmf.models import PMF
 from pyro_pmf.objective import Objective, pose
+from pyro_pmf.optimizers import LBFGS, Adam, Optimizer
+from pyro_pmf.pairs import Pairs
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import run
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
 from pyro_pmf.schedule import Schedule
 
-_WARM_UP = 100  # steps over which the standard deviations are let loose
+# Standard deviations learnt from the start shrink the factors before these have formed: L-BFGS
+# holds them for its first steps, and Adam lets them loose over more of its own, shorter ones.
+_HELD = 20
+_WARM_UP = 100
 _COLLAPSED_SCALE = 1e-3  # of a free standard deviation; on the unit or the logit scale
 _COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
 
@@ -41,7 +47,6 @@ class Progress:
         Counted from 1.
     elbo : float
         Of the parameters before the step, in nats.
-    learning_rate : float
     seconds : float
         Since `fit` was called.
     posterior : callable
@@ -50,7 +55,6 @@ class Progress:
 
     step: int
     elbo: float
-    learning_rate: float
     seconds: float
     posterior: Callable[[], Posterior]
 
@@ -63,6 +67,7 @@ def fit(
     max_steps: int = 2000,
     learning_rate: float = 0.03,
     tolerance: float = 1e-3,
+    batches: int = 1,
     seed: int = 0,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
@@ -72,8 +77,9 @@ def fit(
 ) -> Posterior:
     """Fit a model to ratings by MAP or by variational inference.
 
-    Full-batch Adam, with a learning rate that is constant until the smoothed ELBO has stopped
-    rising, and then decays (see `Schedule`).
+    The deterministic ELBO of ``guide="normal"`` is maximised by L-BFGS in the metric of the
+    guide's Fisher information, all other objectives by Adam, with a learning rate that is constant
+    until the smoothed ELBO has stopped rising, and then decays (see `optimizers`, `Schedule`).
 
     Parameters
     ----------
@@ -90,9 +96,12 @@ def fit(
         such as Pyro's autoguides, keeps its parameters, and a further fit goes on from them.
     max_steps : int
     learning_rate : float
-        Adam's step size until the decay.
+        Adam's step size until the decay. L-BFGS needs none.
     tolerance : float
         The ELBO has stopped rising when it gains less than this, in nats per rating, in 25 steps.
+    batches : int
+        Blocks of users that the ratings are cut into, of which a step looks at one, by Adam. That
+        saves memory; where memory suffices, all ratings at once reach the same ELBO sooner.
     seed : int
         The same seed gives the same result, on the CPU. The caller's random state is left as it
         was.
@@ -115,7 +124,8 @@ def fit(
     Raises
     ------
     FitError
-        If an argument is not valid, the ELBO stops being finite, or a point estimate collapses.
+        If an argument is not valid, memory would not suffice, the ELBO stops being finite, or a
+        point estimate collapses.
 
     Warns
     -----
@@ -123,21 +133,17 @@ def fit(
         If the deterministic ELBO does not apply, or variational inference found no factors.
     """
     started = time.perf_counter()
-    _check_arguments(ratings, max_steps, learning_rate, tolerance, num_draws, dtype)
+    _check_arguments(ratings, max_steps, learning_rate, tolerance, batches, num_draws, dtype)
     train = ratings.to(_device(device), dtype)
     history: list[dict[str, float]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
-        objective = pose(model, guide, train)
-        schedule = Schedule(max_steps, tolerance * len(train), min_steps=2 * _WARM_UP)
-        parameters = objective.parameters()
+        objective = pose(model, guide, train, batches)
+        blocks: list[Pairs | None] = [*train.user_blocks(batches)] if batches > 1 else [None]
+        optimizer = _choose_optimizer(
+            objective, blocks, max_steps, learning_rate, tolerance * len(train)
+        )
         if not isinstance(model, PMF):
             objective.check_prediction()
-        optimizer = torch.optim.Adam(
-            [
-                {"params": [parameter], "warms_up": objective.is_of_scale(name)}
-                for name, parameter in parameters
-            ],
-        )
 
         def posterior() -> Posterior:
             with isolated_random_state(seed):
@@ -148,7 +154,7 @@ def fit(
                 latents=latents,
                 num_draws=num_draws if drawn else None,
                 history=pd.DataFrame(history),
-                converged=schedule.finished,
+                converged=optimizer.finished,
             )
 
         with (
@@ -156,30 +162,21 @@ def fit(
             tqdm(total=max_steps, desc="fit", unit="step", disable=not progress) as bar,
         ):
             for step in itertools.count(1):
-                rate = learning_rate * schedule.factor(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * (min(1.0, step / _WARM_UP) if group["warms_up"] else 1.0)
-                optimizer.zero_grad()
-                loss = objective.loss()
-                elbo = -loss.item()
+                elbo = -optimizer.step()
                 _require_finite(elbo, objective, step, learning_rate)
-                loss.backward()
-                optimizer.step()
-                schedule.record(-elbo)
                 seconds = time.perf_counter() - started
-                history.append(
-                    {"step": step, "elbo": elbo, "learning_rate": rate, "seconds": seconds}
-                )
+                history.append({"step": step, "elbo": elbo, "seconds": seconds})
                 if callback is not None:
                     with isolated_random_state(seed):  # what it draws does not change the fit
-                        callback(Progress(step, elbo, rate, seconds, posterior))
+                        callback(Progress(step, elbo, seconds, posterior))
                 bar.set_postfix_str(f"ELBO {elbo:,.1f}", refresh=False)
-                bar.total = schedule.last_step
+                bar.total = optimizer.last_step
                 bar.update()
-                if step == schedule.last_step:
+                if step >= optimizer.last_step:
                     break
             with torch.no_grad():
-                _require_finite(-objective.loss().item(), objective, step + 1, learning_rate)
+                losses = [objective.loss(block, len(blocks)).item() for block in blocks]
+                _require_finite(-sum(losses), objective, step + 1, learning_rate)
         fitted = posterior()
         if objective.is_point_estimate():
             _refuse_collapse(fitted, objective)
@@ -192,11 +189,59 @@ def fit(
     return fitted
 
 
+def _choose_optimizer(
+    objective: Objective,
+    blocks: list[Pairs | None],
+    max_steps: int,
+    learning_rate: float,
+    tolerance: float,
+) -> Optimizer:
+    """L-BFGS where the loss has no noise and the guide a metric, Adam elsewhere."""
+    named = sorted(objective.parameters(), key=lambda pair: objective.is_of_scale(pair[0]))
+    names, leaves = zip(*named, strict=True)
+    n_late = sum(leaf.numel() for name, leaf in named if objective.is_of_scale(name))
+    parameters = _in_one_vector(leaves)
+    recording, guide = None, objective.guide
+    if len(blocks) == 1:
+        with pyro.validation_enabled(False):
+            recording = objective.recorded_gradient(leaves)
+    if recording is not None and isinstance(guide, NormalGuide) and guide.owns(names):
+
+        def inverse_fisher() -> Tensor:
+            return torch.cat([guide.inverse_fisher(name).flatten() for name in names])
+
+        return LBFGS(recording, parameters, n_late, _HELD, inverse_fisher, max_steps, tolerance)
+
+    def of_next_block() -> tuple[Tensor, Tensor]:
+        return objective.gradient(leaves, next(order), len(blocks))
+
+    order = _shuffled(blocks)
+    schedule = Schedule(max_steps, tolerance, min_steps=2 * _WARM_UP)
+    evaluate = recording or of_next_block
+    return Adam(evaluate, parameters, n_late, _WARM_UP, schedule, learning_rate)
+
+
+def _shuffled(blocks: list[Pairs | None]) -> Iterator[Pairs | None]:
+    """Each block once, in an order drawn anew, again and again."""
+    while True:
+        for number in torch.randperm(len(blocks)).tolist() if len(blocks) > 1 else [0]:
+            yield blocks[number]
+
+
+def _in_one_vector(leaves: Sequence[Tensor]) -> Tensor:
+    """Move tensors into the memory of one vector, and return it."""
+    vector = torch.cat([leaf.detach().flatten() for leaf in leaves])
+    for leaf, part in zip(leaves, vector.split([leaf.numel() for leaf in leaves]), strict=True):
+        leaf.data = part.view(leaf.shape)
+    return vector
+
+
 def _check_arguments(
     ratings: Ratings,
     max_steps: int,
     learning_rate: float,
     tolerance: float,
+    batches: int,
     num_draws: int,
     dtype: torch.dtype | None,
 ) -> None:
@@ -206,7 +251,7 @@ def _check_arguments(
         raise FitError("These ratings do not differ: there is nothing to learn from them.")
     if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
         raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
-    for name, value in (("max_steps", max_steps), ("num_draws", num_draws)):
+    for name, value in (("max_steps", max_steps), ("batches", batches), ("num_draws", num_draws)):
         if not isinstance(value, int) or value < 1:
             raise FitError(f"{name} must be 1, 2, 3, ..., not {value!r}.")
     for name, number in (("learning_rate", learning_rate), ("tolerance", tolerance)):
@@ -230,8 +275,8 @@ def _require_finite(elbo: float, objective: Objective, step: int, learning_rate:
     if not math.isfinite(elbo):
         raise FitError(
             f"The ELBO is {elbo} at step {step}, because of the sites "
-            f"{objective.why_not_finite()}: lower {learning_rate=}, or look at the priors and the "
-            "values of these sites."
+            f"{objective.why_not_finite()}: look at the priors and the values of these sites, or "
+            f"lower {learning_rate=} where Adam uses it."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -21,10 +22,12 @@ from pyro_pmf.elbo import GaussianELBO, integrated_trace
 from pyro_pmf.errors import FitError
 from pyro_pmf.gaussian import Gaussian, NoClosedForm, Uncertain, Value
 from pyro_pmf.guides import NormalGuide, initial_value, is_positive, is_real, map_scales
+from pyro_pmf.memory import fit_memory, require_memory
 from pyro_pmf.models import PMF
 from pyro_pmf.pairs import Pairs
-from pyro_pmf.prediction import run
+from pyro_pmf.prediction import run, takes_history
 from pyro_pmf.ratings import Ratings
+from pyro_pmf.recording import NotRecordable, Recording
 
 # What the model may raise when its latents are random quantities and it needs tensors.
 _NEEDS_TENSORS = (NoClosedForm, TypeError, AttributeError)
@@ -50,9 +53,41 @@ class Objective:
     ratings: Ratings
     held: dict[str, Tensor]
 
-    def loss(self) -> Tensor:
-        """Minus the ELBO, in nats."""
-        return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
+    def loss(self, block: Pairs | None = None, n_blocks: int = 1) -> Tensor:
+        """Minus the ELBO, in nats.
+
+        Parameters
+        ----------
+        block : Pairs, optional
+            Look at these ratings only, one of the blocks that all ratings are cut into, and count
+            them ``n_blocks`` times. Over the blocks, that averages to the loss of all ratings,
+            whatever their sizes: scaling by the number of ratings would not, for blocks of
+            unequal size drawn equally often. I_ij still stands for all ratings.
+        n_blocks : int
+        """
+        if block is None:
+            return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
+        history = {"history": self.ratings} if takes_history(self.model) else {}
+        with _Counted(n_blocks):
+            return self.elbo.differentiable_loss(self.model, self.guide, block, **history)
+
+    def gradient(
+        self, parameters: Sequence[Tensor], block: Pairs | None = None, n_blocks: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient, as one vector."""
+        loss = self.loss(block, n_blocks)
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return loss.detach(), torch.cat([part.flatten() for part in parts])
+
+    def recorded_gradient(self, parameters: Sequence[Tensor]) -> Recording | None:
+        """`gradient`, recorded; None where it cannot be, or is another at every call."""
+        if not isinstance(self.elbo, GaussianELBO):
+            return None
+        try:
+            recording = Recording(lambda: self.gradient(parameters), varying=parameters)
+        except NotRecordable:
+            return None
+        return recording if torch.equal(recording.first[0], self.loss()) else None
 
     def parameters(self) -> list[tuple[str, Tensor]]:
         """Names and unconstrained values of the parameters, which a first evaluation makes."""
@@ -73,8 +108,10 @@ class Objective:
 
     def is_of_scale(self, parameter: str) -> bool:
         """Whether a parameter is that of a positive site, by the names that autoguides give."""
-        site = parameter.split(".")[-1]
-        return site in self.latent_sites and is_positive(self.latent_sites[site].support)
+        return any(
+            parameter.endswith(f".{name}") and is_positive(fn.support)  # names may have dots, too
+            for name, fn in self.latent_sites.items()
+        )
 
     def is_point_estimate(self) -> bool:
         """Whether the guide puts each site, auxiliary ones too, at one value."""
@@ -168,14 +205,18 @@ class Objective:
 
 
 def pose(
-    model: Callable[..., Any], guide: str | Callable[..., Any], ratings: Ratings
+    model: Callable[..., Any],
+    guide: str | Callable[..., Any],
+    ratings: Ratings,
+    batches: int = 1,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
 
     Raises
     ------
     FitError
-        If ``guide`` is not known, or the model has no observed site ``rating``.
+        If ``guide`` is not known, the model has no observed site ``rating``, or the fit would not
+        fit into memory.
     """
     sites = poutine.trace(model).get_trace(ratings).nodes
     if "rating" not in sites or not sites["rating"].get("is_observed"):
@@ -183,6 +224,9 @@ def pose(
             "The model needs a site 'rating' that is observed at the values of the ratings: "
             'pyro.sample("rating", ..., obs=ratings.value).'
         )
+    latents = [site["value"] for site in sites.values() if not site.get("is_observed", True)]
+    n_parameters = sum(x.numel() for x in latents) * (1 if guide == "delta" else 2)
+    require_memory(fit_memory(len(ratings), n_parameters, batches, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
     family: Callable[..., Any]
     if guide == "delta":
@@ -210,6 +254,18 @@ def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: 
         )
         return Trace_ELBO()
     return GaussianELBO()
+
+
+class _Counted(Messenger):
+    """Counts the observed ratings several times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] == "rating":
+            msg["scale"] = msg["scale"] * self.times
 
 
 def _base(fn: Distribution) -> Distribution:

@@ -55,7 +55,7 @@ _LABELS = {
 
 
 def plot_elbo(posterior: Posterior, ax: Axes | None = None) -> Axes:
-    """Plot the course of a fit: the ELBO of each step, and where the learning rate decayed.
+    """Plot the course of a fit: the ELBO of each step.
 
     The view leaves out the first climb, which would flatten all that follows.
 
@@ -70,19 +70,7 @@ def plot_elbo(posterior: Posterior, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax, (7.0, 3.8))
     step, elbo = posterior.history["step"], posterior.history["elbo"]
-    rate = posterior.history["learning_rate"]
     ax.plot(step, elbo, color=BLUE, linewidth=1.8)
-    decaying = step[rate < rate.max()]
-    if len(decaying):
-        ax.axvspan(decaying.iloc[0], step.iloc[-1], color="0.93", linewidth=0, zorder=0)
-        ax.text(
-            (decaying.iloc[0] + step.iloc[-1]) / 2,
-            0.04,
-            "learning rate decays",
-            transform=ax.get_xaxis_transform(),
-            ha="center",
-            color=_GREY,
-        )
     shown = elbo[step > len(step) // 5]
     if len(shown) > 1 and shown.min() < shown.max():
         margin = 0.06 * (shown.max() - shown.min())

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.poutine.util import prune_subsample_sites
 from scipy import stats
-from torch.distributions import constraints
+from torch.distributions import constraints, kl_divergence
 
 from pyro_pmf.datasets import simulate
 from pyro_pmf.guides import (
@@ -52,6 +52,18 @@ def perturbed(guide_type, model, *args):
     return guide
 
 
+class LogScaleAutoNormal(AutoNormal):
+    scale_constraint = constraints.positive
+
+
+def a_normal_guide_and_pyros():
+    """Two guides with the same parameters."""
+    ours = perturbed(NormalGuide, with_interval)
+    pyros = perturbed(LogScaleAutoNormal, with_interval)
+    pyros.load_state_dict(ours.state_dict())
+    return ours, pyros
+
+
 def draws_of(guide, *args):
     with pyro.plate("draws", DRAWS, dim=-2):
         return guide(*args)
@@ -78,8 +90,7 @@ def test_sites_are_the_families_themselves(ratings):
 @pytest.mark.statistical
 def test_it_is_the_distribution_of_pyros_auto_normal():
     """Two-sample Kolmogorov-Smirnov tests: by Bonferroni a false alarm in 10^4; seeded."""
-    ours, pyros = perturbed(NormalGuide, with_interval), perturbed(AutoNormal, with_interval)
-    pyros.load_state_dict(ours.state_dict())
+    ours, pyros = a_normal_guide_and_pyros()
     a, b = draws_of(ours), draws_of(pyros)
     assert a.keys() == b.keys()
     p_values = []
@@ -91,8 +102,7 @@ def test_it_is_the_distribution_of_pyros_auto_normal():
 
 
 def test_the_density_is_that_of_pyros_auto_normal():
-    ours, pyros = perturbed(NormalGuide, with_interval), perturbed(AutoNormal, with_interval)
-    pyros.load_state_dict(ours.state_dict())
+    ours, pyros = a_normal_guide_and_pyros()
     trace = poutine.trace(pyros).get_trace()
     wanted = trace.log_prob_sum()
     values = {name: trace.nodes[name]["value"] for name in ours.prototype_trace.stochastic_nodes}
@@ -114,6 +124,46 @@ def test_median_and_quantiles_are_those_of_draws():
             share = (x <= quantile).float().mean(0)
             error = 6 * np.sqrt(probability * (1 - probability) / DRAWS)
             assert ((share - probability).abs() < error).all(), name
+
+
+def family(name):
+    return dist.LogNormal if name in ("positive", "scales", "net.scale") else dist.Normal
+
+
+def sites_in_modules():
+    """Sites as the modules of PyroModule name them, one of them ending as another."""
+    pyro.sample("real", dist.Normal(0.0, 1.0))
+    pyro.sample("net.real", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    pyro.sample("net.scale", dist.HalfNormal(1.0))
+    with pyro.plate("rows", 4):
+        pyro.sample("scales", dist.HalfNormal(torch.ones(2)).to_event(1))
+
+
+def test_inverse_fisher_is_that_of_the_curvature_of_the_divergence():
+    """The Hessian of KL(q(p0) || q(p)) at p = p0, in the parameters that are optimised."""
+    guide = perturbed(NormalGuide, sites_in_modules)
+    guide()
+    unconstrain = torch.distributions.transform_to(guide.scale_constraint).inv
+    parameters = dict(guide.named_parameters())
+    assert len(parameters) == 2 * 4
+    for site in ("real", "net.real", "net.scale", "scales"):
+        loc, scale = (x.detach().double().flatten() for x in guide._get_loc_and_scale(site))
+        n, at = len(loc), torch.cat([loc, unconstrain(scale)])
+
+        def divergence(x, site=site, loc=loc, scale=scale, n=n):
+            q = family(site)(x[:n], unconstrain.inv(x[n:]))
+            return kl_divergence(family(site)(loc, scale), q).sum()
+
+        hessian = torch.func.hessian(divergence)(at)
+        torch.testing.assert_close(hessian, hessian.diag().diag(), atol=1e-12, rtol=0)
+        for name, part in (("locs", hessian.diag()[:n]), ("scales", hessian.diag()[n:])):
+            got = guide.inverse_fisher(f"NormalGuide.{name}.{site}")
+            assert got.shape == parameters[next(iter(_like(parameters, name, site)))].shape
+            torch.testing.assert_close(got.double().flatten(), 1 / part, rtol=1e-5, atol=1e-9)
+
+
+def _like(parameters, kind, site):
+    return (name for name in parameters if name.removesuffix("_unconstrained") == f"{kind}.{site}")
 
 
 def test_supports_are_respected():

@@ -104,11 +104,6 @@ class TestELBO:
         assert converged.get_title("left") == "Converged after 60 steps"
         assert inside_the_figure(ax)
 
-    def test_shows_where_the_learning_rate_decays(self, posterior):
-        rate = posterior.history["learning_rate"]
-        (band,) = plot_elbo(posterior).patches
-        assert band.get_x() == posterior.history["step"][rate < rate.max()].iloc[0]
-
     def test_shows_the_end_and_not_the_first_climb(self, posterior):
         elbo = posterior.history["elbo"]
         bottom, top = plot_elbo(posterior).get_ylim()

@@ -54,7 +54,7 @@ def known_posterior(seed=0, **options):
         latents |= {"X": gaussian(rng, "X", N_ITEMS, K), "Z": gaussian(rng, "Z", N_USERS, K)}
     else:
         latents |= {"V": gaussian(rng, "V", N_ITEMS, K)}
-    history = pd.DataFrame({"step": [1], "elbo": [0.0], "learning_rate": [0.1], "seconds": [0.0]})
+    history = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
     return Posterior(model, ratings, latents, None, history, True)
 
 
