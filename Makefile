@@ -31,8 +31,9 @@ demo: $(STAMP)  ## fit real film ratings and look at the predictions
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(BENCH_STAMP)  ## compare with other packages, half an hour
+bench: $(BENCH_STAMP)  ## compare with other packages, then time the steps: half an hour
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.steps
 
 # Of recbole only its copy of MovieLens-100K is read, so its many dependencies stay away.
 $(BENCH_STAMP): $(STAMP)

@@ -141,7 +141,8 @@ def _expected_normal(value: Value, loc: Value, scale: Value) -> Tensor:
         mean_log, mean_precision = scale.log(), scale**-2
     require_independent(value, loc, scale)
     distance = mean_square_distance(value, loc)
-    return distance * (-0.5 * mean_precision) - (mean_log + 0.5 * math.log(2 * math.pi))
+    constant = -mean_log - 0.5 * math.log(2 * math.pi)
+    return torch.addcmul(constant, distance, -0.5 * mean_precision)
 
 
 def _one_of_equal(x: Tensor) -> Tensor:

@@ -286,7 +286,9 @@ def mean_square_distance(a: Value, b: Value) -> Tensor:
         mean, var = (a.mean, a.var) if isinstance(a, Uncertain) else (a, 0.0)
         return rule.expectation((rule.nodes - mean) ** 2) + var
     x, y = torch.broadcast_tensors(*(v.mean if isinstance(v, Uncertain) else v for v in (a, b)))
-    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one in its gradient
+    if y.requires_grad:
+        x, y = y, x
+    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one in the gradient by x
     for v in (a, b):
         if isinstance(v, Uncertain):
             distance = distance + v.var
