@@ -21,7 +21,14 @@ from torch.distributions import Distribution, Independent
 from pyro_pmf.elbo import GaussianELBO, integrated_trace
 from pyro_pmf.errors import FitError
 from pyro_pmf.gaussian import Gaussian, NoClosedForm, Uncertain, Value
-from pyro_pmf.guides import NormalGuide, initial_value, is_positive, is_real, map_scales
+from pyro_pmf.guides import (
+    NormalGuide,
+    factor_scales,
+    initial_value,
+    is_positive,
+    is_real,
+    map_scales,
+)
 from pyro_pmf.memory import fit_memory, require_memory
 from pyro_pmf.models import PMF
 from pyro_pmf.pairs import Pairs
@@ -209,6 +216,7 @@ def pose(
     guide: str | Callable[..., Any],
     ratings: Ratings,
     batches: int = 1,
+    learn_scales: bool = False,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
 
@@ -228,12 +236,14 @@ def pose(
     n_parameters = sum(x.numel() for x in latents) * (1 if guide == "delta" else 2)
     require_memory(fit_memory(len(ratings), n_parameters, batches, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
+    if isinstance(model, PMF) and (guide == "delta" or (guide == "normal" and not learn_scales)):
+        latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
+        scales = map_scales(ratings) if guide == "delta" else factor_scales(model)
+        like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
+        held = {k: like.new_tensor(float(v)) for k, v in scales.items() if k in latent}
+        model = poutine.condition(model, data=held)
     family: Callable[..., Any]
     if guide == "delta":
-        if isinstance(model, PMF):
-            latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
-            held = {k: v for k, v in map_scales(ratings).items() if k in latent}
-            model = poutine.condition(model, data=held)
         family = AutoDelta(model, init_loc_fn=initial_value)
     elif guide == "normal":
         family = NormalGuide(model, init_loc_fn=initial_value)
