@@ -27,7 +27,7 @@ from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import run
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
-from pyro_pmf.schedule import Schedule
+from pyro_pmf.schedule import JUDGED_EVERY, Schedule
 
 # Standard deviations learnt from the start shrink the factors before these have formed: L-BFGS
 # holds them for its first steps, and Adam lets them loose over more of its own, shorter ones.
@@ -141,8 +141,9 @@ def fit(
     started = time.perf_counter()
     _check_arguments(ratings, max_steps, learning_rate, tolerance, batches, num_draws, dtype)
     train = ratings.to(_device(device), dtype)
-    history: list[dict[str, float]] = []
+    history: list[dict[str, Any]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
+        on_gpu = train.device.type == "cuda"
         objective = pose(model, guide, train, batches, learn_scales)
         blocks: list[Pairs | None] = [*train.user_blocks(batches)] if batches > 1 else [None]
         optimizer = _choose_optimizer(
@@ -167,18 +168,24 @@ def fit(
             pyro.validation_enabled(False),  # a step that diverges is reported here, by site
             tqdm(total=max_steps, desc="fit", unit="step", disable=not progress) as bar,
         ):
+            launched: list[tuple[Tensor, float]] = []
             for step in itertools.count(1):
-                elbo = -optimizer.step()
-                _require_finite(elbo, objective, step, learning_rate)
-                seconds = time.perf_counter() - started
-                history.append({"step": step, "elbo": elbo, "seconds": seconds})
+                launched.append((-optimizer.step(), time.perf_counter() - started))
+                last = step >= optimizer.last_step
+                if on_gpu and callback is None and not last and step % JUDGED_EVERY:
+                    continue  # reading a loss would wait for the GPU
+                for elbo, seconds in launched:
+                    done = len(history) + 1
+                    _require_finite(float(elbo), objective, done, learning_rate)
+                    history.append({"step": done, "elbo": float(elbo), "seconds": seconds})
+                bar.update(len(launched))
+                launched.clear()
                 if callback is not None:
                     with isolated_random_state(seed):  # what it draws does not change the fit
-                        callback(Progress(step, elbo, seconds, posterior))
-                bar.set_postfix_str(f"ELBO {elbo:,.1f}", refresh=False)
+                        callback(Progress(**history[-1], posterior=posterior))
+                bar.set_postfix_str(f"ELBO {history[-1]['elbo']:,.1f}", refresh=False)
                 bar.total = optimizer.last_step
-                bar.update()
-                if step >= optimizer.last_step:
+                if last:
                     break
             with torch.no_grad():
                 losses = [objective.loss(block, len(blocks)).item() for block in blocks]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from pyro_pmf.schedule import Schedule
+from pyro_pmf.schedule import JUDGED_EVERY, Schedule
 
 _MEMORY = 10  # steps that L-BFGS estimates the curvature from
 _WINDOW = 10  # steps that it judges the loss over
@@ -32,7 +32,7 @@ class Optimizer(Protocol):
     def finished(self) -> bool:
         """Whether the loss has stopped falling."""
 
-    def step(self) -> float:
+    def step(self) -> Tensor:
         """Change the parameters; return the loss at those it started from."""
 
 
@@ -70,6 +70,7 @@ class Adam:
             for part in parameters.split(self._sizes)
         ]
         self._step = 0
+        self._unread: list[Tensor] = []
 
     @property
     def last_step(self) -> int:
@@ -81,8 +82,8 @@ class Adam:
         """Whether the loss has stopped falling."""
         return self._schedule.finished
 
-    def step(self) -> float:
-        """Take one step; return the loss before it."""
+    def step(self) -> Tensor:
+        """Take one step; return the loss before it. Losses are read when they are judged."""
         self._step += 1
         loss, gradient = self._evaluate()
         rate = self._learning_rate * self._schedule.factor(self._step)
@@ -92,9 +93,12 @@ class Adam:
                 self._parts, gradient.split(self._sizes), (rate, late_rate), strict=True
             ):
                 self._update(*part, slope, part_rate)
-        value = float(loss)
-        self._schedule.record(value)
-        return value
+        self._unread.append(loss.clone())
+        if self._step % JUDGED_EVERY == 0:
+            for value in torch.stack(self._unread).tolist():
+                self._schedule.record(value)
+            self._unread.clear()
+        return loss
 
     @staticmethod
     def _update(
@@ -163,7 +167,7 @@ class LBFGS:
         # Steps, the changes of the gradient along them, and the products of both.
         self._pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_MEMORY)
 
-    def step(self) -> float:
+    def step(self) -> Tensor:
         """Take one step; return the loss before it."""
         if not self._losses:
             loss, gradient = self._evaluate()
@@ -183,7 +187,7 @@ class LBFGS:
             drop = self._losses[-min(_WINDOW, steps) - 1] - self._losses[-1]
             if not moved or drop < self._enough:
                 self.finished, self.last_step = True, max(1, steps)
-        return loss_before
+        return torch.tensor(loss_before, dtype=torch.float64)
 
     def _begin(self, n_held: int) -> None:
         self._pairs.clear()

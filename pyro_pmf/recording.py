@@ -42,6 +42,8 @@ class Recording:
     ----------
     first : tuple of Tensor
         What the recorded run returned.
+    is_random : bool
+        Whether random numbers are drawn, anew in each run.
     graph : torch.fx.Graph
         What is played. ``print(recording.graph)`` shows it.
     inputs : list of Tensor
@@ -59,6 +61,7 @@ class Recording:
     ) -> None:
         with _Recorder() as tape, _Reads(tape):
             self.first = tuple(function())
+        self.is_random = any(call.is_random() for call in tape.calls)
         results = [tape.slot(result) for result in self.first]
         constants = _split_off_constants(tape, [tape.slot(tensor) for tensor in varying])
         self.graph, inputs = _graph(tape.calls, constants, results)

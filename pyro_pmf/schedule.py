@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-_STEP = 25  # between two looks at the loss; the shortest window
+JUDGED_EVERY = 25  # steps between two looks at the loss; the shortest window
 _LOWEST_LEVEL = 1 / 16  # of the learning rate, below which a rising loss is taken as it is
 
 
@@ -55,24 +55,24 @@ class Schedule:
         self._losses.append(loss)
         step = len(self._losses)
         decaying = step >= self.last_step - self._decay
-        if step % _STEP or step < self._min_steps or decaying:
+        if step % JUDGED_EVERY or step < self._min_steps or decaying:
             return
         window = self._window()
         if step < self._judged + 2 * window:
             return
         earlier, later = np.mean(np.reshape(self._losses[-2 * window :], (2, window)), axis=1)
-        enough = self._tolerance * window / _STEP
+        enough = self._tolerance * window / JUDGED_EVERY
         if later - earlier > enough and self._level > _LOWEST_LEVEL:
             self._level /= 2
             self._judged = step
         elif earlier - later < enough:
             self.finished = True
-            self._decay = min(self._decay, max(_STEP, step // 2))
+            self._decay = min(self._decay, max(JUDGED_EVERY, step // 2))
             self.last_step = step + self._decay
 
     def _window(self) -> int:
         """Steps to average over, for a standard error of the drop below the tolerance."""
         # Second differences are blind to a trend; of white noise, they have 6 times its variance.
-        noise = np.std(np.diff(self._losses[-2 * _STEP :], n=2)) / math.sqrt(6)
-        length = (math.sqrt(2) * noise * _STEP / self._tolerance) ** (2 / 3)
-        return max(_STEP, math.ceil(length))
+        noise = np.std(np.diff(self._losses[-2 * JUDGED_EVERY :], n=2)) / math.sqrt(6)
+        length = (math.sqrt(2) * noise * JUDGED_EVERY / self._tolerance) ** (2 / 3)
+        return max(JUDGED_EVERY, math.ceil(length))
