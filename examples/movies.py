@@ -1,6 +1,6 @@
 """Real film ratings: fit models of rising ambition, compare them, and look at one user.
 
-python examples/movies.py                          # MovieLens latest-small, about a minute
+python examples/movies.py                          # MovieLens latest-small, some seconds
 python examples/movies.py --data ml-1m-as-csv      # an unpacked MovieLens folder
 """
 
@@ -187,9 +187,10 @@ def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
 
 def print_scales(posterior: Posterior, name: str) -> None:
     """Print ArviZ's summary of the standard deviations."""
-    heading(f"Learnt standard deviations: {name}")
+    heading(f"Standard deviations: {name}")
     summary = scale_summary(posterior)
     print(summary.to_string())
+    print("\nThose with sd 0 are held, the others learnt.", end="")
     low, high = posterior.ratings.scale
     stars = summary.loc["sigma", "mean"] * (high - low)
     print(

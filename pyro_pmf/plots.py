@@ -236,7 +236,7 @@ def plot_user(
 
 
 def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = None) -> Axes:
-    """Plot the learnt standard deviations: a point for the median, a line for the interval.
+    """Plot the standard deviations: a point for the median, a line for the interval.
 
     sigma is the noise of a rating on the unit scale; the others are on the logit scale, where the
     score lives. Standard deviations that a point estimate holds fixed have no line.
@@ -261,7 +261,8 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     if not draws:
         raise PMFError("There is nothing to plot: no latent site is a scalar named sigma...")
     tail = (1 - interval) / 2
-    names = sorted(draws, key=lambda name: name != "sigma")
+    order = [*_LABELS, *draws]
+    names = sorted(draws, key=order.index)
     ax = _axes(ax, (7.2, 1.5 + 0.36 * len(names)))
     for height, name in enumerate(reversed(names)):
         lower, median, upper = np.quantile(draws[name], [tail, 0.5, 1 - tail])
@@ -279,7 +280,7 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     )
     _rows(ax)
     _legend_above(ax)
-    ax.set_title("Learnt standard deviations", loc="left", pad=_LEGEND_HEIGHT)
+    ax.set_title("Standard deviations", loc="left", pad=_LEGEND_HEIGHT)
     return ax
 
 

@@ -20,7 +20,7 @@ from scipy import optimize, special, stats
 from pyro_pmf import PMF, FitError, Fixed, Priors, Progress, Ratings, datasets, fit
 from pyro_pmf.elbo import GaussianELBO
 from pyro_pmf.gaussian import Gaussian, LogGaussian
-from pyro_pmf.guides import MAP_SCALES, NormalGuide, initial_value
+from pyro_pmf.guides import MAP_SCALES, NormalGuide, factor_scales, initial_value
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 # With scales under which MAP, too, finds factors in `tiny`.
@@ -203,15 +203,45 @@ def test_guides_in_closed_form(tiny, guide):
         assert (value.var == 0).all() if point else (value.var > 0).all()
 
 
-def test_scales_are_log_normal_under_normal_and_held_under_delta(simulated):
-    train = simulated[0]
-    normal, delta = (quick(PMF(**BOTH), train, guide).latents for guide in ("normal", "delta"))
-    assert set(normal) == set(delta)
+def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
+    train, model = simulated[0], PMF(**BOTH)
+    learnt = quick(model, train, learn_scales=True).latents
+    normal, delta = (quick(model, train, guide).latents for guide in ("normal", "delta"))
+    assert set(learnt) == set(normal) == set(delta)
+    held = factor_scales(model)
+    assert set(held) == {"sigma_U", "sigma_V", "sigma_W", "sigma_Z"}
     for name, value in MAP_SCALES.items():
-        assert isinstance(normal[name], LogGaussian)
+        assert isinstance(learnt[name], LogGaussian)
         assert float(delta[name]) == pytest.approx(value)
-    kept = quick(PMF(2, priors=Priors(sigma_U=Fixed(0.7))), train, "delta")
-    assert "sigma_U" not in kept.latents
+        if name in held:
+            assert float(normal[name]) == pytest.approx(held[name])
+        else:
+            assert isinstance(normal[name], LogGaussian)
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_priors_fix_a_scale(simulated, guide):
+    fixed = quick(PMF(2, priors=Priors(sigma_U=Fixed(0.7))), simulated[0], guide)
+    assert "sigma_U" not in fixed.latents
+
+
+@pytest.mark.parametrize(
+    ("options", "sd_U", "sd_V"),
+    [
+        ({}, 0.3, 0.3),
+        ({"users": "hierarchical"}, (0.25**2 + 0.1**2) ** 0.5, 0.3),
+        (BOTH, (0.25**2 + 0.1**2) ** 0.5, (0.25**2 + 0.2**2) ** 0.5),
+    ],
+)
+def test_held_scales_give_the_factors_like_standard_deviations(simulated, options, sd_U, sd_V):
+    """Of draws of U and V from the prior; within 10%: their standard error is 2%."""
+    model = PMF(20, **{k: v for k, v in options.items() if k != "n_factors"})
+    known = pyro.poutine.condition(
+        model, {name: torch.tensor(x) for name, x in factor_scales(model).items()}
+    )
+    trace = pyro.poutine.trace(known).get_trace(simulated[0])
+    for name, sd in (("U", sd_U), ("V", sd_V)):
+        assert trace.nodes[name]["value"].std().item() == pytest.approx(sd, rel=0.1)
 
 
 @pytest.mark.parametrize("autoguide", [AutoNormal, AutoLowRankMultivariateNormal])

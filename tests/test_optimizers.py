@@ -16,7 +16,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.objective import pose
 from pyro_pmf.optimizers import LBFGS, Adam
 from pyro_pmf.random_state import isolated_random_state
-from pyro_pmf.schedule import Schedule
+from pyro_pmf.schedule import JUDGED_EVERY, Schedule
 
 
 def evaluation(loss, x):
@@ -85,7 +85,7 @@ def test_adam_is_that_of_torch(n_late, warm_up):
 
 
 def test_adam_follows_its_schedule():
-    factors = [1.0, 0.5, 0.0]
+    factors = [1.0, 0.5, *[0.0] * (JUDGED_EVERY - 2)]
     seen = []
     schedule = SimpleNamespace(factor=lambda step: factors[step - 1], record=seen.append)
     x = torch.ones(2, dtype=torch.float64)
@@ -94,8 +94,22 @@ def test_adam_follows_its_schedule():
     for _ in factors:
         adam.step()
         path.append(x[0].item())
-    np.testing.assert_allclose(path, [0.9, 0.85, 0.85], rtol=1e-7)  # a constant gradient
-    assert seen == pytest.approx([6.0, 5.4, 5.1])
+    np.testing.assert_allclose(path[:3], [0.9, 0.85, 0.85], rtol=1e-7)  # a constant gradient
+    assert path[-1] == path[2]
+    assert seen == pytest.approx([6.0, 5.4, *[5.1] * (JUDGED_EVERY - 2)])
+
+
+def test_adam_reads_no_loss_before_it_is_judged():
+    """Reading one waits for the GPU."""
+    seen = []
+    schedule = SimpleNamespace(factor=lambda step: 1.0, record=seen.append)
+    x = torch.ones(2, dtype=torch.float64)
+    adam = Adam(evaluation(lambda x: 3 * x.sum(), x), x, 0, 1, schedule, 0.1)
+    for _ in range(JUDGED_EVERY - 1):
+        adam.step()
+    assert not seen
+    adam.step()
+    assert len(seen) == JUDGED_EVERY
 
 
 def test_adam_ends_where_the_schedule_ends():
@@ -288,7 +302,7 @@ def test_a_fit_is_as_good_as_that_of_scipy(model):
     strong = Priors(sigma=Fixed(0.1), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
     train = simulate(PMF(2, priors=strong), 30, 20, 400, seed=1)[0].to(dtype=torch.float64)
     with isolated_random_state(0):
-        objective = pose(model, "normal", train)
+        objective = pose(model, "normal", train, learn_scales=True)
         leaves = [leaf for _, leaf in objective.parameters()]
     vector = torch.cat([leaf.detach().flatten() for leaf in leaves])
     parts = vector.split([leaf.numel() for leaf in leaves])
@@ -305,7 +319,7 @@ def test_a_fit_is_as_good_as_that_of_scipy(model):
     best = optimize.minimize(
         loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options
     )
-    fitted = fit(model, train, tolerance=1e-4, progress=False)
+    fitted = fit(model, train, tolerance=1e-4, learn_scales=True, progress=False)
     assert fitted.converged
     elbo = fitted.history["elbo"]
     assert elbo.iloc[0] == pytest.approx(-loss_and_gradient(start)[0])

@@ -41,7 +41,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def posterior(split):
-    return fit(PMF(n_factors=2), split[0], max_steps=60, progress=False)
+    return fit(PMF(n_factors=2), split[0], max_steps=60, learn_scales=True, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ class TestScales:
         ax = plot_scales(posterior)
         labels = [label.get_text() for label in ax.get_yticklabels()]
         assert [label.split("$")[1] for label in labels] == [
-            *(r"\sigma_V", r"\sigma_U", r"\sigma_c", r"\sigma_b", r"\sigma")
+            *(r"\sigma_c", r"\sigma_b", r"\sigma_V", r"\sigma_U", r"\sigma")
         ]
         sigma = posterior.latents["sigma"]
         assert ax.lines[-1].get_xdata()[0] == pytest.approx(float(sigma.log_mean.exp()), rel=0.02)
