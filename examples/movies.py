@@ -10,6 +10,7 @@ import argparse
 import textwrap
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from pyro_pmf.plots import plot_calibration, plot_elbo, plot_scales, plot_user
 from pyro_pmf.predictive import PosteriorPredictive
 
 WIDTH = 100  # of the terminal, in characters
-CALIBRATION = ("MAP, as in the article", "MAP", "VI", "VI, hierarchical users and films")
+CALIBRATION = (
+    "MAP, as in the article",
+    "MAP",
+    "VI, hierarchical users and films",
+    "VI, and noise of users and films",
+)
 
 
 def main() -> None:
@@ -63,6 +69,7 @@ def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
     plain = PMF(n_factors)
     users = PMF(n_factors, users="hierarchical")
     both = PMF(n_factors, users="hierarchical", items="hierarchical")
+    noisy = replace(both, noise="user_and_item")
     return {
         "Biases only": (PMF(n_factors=0), {}),
         "MAP, as in the article": (article, {"guide": "delta", "learning_rate": 0.03}),
@@ -72,6 +79,7 @@ def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
         "VI": (plain, {}),
         "VI, hierarchical users": (users, {}),
         "VI, hierarchical users and films": (both, {}),
+        "VI, and noise of users and films": (noisy, {}),
     }
 
 
@@ -195,7 +203,8 @@ def print_scales(posterior: Posterior, name: str) -> None:
     stars = summary.loc["sigma", "mean"] * (high - low)
     print(
         f"\nsigma, the noise of a rating, is on the unit scale of the ratings: {stars:.2f} stars. "
-        "All others are\non the logit scale, where the score mu + b + c + U.V lives."
+        "sigma_s and\nsigma_t are of its logarithm. All others are on the logit scale, where the "
+        "score lives."
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_pmf.pairs import Pattern
 
+_NARROW = 8  # factors
 _CHUNK = 1 << 18  # cells that the fallback gathers at a time
 
 
@@ -106,6 +108,8 @@ def _csr(row_pointers: Tensor, columns: Tensor, values: Tensor, n_columns: int) 
 
 def _sampled_product(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:
     if _has_sparse_kernels(U.device):
+        if U.shape[-1] < _NARROW:  # the kernel for narrow matrices is a slow one
+            U, V = (F.pad(x, (0, _NARROW - x.shape[-1])) for x in (U, V))
         values = U.new_zeros(len(columns))
         cells = _csr(row_pointers, columns, values, len(V))
         torch.sparse.sampled_addmm(cells, U, V.mT, beta=0.0, out=cells)  # into values

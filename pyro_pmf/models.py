@@ -1,6 +1,6 @@
 """The generative statement: how a matrix of ratings comes about.
 
-    sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c ~ HalfNormal
+    sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c, sigma_s, sigma_t ~ HalfNormal
     mu    ~ Normal
     b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
     U_i   ~ Normal(0, sigma_U^2 I)                                    independent users
@@ -10,7 +10,9 @@
     V_j   = X_j + sum_i I_ij Z_i / d(n_j)                             hierarchical items
             X_j ~ Normal(0, sigma_V^2 I),  Z_i ~ Normal(0, sigma_Z^2 I)
     score = mu + b_i + c_j + U_i . V_j
-    R_ij  ~ Normal(sigmoid(score), sigma^2)                           at the observed pairs
+    s_i   ~ Normal(0, sigma_s^2)           t_j ~ Normal(0, sigma_t^2)
+    sigma_ij = sigma exp(s_i + t_j)                                   noise of users and items
+    R_ij  ~ Normal(sigmoid(score), sigma_ij^2)                        at the observed pairs
 
 I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item.
 
@@ -40,6 +42,7 @@ from pyro_pmf.pairs import Pairs, Pattern
 from pyro_pmf.priors import Priors
 
 Rows = Literal["independent", "hierarchical"]
+Noise = Literal["shared", "user", "item", "user_and_item"]
 Divisor = Literal["sqrt_count", "count"]
 
 
@@ -58,6 +61,9 @@ class PMF:
         Whether the score has the terms b_i and c_j.
     divisor : {"sqrt_count", "count"}
         d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
+    noise : {"shared", "user", "item", "user_and_item"}
+        Whose ratings have a noise of their own: log sigma_ij = log sigma + s_i + t_j, with the
+        terms that are asked for.
     priors : Priors
     likelihood : callable
         ``likelihood(score, sigma)`` is the distribution of the ratings on the unit scale.
@@ -73,13 +79,19 @@ class PMF:
     items: Rows = "independent"
     biases: bool = True
     divisor: Divisor = "sqrt_count"
+    noise: Noise = "shared"
     priors: Priors = field(default_factory=Priors)
     likelihood: Callable[[Tensor, Tensor], dist.Distribution] = field(
         default_factory=NormalSigmoid
     )
 
     def __post_init__(self) -> None:
-        for name, options in (("users", Rows), ("items", Rows), ("divisor", Divisor)):
+        for name, options in (
+            ("users", Rows),
+            ("items", Rows),
+            ("noise", Noise),
+            ("divisor", Divisor),
+        ):
             if getattr(self, name) not in get_args(options):
                 raise PMFError(
                     f"{name} must be one of {get_args(options)}, not {getattr(self, name)!r}"
@@ -136,7 +148,7 @@ class PMF:
         items = pyro.plate("items", ratings.n_items, dim=-1)
         sigma, mu = scalar("sigma"), scalar("mu")
         b = c = None
-        U, V = zero.expand(ratings.n_users, 0), zero.expand(ratings.n_items, 0)
+        U, V = no_factors = zero.expand(ratings.n_users, 0), zero.expand(ratings.n_items, 0)
 
         if self.biases:
             sigma_b, sigma_c = scalar("sigma_b"), scalar("sigma_c")
@@ -171,6 +183,19 @@ class PMF:
                     V = pyro.deterministic("V", V, event_dim=1)
 
         score = mu + dot(U, V, ratings.pattern, b, c)  # U_i . V_j + b_i + c_j
+
+        if self.noise != "shared":
+            s = t = None
+            if "user" in self.noise:
+                sigma_s = scalar("sigma_s")
+                with users:
+                    s = pyro.sample("s", dist.Normal(zero, sigma_s))
+            if "item" in self.noise:
+                sigma_t = scalar("sigma_t")
+                with items:
+                    t = pyro.sample("t", dist.Normal(zero, sigma_t))
+            sigma = sigma * torch.exp(dot(*no_factors, ratings.pattern, s, t))  # s_i + t_j
+
         with pyro.plate("ratings", len(ratings), dim=-1):
             return pyro.sample("rating", self.likelihood(score, sigma), obs=ratings.value)
 

@@ -226,8 +226,8 @@ def pose(
     Raises
     ------
     FitError
-        If ``guide`` is not known, the model has no observed site ``rating``, or the fit would not
-        fit into memory.
+        If ``guide`` is not known or cannot fit the model, the model has no observed site
+        ``rating``, or the fit would not fit into memory.
     """
     sites = poutine.trace(model).get_trace(ratings).nodes
     if "rating" not in sites or not sites["rating"].get("is_observed"):
@@ -239,6 +239,12 @@ def pose(
     n_parameters = sum(x.numel() for x in latents) * (1 if guide == "delta" else 2)
     require_memory(fit_memory(len(ratings), n_parameters, batches, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
+    if isinstance(model, PMF) and guide == "delta" and model.noise != "shared":
+        raise FitError(
+            "MAP has no useful maximum where each user or item has a noise of its own: it goes to "
+            f'zero where the ratings can be interpolated. Take guide="normal" for {model.noise=}, '
+            'or noise="shared".'
+        )
     if isinstance(model, PMF) and (guide == "delta" or (guide == "normal" and not learn_scales)):
         latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
         scales = map_scales(ratings) if guide == "delta" else factor_scales(model)

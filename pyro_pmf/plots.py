@@ -43,6 +43,8 @@ _DRAWS = 2000
 # Colour, marker and name of the scale that a standard deviation is on.
 _ON_UNIT = (VERMILLION, "s", "on the unit scale of the ratings")
 _ON_LOGIT = (BLUE, "o", "on the logit scale")
+_ON_LOG = (GREEN, "D", "of the log noise")
+_UNITS = {"sigma": _ON_UNIT, "sigma_s": _ON_LOG, "sigma_t": _ON_LOG}
 _LABELS = {
     "sigma": r"noise of a rating  $\sigma$",
     "sigma_U": r"user factors  $\sigma_U$",
@@ -51,6 +53,8 @@ _LABELS = {
     "sigma_Z": r"effect of being rated by a user  $\sigma_Z$",
     "sigma_b": r"user biases  $\sigma_b$",
     "sigma_c": r"item biases  $\sigma_c$",
+    "sigma_s": r"log noise of users  $\sigma_s$",
+    "sigma_t": r"log noise of items  $\sigma_t$",
 }
 
 
@@ -266,7 +270,7 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     ax = _axes(ax, (7.2, 1.5 + 0.36 * len(names)))
     for height, name in enumerate(reversed(names)):
         lower, median, upper = np.quantile(draws[name], [tail, 0.5, 1 - tail])
-        colour, marker, unit = _ON_UNIT if name == "sigma" else _ON_LOGIT
+        colour, marker, unit = _UNITS.get(name, _ON_LOGIT)
         ax.hlines(height, lower, upper, color=colour, linewidth=9, alpha=0.35)
         ax.plot(median, height, marker, color=colour, markersize=4.5, label=unit)
         text = f"{median:.3f}" + (f"  [{lower:.3f}, {upper:.3f}]" if lower < upper else "")

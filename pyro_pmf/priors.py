@@ -116,6 +116,8 @@ class Priors:
         Standard deviation of Z, the effect on an item of having been rated by a user.
     sigma_b, sigma_c : Prior
         Standard deviations of the user and item biases, on the logit scale.
+    sigma_s, sigma_t : Prior
+        Standard deviations of the users' and items' log noise, s and t.
 
     Raises
     ------
@@ -131,6 +133,8 @@ class Priors:
     sigma_Z: Prior = field(default=HalfNormal(0.3))
     sigma_b: Prior = field(default=HalfNormal(1.0))
     sigma_c: Prior = field(default=HalfNormal(1.0))
+    sigma_s: Prior = field(default=HalfNormal(0.5))
+    sigma_t: Prior = field(default=HalfNormal(0.5))
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -29,9 +29,9 @@ class Quadrature:
     weights: Tensor
 
     @classmethod
-    def normal(cls, mean: Tensor, var: Tensor) -> Quadrature:
-        """Rule for E f(x), x ~ Normal(mean, var), exact for polynomials of degree 13."""
-        nodes, weights = gauss_hermite(mean.dtype, mean.device)
+    def normal(cls, mean: Tensor, var: Tensor, n_nodes: int = N_NODES) -> Quadrature:
+        """Rule for E f(x), x ~ Normal(mean, var), exact to degree 2 n_nodes - 1 in x."""
+        nodes, weights = gauss_hermite(mean.dtype, mean.device, n_nodes)
         varies = var > 0  # the gradient of a square root is infinite at zero
         sd = torch.where(varies, var, 1.0).sqrt() * varies
         return cls(mean + nodes.reshape(-1, *(1,) * mean.dim()) * sd, weights)
@@ -42,9 +42,11 @@ class Quadrature:
 
 
 @cache
-def gauss_hermite(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def gauss_hermite(
+    dtype: torch.dtype, device: torch.device, n_nodes: int = N_NODES
+) -> tuple[Tensor, Tensor]:
     """Nodes and weights of E f(x), x ~ Normal(0, 1)."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(N_NODES)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n_nodes)
     return (
         torch.tensor(nodes, dtype=dtype, device=device),
         torch.tensor(weights / weights.sum(), dtype=dtype, device=device),

@@ -160,6 +160,7 @@ def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
         "items": model.items,
         "biases": model.biases,
         "divisor": model.divisor,
+        "noise": model.noise,
         "priors": model.priors.to_dict(),
         "likelihood": type(model.likelihood).__name__,
     }

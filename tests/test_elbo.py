@@ -34,6 +34,9 @@ MODELS = [
     if divisor == "sqrt_count" or "hierarchical" in (users, items)
 ] + [
     PMF(0),
+    PMF(0, noise="item"),
+    PMF(3, "hierarchical", "hierarchical", noise="user_and_item"),
+    PMF(3, noise="user", priors=Priors(sigma=Fixed(0.3))),
     PMF(3, priors=FIXED),
     PMF(3, "hierarchical", "hierarchical", priors=replace(FIXED, sigma_W=LogNormal(0.2, 0.5))),
 ]
@@ -41,7 +44,7 @@ MODELS = [
 
 def label(model):
     parts = [f"{model.n_factors}", model.users[:3], model.items[:3], model.divisor]
-    parts += ["b"] * model.biases + ["fixed"] * (model.priors != Priors())
+    parts += [model.noise] + ["b"] * model.biases + ["fixed"] * (model.priors != Priors())
     return "-".join(parts)
 
 

@@ -30,6 +30,7 @@ MOVIES = [
     "VI",
     "VI, hierarchical users",
     "VI, hierarchical users and films",
+    "VI, and noise of users and films",
 ]
 PICTURES = ["calibration.png", "elbo.png", "scales.png", "user.png"]
 

@@ -205,6 +205,36 @@ def test_the_score_of_a_hierarchical_model_has_the_moments_of_its_draws():
     assert_moments_of_draws(score, draws)
 
 
+def test_noise_of_users_and_items_is_log_normal():
+    s, t = normal(N, site="s"), normal(M, site="t")
+    sigma = LogGaussian(number(-1.5), number(0.04), frozenset({"sigma"}))
+    empty = torch.zeros(N, 0, dtype=torch.float64), torch.zeros(M, 0, dtype=torch.float64)
+    noise = sigma * torch.exp(dot(*empty, PATTERN, s, t))
+    assert noise.shape == USER.shape
+    assert noise.sites == {"s", "t", "sigma"}
+    mean = -1.5 + s.mean[USER] + t.mean[ITEM]
+    var = 0.04 + s.var[USER] + t.var[ITEM]
+    torch.testing.assert_close(noise.mean, (mean + var / 2).exp())
+    torch.testing.assert_close(noise.mean_precision, (-2 * mean + 2 * var).exp())
+    known = number(0.2) * torch.exp(dot(*empty, PATTERN, s, t))
+    torch.testing.assert_close(known.log_mean, np.log(0.2) + mean + 1.5)
+    torch.testing.assert_close(known.log_var, var - 0.04)
+
+
+def test_products_and_exponentials_without_a_rule_are_refused():
+    x, y = normal(N, site="x"), normal(N, site="y")
+    positive = torch.exp(x)
+    for wrong in (
+        lambda: torch.exp(positive),
+        lambda: positive * y,
+        lambda: positive * torch.exp(x),
+        lambda: 2.0 * positive,
+        lambda: torch.sigmoid(x) * positive,
+    ):
+        with pytest.raises(NoClosedForm):
+            wrong()
+
+
 # Functions of one Gaussian
 
 
@@ -349,6 +379,26 @@ def test_mean_square_distance(a, b):
 # Mixtures
 
 
+@pytest.mark.parametrize(
+    ("log_sd", "n", "error", "density_error"),
+    [(0.003, 1, 2e-5, 1e-4), (0.2, 3, 1e-4, 3e-3), (0.6, 7, 1e-5, 1e-2)],
+)
+def test_a_standard_deviation_takes_as_few_nodes_as_it_needs(log_sd, n, error, density_error):
+    """The mean square of the mixture and its density, against exact and numerical integrals."""
+    sigma = LogGaussian(number([-1.5]), number([log_sd**2]))
+    mixture = dist.Normal(number([0.0]), sigma, validate_args=False)
+    weights, parts = zip(*components(mixture), strict=True)
+    assert len(parts) == n
+    square = sum(w * part.variance.item() for w, part in zip(weights, parts, strict=True))
+    assert square == pytest.approx(np.exp(-3 + 2 * log_sd**2), rel=error)
+    got = sum(
+        w * part.log_prob(number([0.3])).exp().item()
+        for w, part in zip(weights, parts, strict=True)
+    )
+    density = expectation(lambda s: stats.norm(0, np.exp(s)).pdf(0.3), -1.5, log_sd)
+    assert got == pytest.approx(density, rel=density_error)
+
+
 def test_components_of_a_normal_with_random_mean_and_standard_deviation():
     """Against two-dimensional numerical integration."""
     score, sigma = (0.5, 0.6), (-1.5, 0.3)
@@ -418,7 +468,6 @@ def test_rows_that_share_a_latent_are_not_summed_as_independent():
 @pytest.mark.parametrize(
     "operation",
     [
-        torch.exp,
         torch.sum,
         torch.relu,
         torch.square,

@@ -219,6 +219,39 @@ def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
             assert isinstance(normal[name], LogGaussian)
 
 
+def noisy_and_exact_users():
+    """Ratings about 1/2, with a noise of 0.02 or 0.2 a user, and an item or two's more."""
+    generator = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(60 * 40), 40)
+    sd = np.where(np.arange(60) % 2, 0.02, 0.2) * 1.0
+    rating = 0.5 + sd[user] * generator.standard_normal(len(user))
+    frame = pd.DataFrame({"user": user, "item": item, "rating": rating})
+    return Ratings.from_frame(frame, scale=(-1.0, 2.0)), sd / 3
+
+
+@pytest.mark.statistical
+def test_noise_of_users_is_found():
+    """40 ratings tell a log standard deviation to 1/sqrt(80) = 0.11: four times that for each."""
+    ratings, sd = noisy_and_exact_users()
+    posterior = fit(PMF(0, noise="user"), ratings, progress=False)
+    sigma, s = posterior.latents["sigma"], posterior.latents["s"]
+    log_sd = (sigma.log_mean + s.mean).numpy()
+    np.testing.assert_allclose(log_sd, np.log(sd), atol=0.45)
+    assert np.abs(log_sd - np.log(sd)).mean() < 0.15
+    predicted = posterior.predict(ratings)
+    narrow, wide = (predicted["sd"][ratings.to_frame()["user"] % 2 == k].mean() for k in (1, 0))
+    assert narrow == pytest.approx(0.02, rel=0.2)
+    assert wide == pytest.approx(0.2, rel=0.2)
+    unknown = posterior.predict(pd.DataFrame({"user": [999], "item": [0]}))
+    assert narrow < unknown["sd"].item() < 3 * wide
+
+
+def test_noise_has_no_point_estimate():
+    ratings, _ = noisy_and_exact_users()
+    with pytest.raises(FitError, match="no useful maximum"):
+        fit(PMF(0, noise="user_and_item"), ratings, "delta", progress=False)
+
+
 @pytest.mark.parametrize("guide", ["normal", "delta"])
 def test_priors_fix_a_scale(simulated, guide):
     fixed = quick(PMF(2, priors=Priors(sigma_U=Fixed(0.7))), simulated[0], guide)

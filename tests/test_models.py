@@ -34,6 +34,8 @@ DEFAULT_SCALES = {
     "sigma_Z": 0.3,
     "sigma_b": 1.0,
     "sigma_c": 1.0,
+    "sigma_s": 0.5,
+    "sigma_t": 0.5,
 }
 CONFIGURATIONS = [
     {"n_factors": k, "users": users, "items": items, "biases": biases, "divisor": divisor}
@@ -45,6 +47,10 @@ CONFIGURATIONS = [
         ("sqrt_count", "count"),
     )
     if k or biases
+]
+CONFIGURATIONS += [
+    CONFIGURATIONS[-1] | {"n_factors": k, "biases": True, "noise": noise}
+    for k, noise in product((0, 2), ("user", "item", "user_and_item"))
 ]
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 AUTOGUIDES = (AutoDelta, AutoNormal, AutoLowRankMultivariateNormal)
@@ -81,6 +87,11 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
             shapes |= {"sigma_W": (), "Y": user_rows, "W": item_rows}
         if options["items"] == "hierarchical":
             shapes |= {"sigma_Z": (), "X": item_rows, "Z": user_rows}
+    noise = options.get("noise", "shared")
+    if noise in ("user", "user_and_item"):
+        shapes |= {"sigma_s": (), "s": (N_USERS,)}
+    if noise in ("item", "user_and_item"):
+        shapes |= {"sigma_t": (), "t": (N_ITEMS,)}
     return shapes
 
 
@@ -119,13 +130,16 @@ def dense_log_joint(model: PMF, value, ratings: Pairs) -> float:
     users, items = model.users == "hierarchical", model.items == "hierarchical"
     rows = {"Y" if users else "U": "sigma_U", "X" if items else "V": "sigma_V"}
     rows |= {"W": "sigma_W", "Z": "sigma_Z", "b": "sigma_b", "c": "sigma_c"}
+    rows |= {"s": "sigma_s", "t": "sigma_t"}
     total += sum(
         stats.norm(0, value[sd]).logpdf(value[name]).sum()
         for name, sd in rows.items()
         if name in value
     )
     mean = 1 / (1 + np.exp(-dense_score(model, value, ratings, ratings)))
-    return total + stats.norm(mean, value["sigma"]).logpdf(ratings.value).sum()
+    log_noise = value.get("s", np.zeros(N_USERS))[USER] + value.get("t", np.zeros(N_ITEMS))[ITEM]
+    sigma = value["sigma"] * np.exp(log_noise)
+    return total + stats.norm(mean, sigma).logpdf(ratings.value).sum()
 
 
 def sample_sites(trace):
@@ -154,7 +168,7 @@ def test_trace_has_the_sites_shapes_and_plates_of_the_equations(options):
         name: [(frame.name, frame.size, frame.dim) for frame in site["cond_indep_stack"]]
         for name, site in sites.items()
     }
-    of_plate = {"users": "bUYZ", "items": "cVXW"}
+    of_plate = {"users": "bUYZs", "items": "cVXWt"}
     for name, stack in plates.items():
         if name == "rating":
             assert stack == [("ratings", len(VALUE), -1)]

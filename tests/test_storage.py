@@ -31,6 +31,7 @@ def fitted(model=None, guide="normal", time=None, dtype=torch.float32):
         n_factors=2,
         users="hierarchical",
         divisor="count",
+        noise="item",
         priors=Priors(sigma_U=Fixed(0.3), sigma=LogNormal(0.2, 0.5)),
     )
     return fit(model, ratings, guide, max_steps=5, num_draws=7, progress=False)
