@@ -229,7 +229,7 @@ def pose(
         If ``guide`` is not known or cannot fit the model, the model has no observed site
         ``rating``, or the fit would not fit into memory.
     """
-    sites = poutine.trace(model).get_trace(ratings).nodes
+    sites = prune_subsample_sites(poutine.trace(model).get_trace(ratings)).nodes
     if "rating" not in sites or not sites["rating"].get("is_observed"):
         raise FitError(
             "The model needs a site 'rating' that is observed at the values of the ratings: "
