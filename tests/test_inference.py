@@ -246,6 +246,21 @@ def test_noise_of_users_is_found():
     assert narrow < unknown["sd"].item() < 3 * wide
 
 
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_learnt_standard_deviations_wait_for_the_factors(simulated, guide):
+    """L-BFGS holds them at first; MAP, which is given all of them, has none to hold."""
+    seen = {}
+
+    def callback(progress):
+        if progress.step in (1, 30, 60):
+            sigma = progress.posterior().latents["sigma"]
+            seen[progress.step] = float(sigma.mean if guide == "normal" else sigma)
+
+    quick(PMF(2), simulated[0], guide, max_steps=60, tolerance=1e-9, callback=callback)
+    assert seen[1] == seen[30]
+    assert (seen[30] != seen[60]) == (guide == "normal")
+
+
 def test_noise_has_no_point_estimate():
     ratings, _ = noisy_and_exact_users()
     with pytest.raises(FitError, match="no useful maximum"):

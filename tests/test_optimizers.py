@@ -293,6 +293,15 @@ def test_the_metric_is_taken_anew_when_they_are_let_loose():
     assert (taken[1][2:] == -1).all()
 
 
+def test_where_the_loss_bends_down_steps_grow_until_it_bends_up():
+    """A bell upside down, from its flank: steps that only lower the loss estimate no curvature."""
+    x = torch.full((1,), 3.0, dtype=torch.float64)
+    loss = evaluation(lambda x: -torch.exp(-x.square() / 2).sum(), x)
+    optimizer = LBFGS(loss, x, 0, 0, lambda: torch.ones_like(x), 12, 1e-9)
+    run(optimizer)
+    assert abs(x.item()) < 1e-3
+
+
 # --- on the ELBO of a model ---
 
 
