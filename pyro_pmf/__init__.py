@@ -2,7 +2,13 @@
 
 from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
 from pyro_pmf.inference import Progress, fit
-from pyro_pmf.likelihoods import NormalSigmoid
+from pyro_pmf.likelihoods import (
+    BernoulliLogit,
+    Likelihood,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+)
 from pyro_pmf.models import PMF
 from pyro_pmf.posterior import Posterior, load
 from pyro_pmf.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
@@ -10,12 +16,16 @@ from pyro_pmf.ratings import Ratings
 
 __all__ = [
     "PMF",
+    "BernoulliLogit",
     "FitError",
     "Fixed",
     "HalfNormal",
+    "Likelihood",
     "LogNormal",
     "Normal",
+    "NormalIdentity",
     "NormalSigmoid",
+    "OrderedLogit",
     "PMFError",
     "Posterior",
     "Priors",

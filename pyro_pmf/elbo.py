@@ -78,11 +78,7 @@ class GaussianELBO(ELBO):
         return terms
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
-        guide_trace = integrated_trace(guide, *args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        with pyro.validation_enabled(False):  # it compares parameters, random ones have no order
-            model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
-        return model_trace, guide_trace
+        return integrated_traces(model, guide, *args, **kwargs)
 
 
 class _Integrate(Messenger):
@@ -101,10 +97,14 @@ class _Integrate(Messenger):
         msg["done"] = True
 
 
-def integrated_trace(guide: Any, *args: Any, **kwargs: Any) -> Trace:
-    """Trace a guide with its Normal and LogNormal sites as random quantities, not draws."""
-    with _Integrate(), pyro.validation_enabled(False):
-        return prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+def integrated_traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
+    """Trace model and guide with Normal and LogNormal sites as random quantities, not draws."""
+    with pyro.validation_enabled(False):  # it compares parameters, random ones have no order
+        with _Integrate():
+            guide_trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
+    return model_trace, guide_trace
 
 
 def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
@@ -115,6 +115,8 @@ def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
         return _expected_normal(value, fn.loc, fn.scale)
     if not isinstance(value, Uncertain) and not is_random(fn):
         return fn.log_prob(value)
+    if isinstance(value, Tensor) and hasattr(fn, "expected_log_prob"):
+        return fn.expected_log_prob(value)
     if isinstance(fn, HalfNormal) and isinstance(value, LogGaussian) and not is_random(fn):
         zero = torch.zeros_like(fn.scale)
         return (
@@ -166,4 +168,6 @@ def _total(site: dict[str, Any], term: Tensor) -> Tensor:
 
 
 def _is_random_site(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["infer"].get("_deterministic")
+    if site["type"] != "sample" or site["infer"].get("_deterministic"):
+        return False
+    return getattr(site["fn"], "_mask", None) is not False  # as one that Pyro reparametrized

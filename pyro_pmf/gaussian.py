@@ -99,10 +99,13 @@ class Uncertain(ABC):
 
     __radd__ = __add__
 
-    def __mul__(self, other: Any) -> LogGaussian:
+    def __mul__(self, other: Any) -> Gaussian | LogGaussian:
         return _multiply(self, other)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Gaussian:
+        return _divide(self, other)
 
     def _refuse_comparison(self, other: object) -> Any:
         raise NoClosedForm("a comparison with the value of a random quantity")
@@ -300,6 +303,14 @@ def mean_square_distance(a: Value, b: Value) -> Tensor:
     return distance
 
 
+def expected_softplus(x: Value) -> Tensor:
+    """E log(1 + exp(x))."""
+    if isinstance(x, Tensor):
+        return F.softplus(x)
+    rule = x.quadrature()
+    return rule.expectation(F.softplus(rule.nodes))
+
+
 def components(fn: Distribution) -> list[tuple[float, Distribution]]:
     """Weights and parts of the mixture that a distribution with random parameters is.
 
@@ -412,8 +423,12 @@ def _exp(x: Value) -> LogGaussian:
     return LogGaussian(x.mean, x.var, x.sites)
 
 
-def _multiply(a: Value, b: Value) -> LogGaussian:
-    """The product of two positive quantities, independent of each other."""
+def _multiply(a: Value, b: Value) -> Gaussian | LogGaussian:
+    """A Gaussian times a tensor, or the product of two independent positive quantities."""
+    if isinstance(b, Gaussian):
+        a, b = b, a
+    if isinstance(a, Gaussian) and isinstance(b, Tensor | float):
+        return _scale(a, b)
     if not isinstance(a, LogGaussian):
         a, b = b, a
     if isinstance(b, Tensor) and isinstance(a, LogGaussian):  # positive, or its log is NaN
@@ -424,6 +439,26 @@ def _multiply(a: Value, b: Value) -> LogGaussian:
     shape = Size(np.broadcast_shapes(a.shape, b.shape))
     log_mean, log_var = a.log_mean + b.log_mean, a.log_var + b.log_var
     return LogGaussian(log_mean, log_var, a.sites | b.sites, shape)
+
+
+def _scale(a: Gaussian, b: Tensor | float) -> Gaussian:
+    mean = a.mean * b
+    same = mean.numel() == a.mean.numel()
+    return Gaussian(mean, a.var * b**2, a.sites, a.independent and same)
+
+
+def _divide(a: Value, b: Value) -> Gaussian:
+    """A Gaussian over a positive quantity, read as a Gaussian with the exact mean and variance."""
+    if not isinstance(a, Gaussian):
+        raise NoClosedForm(f"a {type(a).__name__} divided by something")
+    if isinstance(b, Tensor):
+        return _scale(a, b.reciprocal())
+    if not isinstance(b, LogGaussian):
+        raise NoClosedForm(f"a Gaussian divided by a {type(b).__name__}")
+    require_independent(a, b)
+    inverse = (b.log_var / 2 - b.log_mean).exp()  # E 1/b; its square's mean is E b^-2
+    var = a.var * b.mean_precision + (a.mean * inverse) ** 2 * b.log_var.expm1()
+    return Gaussian(a.mean * inverse, var, a.sites | b.sites, independent=False)
 
 
 def _broadcast(*values: Value) -> tuple[Value, ...]:
@@ -442,6 +477,8 @@ _RULES: dict[Callable, Callable] = {
     torch.Tensor.mul: _multiply,
     torch.Tensor.__mul__: _multiply,
     torch.Tensor.__rmul__: _multiply,
+    torch.div: _divide,
+    torch.Tensor.__truediv__: _divide,
     torch.broadcast_tensors: _broadcast,
     dot: _dot,
     weighted_sum: _weighted_sum,

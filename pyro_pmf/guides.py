@@ -38,7 +38,8 @@ class NormalGuide(AutoNormal):
     """Mean-field Normal guide whose sites are the distributions themselves.
 
     A real site is Normal and a positive one LogNormal, independent of all others, with the
-    parameters of Pyro's `AutoNormal`. AutoNormal samples an auxiliary unconstrained site and makes
+    parameters of Pyro's `AutoNormal`; shares that sum to one, which are few and which all ratings
+    inform, are a point estimate. AutoNormal samples an auxiliary unconstrained site and makes
     the latent a Delta at its transform, which hides the family; here it can be read off the site,
     as the deterministic ELBO does. Standard deviations are optimised by their logarithms.
     """
@@ -112,6 +113,8 @@ class NormalGuide(AutoNormal):
         normal = dist.Normal(loc, scale).to_event(self._event_dims[name])
         if is_real(support):
             return normal
+        if _base(support) is constraints.simplex:
+            return dist.Delta(biject_to(support)(loc), event_dim=1)
         return dist.TransformedDistribution(normal, [biject_to(support)])
 
 
@@ -120,8 +123,7 @@ def factor_scales(model: PMF) -> dict[str, float]:
 
     The ELBO of a mean-field guide is no measure of them: its distance from the evidence grows with
     every factor that is alive, so that it prefers a few strong factors, or none, to many weak
-    ones, which predict better. With these values an entry of U_i or V_j has a standard deviation
-    of about 0.3, whatever the model.
+    ones, which predict better.
 
     Parameters
     ----------
@@ -130,14 +132,16 @@ def factor_scales(model: PMF) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        By site, on the logit scale.
+        By site, on the scale of the score.
     """
-    return {
+    unit = model.likelihood.noise_sd**0.5  # that of U_i . V_j is the noise's
+    scales = {
         "sigma_U": 0.3 if model.users == "independent" else 0.25,
         "sigma_V": 0.3 if model.items == "independent" else 0.25,
-        "sigma_W": 0.1,
+        "sigma_W": 0.2,
         "sigma_Z": 0.2,
     }
+    return {site: unit * scale for site, scale in scales.items()}
 
 
 def map_scales(ratings: Pairs) -> dict[str, Tensor]:

@@ -20,13 +20,14 @@ from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
 from pyro_pmf.guides import NormalGuide
 from pyro_pmf.models import PMF
-from pyro_pmf.objective import Objective, pose
+from pyro_pmf.objective import Objective, pose, require_possible
 from pyro_pmf.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import run
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
+from pyro_pmf.sampling import sample_chains
 from pyro_pmf.schedule import JUDGED_EVERY, Schedule
 
 # Standard deviations learnt from the start shrink the factors before these have formed: L-BFGS
@@ -64,15 +65,18 @@ def fit(
     ratings: Ratings,
     guide: str | Callable[..., Any] = "normal",
     *,
+    inference: str = "svi",
     max_steps: int = 2000,
     learning_rate: float = 0.03,
-    tolerance: float = 1e-3,
+    tolerance: float = 3e-4,
     learn_scales: bool = False,
     batches: int = 1,
     seed: int = 0,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
-    num_draws: int = 100,
+    num_draws: int | None = None,
+    warm_up: int = 500,
+    num_chains: int = 2,
     progress: bool = True,
     callback: Callable[[Progress], None] | None = None,
 ) -> Posterior:
@@ -93,8 +97,14 @@ def fit(
         "normal" is variational inference: an independent Normal for every latent entry, LogNormal
         for standard deviations, by the deterministic ELBO where the model allows it and by Pyro's
         `Trace_ELBO` where not. "delta" is MAP, with the standard deviations of a `PMF` held at
-        `guides.map_scales` unless its priors fix them. Or any Pyro guide; one that is a module,
-        such as Pyro's autoguides, keeps its parameters, and a further fit goes on from them.
+        `guides.map_scales` unless its priors fix them, and with noise that all ratings share: the
+        joint density grows without bound as the noise of one user goes to zero. Or any Pyro guide;
+        one that is a module, such as Pyro's autoguides, keeps its parameters, and a further fit
+        goes on from them.
+    inference : {"svi", "nuts"}
+        "svi" fits the guide. "nuts" needs none: it draws from the exact posterior by the No-U-Turn
+        sampler, all standard deviations learnt. That takes minutes for a few hundred ratings: it
+        is there to check the faster methods by.
     max_steps : int
     learning_rate : float
         Adam's step size until the decay. L-BFGS needs none.
@@ -102,9 +112,8 @@ def fit(
         The ELBO has stopped rising when it gains less than this, in nats per rating, in 25 steps.
     learn_scales : bool
         Whether guide "normal" learns the standard deviations of a `PMF`'s factors too. Otherwise
-        it holds them at `guides.factor_scales`, unless the priors fix them, and learns sigma,
-        sigma_b and sigma_c. Its ELBO is no good judge of them: on real ratings, holding them
-        predicts better.
+        it holds them at `guides.factor_scales`, unless the priors fix them. Its ELBO is no good
+        judge of them: on real ratings, holding them predicts as well or better.
     batches : int
         Blocks of users that the ratings are cut into, of which a step looks at one, by Adam. That
         saves memory; where memory suffices, all ratings at once reach the same ELBO sooner.
@@ -115,8 +124,11 @@ def fit(
         "auto" takes a GPU if there is one. The posterior comes back on the CPU.
     dtype : torch.dtype, optional
         That of ``ratings`` if left out.
-    num_draws : int
-        Draws that represent a posterior that has no closed form here.
+    num_draws : int, optional
+        Draws that represent a posterior that has no closed form here, 100 if left out; of each
+        chain of "nuts", 500 if left out.
+    warm_up, num_chains : int
+        Of "nuts": draws of each chain that only tune it, and how many chains.
     progress : bool
         Whether to show a progress bar, with the ELBO and the time left at most.
     callback : callable, optional
@@ -125,7 +137,8 @@ def fit(
     Returns
     -------
     Posterior
-        ``posterior.converged`` tells whether the ELBO stopped rising before ``max_steps``.
+        ``posterior.converged`` tells whether the ELBO stopped rising before ``max_steps``, or the
+        chains have mixed (see `sampling.Chains`).
 
     Raises
     ------
@@ -139,7 +152,16 @@ def fit(
         If the deterministic ELBO does not apply, or variational inference found no factors.
     """
     started = time.perf_counter()
-    _check_arguments(ratings, max_steps, learning_rate, tolerance, batches, num_draws, dtype)
+    if inference not in ("svi", "nuts"):
+        raise FitError(f'inference must be "svi" or "nuts", not {inference!r}.')
+    if num_draws is None:
+        num_draws = 500 if inference == "nuts" else 100
+    counts = {"max_steps": max_steps, "batches": batches, "num_draws": num_draws}
+    counts |= {"warm_up": warm_up, "num_chains": num_chains}
+    _check_arguments(ratings, counts, learning_rate, tolerance, dtype)
+    if inference == "nuts":
+        size = num_draws, warm_up, num_chains
+        return _sample(model, ratings, size, seed, dtype, progress)
     train = ratings.to(_device(device), dtype)
     history: list[dict[str, Any]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
@@ -149,6 +171,7 @@ def fit(
         optimizer = _choose_optimizer(
             objective, blocks, max_steps, learning_rate, tolerance * len(train)
         )
+        model = objective.stated
         if not isinstance(model, PMF):
             objective.check_prediction()
 
@@ -202,6 +225,31 @@ def fit(
     return fitted
 
 
+def _sample(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    size: tuple[int, int, int],
+    seed: int,
+    dtype: torch.dtype | None,
+    progress: bool,
+) -> Posterior:
+    """Draw from the posterior, on the CPU: the tensors are small and the steps many."""
+    train = ratings.to("cpu", dtype or torch.float64)
+    require_possible(model, train)
+    with isolated_random_state(seed), pyro.get_param_store().scope():
+        chains = sample_chains(model, train, *size, progress)
+    num_draws, _, num_chains = size
+    return Posterior(
+        model=model,
+        ratings=train,
+        latents=chains.latents,
+        num_draws=num_chains * num_draws,
+        history=chains.history,
+        converged=chains.converged,
+        num_chains=num_chains,
+    )
+
+
 def _choose_optimizer(
     objective: Objective,
     blocks: list[Pairs | None],
@@ -251,11 +299,9 @@ def _in_one_vector(leaves: Sequence[Tensor]) -> Tensor:
 
 def _check_arguments(
     ratings: Ratings,
-    max_steps: int,
+    counts: dict[str, int],
     learning_rate: float,
     tolerance: float,
-    batches: int,
-    num_draws: int,
     dtype: torch.dtype | None,
 ) -> None:
     if not isinstance(ratings, Ratings) or ratings.value is None:
@@ -264,7 +310,7 @@ def _check_arguments(
         raise FitError("These ratings do not differ: there is nothing to learn from them.")
     if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
         raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
-    for name, value in (("max_steps", max_steps), ("batches", batches), ("num_draws", num_draws)):
+    for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise FitError(f"{name} must be 1, 2, 3, ..., not {value!r}.")
     for name, number in (("learning_rate", learning_rate), ("tolerance", tolerance)):

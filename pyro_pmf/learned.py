@@ -29,9 +29,11 @@ class Learned:
     num_draws : int or None
         How many draws represent the posterior, where it has no closed form.
     history : pandas.DataFrame
-        The course of the fit: step, elbo (nats), learning_rate, seconds.
+        The course of the fit: step, elbo (nats), seconds; or that of `sampling.Chains`.
     converged : bool
-        Whether the ELBO stopped rising before the step limit.
+        Whether the ELBO stopped rising before the step limit, or the chains have mixed.
+    num_chains : int or None
+        How many Markov chains the draws are from, one after the other; None if from none.
     """
 
     model: Callable[..., Any]
@@ -40,9 +42,10 @@ class Learned:
     num_draws: int | None
     history: pd.DataFrame
     converged: bool
+    num_chains: int | None = None
 
     def __repr__(self) -> str:
-        steps = f"{len(self.history)} steps"
+        steps = f"{len(self.history)} {'steps' if self.num_chains is None else 'draws'}"
         state = f"converged in {steps}" if self.converged else f"not converged after {steps}"
         return f"{type(self).__name__} of {self.model}\n  given {self.ratings}\n  {state}"
 

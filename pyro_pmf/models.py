@@ -4,17 +4,19 @@
     mu    ~ Normal
     b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
     U_i   ~ Normal(0, sigma_U^2 I)                                    independent users
-    U_i   = Y_i + sum_j I_ij W_j / d(n_i)                             hierarchical users
-            Y_i ~ Normal(0, sigma_U^2 I),  W_j ~ Normal(0, sigma_W^2 I)
+    U_i   ~ Normal(sum_j I_ij W_j / d(n_i), sigma_U^2 I)              hierarchical users
+            W_j ~ Normal(0, sigma_W^2 I)
     V_j   ~ Normal(0, sigma_V^2 I)                                    independent items
-    V_j   = X_j + sum_i I_ij Z_i / d(n_j)                             hierarchical items
-            X_j ~ Normal(0, sigma_V^2 I),  Z_i ~ Normal(0, sigma_Z^2 I)
+    V_j   ~ Normal(sum_i I_ij Z_i / d(n_j), sigma_V^2 I)              hierarchical items
+            Z_i ~ Normal(0, sigma_Z^2 I)
     score = mu + b_i + c_j + U_i . V_j
     s_i   ~ Normal(0, sigma_s^2)           t_j ~ Normal(0, sigma_t^2)
     sigma_ij = sigma exp(s_i + t_j)                                   noise of users and items
     R_ij  ~ Normal(sigmoid(score), sigma_ij^2)                        at the observed pairs
 
-I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item.
+I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item. The
+papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I): that
+is the same, and here U_i and V_j are latents whatever the options.
 
 Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
 sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
@@ -25,7 +27,6 @@ KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the difficulty of evaluatin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from pyro_pmf.bilinear import dot, weighted_sum
 from pyro_pmf.errors import PMFError
-from pyro_pmf.likelihoods import NormalSigmoid
+from pyro_pmf.likelihoods import Likelihood, NormalSigmoid
 from pyro_pmf.pairs import Pairs, Pattern
 from pyro_pmf.priors import Priors
 
@@ -65,8 +66,9 @@ class PMF:
         Whose ratings have a noise of their own: log sigma_ij = log sigma + s_i + t_j, with the
         terms that are asked for.
     priors : Priors
-    likelihood : callable
-        ``likelihood(score, sigma)`` is the distribution of the ratings on the unit scale.
+    likelihood : Likelihood
+        How a score becomes a rating: `NormalSigmoid`, `NormalIdentity`, `OrderedLogit`,
+        `BernoulliLogit`, or one of yours.
 
     Raises
     ------
@@ -74,16 +76,14 @@ class PMF:
         If an option is none of those above.
     """
 
-    n_factors: int = 10
+    n_factors: int = 16
     users: Rows = "independent"
     items: Rows = "independent"
     biases: bool = True
     divisor: Divisor = "sqrt_count"
-    noise: Noise = "shared"
+    noise: Noise = "user_and_item"
     priors: Priors = field(default_factory=Priors)
-    likelihood: Callable[[Tensor, Tensor], dist.Distribution] = field(
-        default_factory=NormalSigmoid
-    )
+    likelihood: Likelihood = field(default_factory=NormalSigmoid)
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -98,7 +98,7 @@ class PMF:
                 )
         if not isinstance(self.priors, Priors):
             raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
-        if not callable(self.likelihood):
+        if not isinstance(self.likelihood, Likelihood):
             raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
         if not isinstance(self.biases, bool):
             raise PMFError(f"biases must be True or False, not {self.biases!r}")
@@ -141,12 +141,15 @@ class PMF:
         def scalar(name: str) -> Tensor:
             return getattr(self.priors, name).draw(name, zero)
 
-        def row(sd: Tensor) -> dist.Distribution:  # Normal(0, sd^2 I)
-            return dist.Normal(zero.expand(self.n_factors), sd[..., None]).to_event(1)
+        def row(mean: Tensor, sd: Tensor) -> dist.Distribution:  # Normal(mean, sd^2 I)
+            return dist.Normal(mean, sd[..., None]).to_event(1)
 
         users = pyro.plate("users", ratings.n_users, dim=-1)
         items = pyro.plate("items", ratings.n_items, dim=-1)
-        sigma, mu = scalar("sigma"), scalar("mu")
+        likelihood = self.likelihood
+        sigma = scalar("sigma") if likelihood.has_sigma else zero + 1
+        mu = scalar("mu") if likelihood.has_mu else zero
+        own = likelihood.latents(zero)
         b = c = None
         U, V = no_factors = zero.expand(ratings.n_users, 0), zero.expand(ratings.n_items, 0)
 
@@ -159,28 +162,22 @@ class PMF:
 
         if self.n_factors:
             sigma_U, sigma_V = scalar("sigma_U"), scalar("sigma_V")
-            if self.users == "independent":
-                with users:
-                    U = pyro.sample("U", row(sigma_U))
-            else:
+            at_zero = zero.expand(self.n_factors)
+            mean_U = mean_V = at_zero
+            if self.users == "hierarchical":
                 sigma_W = scalar("sigma_W")
                 with items:
-                    W = pyro.sample("W", row(sigma_W))
-                with users:
-                    Y = pyro.sample("Y", row(sigma_U))
-                    U = Y + self._sum_of_seen(W, seen.pattern)
-                    U = pyro.deterministic("U", U, event_dim=1)
-            if self.items == "independent":
-                with items:
-                    V = pyro.sample("V", row(sigma_V))
-            else:
+                    W = pyro.sample("W", row(at_zero, sigma_W))
+                mean_U = self._sum_of_seen(W, seen.pattern)
+            if self.items == "hierarchical":
                 sigma_Z = scalar("sigma_Z")
                 with users:
-                    Z = pyro.sample("Z", row(sigma_Z))
-                with items:
-                    X = pyro.sample("X", row(sigma_V))
-                    V = X + self._sum_of_seen(Z, seen.pattern.T)
-                    V = pyro.deterministic("V", V, event_dim=1)
+                    Z = pyro.sample("Z", row(at_zero, sigma_Z))
+                mean_V = self._sum_of_seen(Z, seen.pattern.T)
+            with users:
+                U = pyro.sample("U", row(mean_U, sigma_U))
+            with items:
+                V = pyro.sample("V", row(mean_V, sigma_V))
 
         score = mu + dot(U, V, ratings.pattern, b, c)  # U_i . V_j + b_i + c_j
 
@@ -197,7 +194,7 @@ class PMF:
             sigma = sigma * torch.exp(dot(*no_factors, ratings.pattern, s, t))  # s_i + t_j
 
         with pyro.plate("ratings", len(ratings), dim=-1):
-            return pyro.sample("rating", self.likelihood(score, sigma), obs=ratings.value)
+            return pyro.sample("rating", likelihood(score, sigma, **own), obs=ratings.value)
 
     def _sum_of_seen(self, W: Tensor, seen: Pattern) -> Tensor:
         """sum_j I_ij W_j / d(n_i) for each row i; zero for a row that saw nothing."""

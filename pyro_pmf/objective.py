@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_pmf.elbo import GaussianELBO, integrated_trace
+from pyro_pmf.centring import centring
+from pyro_pmf.elbo import GaussianELBO, integrated_traces
 from pyro_pmf.errors import FitError
 from pyro_pmf.gaussian import Gaussian, NoClosedForm, Uncertain, Value
 from pyro_pmf.guides import (
@@ -46,7 +47,12 @@ class Objective:
 
     Attributes
     ----------
-    model, guide : callable
+    stated : callable
+        The model as the caller states it.
+    model : callable
+        The same as it is fitted, with some sites held and others reparametrized.
+    guide : callable
+        Of ``model``.
     elbo : ELBO
         `GaussianELBO` where model and guide allow it.
     ratings : Ratings
@@ -54,6 +60,7 @@ class Objective:
         Sites that ``model`` has been conditioned on.
     """
 
+    stated: Callable[..., Any]
     model: Callable[..., Any]
     guide: Callable[..., Any]
     elbo: ELBO
@@ -112,8 +119,17 @@ class Objective:
 
     @cached_property
     def latent_sites(self) -> dict[str, Distribution]:
-        """The latent sites of the model and their priors."""
-        trace = prune_subsample_sites(poutine.trace(self.model).get_trace(self.ratings))
+        """The latent sites of the model, as it is fitted, and their priors."""
+        return self._priors(self.model)
+
+    @cached_property
+    def stated_sites(self) -> dict[str, Distribution]:
+        """The latent sites of the model, as it is stated, that are not held, and their priors."""
+        priors = self._priors(self.stated).items()
+        return {name: prior for name, prior in priors if name not in self.held}
+
+    def _priors(self, model: Callable[..., Any]) -> dict[str, Distribution]:
+        trace = prune_subsample_sites(poutine.trace(model).get_trace(self.ratings))
         return {name: site["fn"] for name, site in trace.iter_stochastic_nodes()}
 
     def is_of_scale(self, parameter: str) -> bool:
@@ -165,16 +181,21 @@ class Objective:
             return {name: _to_cpu(value) for name, value in self._draws(num_draws).items()}, True
 
     def _closed_form(self) -> dict[str, Value] | None:
-        """The guide's sites as random quantities or point estimates, if they all are."""
+        """The latents as random quantities or point estimates, if they all are.
+
+        Of sites that the fit has reparametrized, these are the marginals.
+        """
+        model, guide = integrated_traces(self.model, self.guide, self.ratings)
         values: dict[str, Value] = dict(self.held)
-        trace = integrated_trace(self.guide, self.ratings)
-        for name, site in trace.iter_stochastic_nodes():
-            value, fn = site["value"], site["fn"]
+        for name, prior in self.stated_sites.items():
+            value = model.nodes[name]["value"]
             if isinstance(value, Tensor):
-                if not isinstance(_base(fn), Delta):
+                if name in guide.nodes and not isinstance(_base(guide.nodes[name]["fn"]), Delta):
                     return None
-                if is_real(self.latent_sites[name].support):
-                    value = Gaussian(value, torch.zeros_like(value), frozenset({name}))
+                if is_real(prior.support):
+                    value = Gaussian(value, torch.zeros_like(value))
+            if isinstance(value, Gaussian):
+                value = Gaussian(value.mean, value.var, frozenset({name}))
             values[name] = value
         return values
 
@@ -203,15 +224,33 @@ class Objective:
         user, item = torch.tensor([[0, 0, n], [0, m, 0]], device=self.ratings.device)
         pairs = Pairs(user, item, n + 1, m + 1, dtype=self.ratings.dtype)
         history = self.ratings.within(n + 1, m + 1)
-        run(self.model, values, pairs, history)
+        run(self.stated, values, pairs, history)
 
     def _draws(self, num_draws: int) -> dict[str, Tensor]:
-        traces = [poutine.trace(self.guide).get_trace(self.ratings) for _ in range(num_draws)]
+        traces = []
+        for _ in range(num_draws):
+            guide = poutine.trace(self.guide).get_trace(self.ratings)
+            replayed = poutine.replay(self.model, guide)
+            traces.append(poutine.trace(replayed).get_trace(self.ratings))
         held = {name: value.expand(num_draws, *value.shape) for name, value in self.held.items()}
         return held | {
             name: torch.stack([trace.nodes[name]["value"] for trace in traces])
-            for name in self.latent_sites
+            for name in self.stated_sites
         }
+
+
+def require_possible(model: Callable[..., Any], ratings: Ratings) -> dict[str, Any]:
+    """Raise `FitError` if a model cannot have made these ratings; return its sites."""
+    assert ratings.value is not None  # a fit has checked it
+    if isinstance(model, PMF) and (fault := model.likelihood.fault(ratings.value)):
+        raise FitError(f"Some ratings {fault}: {model.likelihood} cannot have made them.")
+    sites = prune_subsample_sites(poutine.trace(model).get_trace(ratings)).nodes
+    if "rating" not in sites or not sites["rating"].get("is_observed"):
+        raise FitError(
+            "The model needs a site 'rating' that is observed at the values of the ratings: "
+            'pyro.sample("rating", ..., obs=ratings.value).'
+        )
+    return sites
 
 
 def pose(
@@ -229,28 +268,22 @@ def pose(
         If ``guide`` is not known or cannot fit the model, the model has no observed site
         ``rating``, or the fit would not fit into memory.
     """
-    sites = prune_subsample_sites(poutine.trace(model).get_trace(ratings)).nodes
-    if "rating" not in sites or not sites["rating"].get("is_observed"):
-        raise FitError(
-            "The model needs a site 'rating' that is observed at the values of the ratings: "
-            'pyro.sample("rating", ..., obs=ratings.value).'
-        )
+    if isinstance(model, PMF) and guide == "delta":  # see `fit`
+        model = replace(model, noise="shared")
+    sites = require_possible(model, ratings)
     latents = [site["value"] for site in sites.values() if not site.get("is_observed", True)]
     n_parameters = sum(x.numel() for x in latents) * (1 if guide == "delta" else 2)
     require_memory(fit_memory(len(ratings), n_parameters, batches, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
-    if isinstance(model, PMF) and guide == "delta" and model.noise != "shared":
-        raise FitError(
-            "MAP has no useful maximum where each user or item has a noise of its own: it goes to "
-            f'zero where the ratings can be interpolated. Take guide="normal" for {model.noise=}, '
-            'or noise="shared".'
-        )
-    if isinstance(model, PMF) and (guide == "delta" or (guide == "normal" and not learn_scales)):
-        latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
-        scales = map_scales(ratings) if guide == "delta" else factor_scales(model)
-        like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
-        held = {k: like.new_tensor(float(v)) for k, v in scales.items() if k in latent}
-        model = poutine.condition(model, data=held)
+    stated = model
+    if isinstance(stated, PMF) and guide in ("normal", "delta"):
+        if guide == "delta" or not learn_scales:
+            latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
+            scales = map_scales(ratings) if guide == "delta" else factor_scales(stated)
+            like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
+            held = {k: like.new_tensor(float(v)) for k, v in scales.items() if k in latent}
+            model = poutine.condition(model, data=held)
+        model = poutine.reparam(model, centring(stated, ratings))
     family: Callable[..., Any]
     if guide == "delta":
         family = AutoDelta(model, init_loc_fn=initial_value)
@@ -260,7 +293,8 @@ def pose(
         family = guide
     else:
         raise FitError(f'guide must be "normal", "delta" or a Pyro guide, not {guide!r}.')
-    return Objective(model, family, _choose_elbo(model, family, ratings), ratings, held)
+    elbo = _choose_elbo(model, family, ratings)
+    return Objective(stated, model, family, elbo, ratings, held)
 
 
 def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:

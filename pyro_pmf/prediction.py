@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_pmf.errors import RatingsError
+from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.gaussian import (
     Gaussian,
     LogGaussian,
@@ -35,36 +35,72 @@ _CHUNK = 1 << 18  # pairs predicted at a time
 
 
 def predict(
-    learned: Learned, pairs: Ratings | pd.DataFrame, interval: float = 0.9
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    interval: float = 0.9,
+    at_least: float | None = None,
 ) -> pd.DataFrame:
     """Implement `Posterior.predict`."""
     where = LocatedPairs.of(learned, pairs)
-    columns = {name: np.empty(len(where)) for name in ("mean", "sd", "lower", "upper")}
+    names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)
+    columns = {name: np.empty(len(where)) for name in names}
     for rows, predictive in where.predictives():
         lower, upper = predictive.interval(interval)
         values = {"mean": predictive.mean, "sd": predictive.sd, "lower": lower, "upper": upper}
+        if at_least is not None:
+            values["p_at_least"] = predictive.probability_at_least(at_least)
         for name, value in values.items():
             columns[name][rows] = value.numpy()
+    known = {"known_user": where.known_user, "known_item": where.known_item}
+    return _beside_ids(pairs, columns | known)
+
+
+def predict_levels(
+    learned: Learned, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
+) -> pd.DataFrame:
+    """Implement `Posterior.predict_levels`."""
+    where = LocatedPairs.of(learned, pairs)
+    parts = []
+    for rows, predictive in where.predictives():
+        chosen = predictive.levels if levels is None else torch.tensor(levels, dtype=torch.float64)
+        if chosen is None:
+            raise PMFError(
+                "These ratings have no levels of their own: say of which you want to know the "
+                "probabilities, as levels=(1, 2, 3, 4, 5)."
+            )
+        chances = predictive.level_probabilities(chosen).numpy()
+        parts.append(pd.DataFrame(chances, index=rows, columns=chosen.tolist()))
+    if not parts:
+        raise RatingsError("There are no pairs: give at least one.")
+    table = pd.concat(parts).sort_index()
+    return _beside_ids(pairs, {level: table[level].to_numpy() for level in table})
+
+
+def _beside_ids(pairs: Ratings | pd.DataFrame, columns: Mapping[Any, np.ndarray]) -> pd.DataFrame:
     frame = pairs.to_frame() if isinstance(pairs, Ratings) else pairs
-    return pd.DataFrame(
-        {"user": frame["user"], "item": frame["item"]}
-        | columns
-        | {"known_user": where.known_user, "known_item": where.known_item},
-        index=frame.index,
-    )
+    ids = {"user": frame["user"], "item": frame["item"]}
+    return pd.DataFrame(ids | dict(columns), index=frame.index)
 
 
-def scores(learned: Learned, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
+def scores(
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    interval: float = 0.9,
+    levels: Sequence[float] | None = None,
+) -> pd.DataFrame:
     """Implement `Posterior.scores`."""
     rating = torch.from_numpy(observed(pairs))
     where = LocatedPairs.of(learned, pairs)
     parts = [
-        score_each(predictive, rating[rows], interval).set_index(rows)
+        score_each(predictive, rating[rows], interval, levels).set_index(rows)
         for rows, predictive in where.predictives()
     ]
     if not parts:
         raise RatingsError("There are no ratings to score: give at least one.")
-    return pd.concat(parts).sort_index()
+    table = pd.concat(parts).sort_index()
+    table["n_user"] = where.history.user_counts[where.user].numpy()
+    table["n_item"] = where.history.item_counts[where.item].numpy()
+    return table
 
 
 def sample(

@@ -109,7 +109,7 @@ class Priors:
     sigma : Prior
         Standard deviation of a rating about its mean, on the unit scale [0, 1] of the ratings.
     sigma_U, sigma_V : Prior
-        Standard deviations of the user and item factors (of Y and X in hierarchical models).
+        Standard deviations of the user and item factors, about their means where these are not 0.
     sigma_W : Prior
         Standard deviation of W, the effect on a user of having rated an item.
     sigma_Z : Prior

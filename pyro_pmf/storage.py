@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_pmf.errors import StorageError
 from pyro_pmf.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.learned import Learned
-from pyro_pmf.likelihoods import NormalSigmoid
+from pyro_pmf.likelihoods import BernoulliLogit, NormalIdentity, NormalSigmoid, OrderedLogit
 from pyro_pmf.models import PMF
 from pyro_pmf.priors import Priors
 from pyro_pmf.ratings import Ratings
@@ -33,7 +33,10 @@ _FILES = (
     "ratings.parquet",
     "history.parquet",
 )
-_LIKELIHOODS = {"NormalSigmoid": NormalSigmoid}
+_LIKELIHOODS = {
+    family.__name__: family
+    for family in (NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit)
+}
 
 
 def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -89,6 +92,7 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
                 site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
             },
             "num_draws": header["num_draws"],
+            "num_chains": header["num_chains"],
             "history": pd.read_parquet(folder / "history.parquet"),
             "converged": header["converged"],
         }
@@ -106,6 +110,7 @@ def _write(learned: Learned, folder: Path) -> None:
         "model": _model_as_data(learned.model),
         "latents": {site: type(value).__name__ for site, value in learned.latents.items()},
         "num_draws": learned.num_draws,
+        "num_chains": learned.num_chains,
         "converged": learned.converged,
         "scale": train.scale,
         "dtype": str(train.dtype).removeprefix("torch."),
@@ -162,12 +167,14 @@ def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
         "divisor": model.divisor,
         "noise": model.noise,
         "priors": model.priors.to_dict(),
-        "likelihood": type(model.likelihood).__name__,
+        "likelihood": {"family": type(model.likelihood).__name__, **vars(model.likelihood)},
     }
 
 
 def _read_model(data: dict[str, Any]) -> PMF:
-    likelihood, priors = _LIKELIHOODS[data["likelihood"]](), Priors.from_dict(data["priors"])
+    options = dict(data["likelihood"])
+    likelihood = _LIKELIHOODS[options.pop("family")](**options)
+    priors = Priors.from_dict(data["priors"])
     return PMF(**data | {"likelihood": likelihood, "priors": priors})
 
 

@@ -18,6 +18,7 @@ from torch.distributions import kl_divergence
 from pyro_pmf.elbo import GaussianELBO, expected_log_prob
 from pyro_pmf.gaussian import Gaussian, LogGaussian, NoClosedForm
 from pyro_pmf.guides import NormalGuide, initial_value
+from pyro_pmf.likelihoods import NormalIdentity
 from pyro_pmf.models import PMF
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.priors import Fixed, LogNormal, Priors
@@ -27,17 +28,17 @@ FIXED = Priors(sigma=Fixed(0.2), sigma_U=Fixed(0.5), sigma_b=Fixed(0.4), mu=Fixe
 REAL_ONLY = Priors(**{f"sigma{of}": Fixed(0.3) for of in ("", "_U", "_V", "_W", "_Z", "_b", "_c")})
 ROWS = ["independent", "hierarchical"]
 MODELS = [
-    PMF(3, users, items, biases, divisor)
+    PMF(3, users, items, biases, divisor, noise="shared")
     for users, items, biases, divisor in product(
         ROWS, ROWS, [True, False], ["sqrt_count", "count"]
     )
     if divisor == "sqrt_count" or "hierarchical" in (users, items)
 ] + [
-    PMF(0),
+    PMF(0, noise="shared"),
     PMF(0, noise="item"),
     PMF(3, "hierarchical", "hierarchical", noise="user_and_item"),
     PMF(3, noise="user", priors=Priors(sigma=Fixed(0.3))),
-    PMF(3, priors=FIXED),
+    PMF(3, noise="shared", priors=FIXED),
     PMF(3, "hierarchical", "hierarchical", priors=replace(FIXED, sigma_W=LogNormal(0.2, 0.5))),
 ]
 
@@ -46,10 +47,6 @@ def label(model):
     parts = [f"{model.n_factors}", model.users[:3], model.items[:3], model.divisor]
     parts += [model.noise] + ["b"] * model.biases + ["fixed"] * (model.priors != Priors())
     return "-".join(parts)
-
-
-def normal_likelihood(score, sigma):
-    return dist.Normal(score, sigma)
 
 
 @pytest.fixture
@@ -145,9 +142,8 @@ def dense_terms(q, ratings):
     seen = torch.zeros(N_USERS, N_ITEMS, dtype=torch.float64)
     seen[ratings.user, ratings.item] = 1.0
     seen = seen / n.sqrt()[:, None]
-    u = q["Y"][0] + seen @ q["W"][0]
-    u_var = q["Y"][1] ** 2 + seen**2 @ q["W"][1] ** 2
-    v, v_var = q["V"][0], q["V"][1] ** 2
+    (u, u_sd), (v, v_sd) = q["U"], q["V"]
+    u_var, v_var = u_sd**2, v_sd**2
     mean = q["mu"][0] + q["b"][0][:, None] + q["c"][0] + u @ v.T
     var = q["mu"][1] ** 2 + q["b"][1][:, None] ** 2 + q["c"][1] ** 2
     var = var + u_var @ (v**2).T + u**2 @ v_var.T + u_var @ v_var.T
@@ -161,10 +157,14 @@ def dense_terms(q, ratings):
         return -0.5 * (np.log(2 * np.pi) + precision(name) * square) - q[name][0]
 
     terms = {"rating": log_normal((ratings.value - mean) ** 2 + var, "sigma").sum()}
-    for site, sd in {"Y": "U", "W": "W", "V": "V", "b": "b", "c": "c"}.items():
+    prior_mean, prior_var = seen @ q["W"][0], seen**2 @ q["W"][1] ** 2  # of U
+    for site in "UWVbc":
         loc, scale = q[site]
         entropy = 0.5 * np.log(2 * np.pi * np.e) + scale.log()
-        terms[site] = (log_normal(loc**2 + scale**2, f"sigma_{sd}") + entropy).sum()
+        square = loc**2 + scale**2
+        if site == "U":
+            square = (loc - prior_mean) ** 2 + scale**2 + prior_var
+        terms[site] = (log_normal(square, f"sigma_{site}") + entropy).sum()
     terms["mu"] = -kl_divergence(dist.Normal(*q["mu"]), dist.Normal(0.0, 1.0))
     for name in POSITIVE:
         prior = getattr(LOG_NORMAL, name)
@@ -174,7 +174,7 @@ def dense_terms(q, ratings):
 
 
 def test_every_term_of_a_linear_model_is_exact(ratings):
-    model = PMF(3, "hierarchical", priors=LOG_NORMAL, likelihood=normal_likelihood)
+    model = PMF(3, "hierarchical", noise="shared", priors=LOG_NORMAL, likelihood=NormalIdentity())
     guide = perturbed_guide(model, ratings)
     terms = GaussianELBO().terms(model, guide, ratings)
     truth = dense_terms(guide_moments(guide), ratings)

@@ -228,11 +228,34 @@ def test_products_and_exponentials_without_a_rule_are_refused():
         lambda: torch.exp(positive),
         lambda: positive * y,
         lambda: positive * torch.exp(x),
+        lambda: positive * 2.0,
         lambda: 2.0 * positive,
+        lambda: y * positive,
         lambda: torch.sigmoid(x) * positive,
     ):
         with pytest.raises(NoClosedForm):
             wrong()
+
+
+@pytest.mark.parametrize(
+    "product", [lambda x, t: x * t, lambda x, t: t * x, torch.mul, lambda x, t: torch.mul(t, x)]
+)
+@pytest.mark.parametrize("t", [randn(N, M), randn(N, 1), randn(M), number(-1.5), number(0.0)])
+def test_a_gaussian_times_a_tensor_is_exact(product, t):
+    x = normal(N, M)
+    assert_moments(product(x, t), x.mean * t, x.var * t**2)
+    assert product(x, t).sites == {"x"}
+
+
+def test_a_gaussian_times_a_tensor_is_summed_as_independent_where_its_entries_are():
+    """Of a product that repeats entries, no sum has a rule: they are one random number."""
+    W, weights = normal(M, K), randn(len(USER))
+    factor = randn(M, 1)
+    product = weighted_sum(weights, W * factor, PATTERN)
+    expected = weighted_sum(weights, Gaussian(W.mean * factor, W.var * factor**2), PATTERN)
+    assert_moments(product, expected.mean, expected.var)
+    with pytest.raises(NoClosedForm):
+        weighted_sum(weights, normal(1, K) * factor, PATTERN)
 
 
 # Functions of one Gaussian
@@ -472,10 +495,6 @@ def test_rows_that_share_a_latent_are_not_summed_as_independent():
         torch.relu,
         torch.square,
         lambda x: x * x,
-        lambda x: 2.0 * x,
-        lambda x: x * torch.ones(N),
-        lambda x: torch.ones(N) * x,
-        lambda x: torch.mul(x, 2.0),
         lambda x: x @ torch.ones(N),
         lambda x: torch.matmul(torch.ones(2, N), x),
         lambda x: x - 1.0,

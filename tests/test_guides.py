@@ -78,7 +78,7 @@ def test_sites_are_the_families_themselves(ratings):
     }
     for name in ("mu", "b", "c"):
         assert isinstance(families[name], dist.Normal)
-    for name, shape in {"Y": (12, 2), "W": (8, 2), "V": (8, 2)}.items():
+    for name, shape in {"U": (12, 2), "W": (8, 2), "V": (8, 2)}.items():
         assert isinstance(families[name].base_dist, dist.Normal)
         assert families[name].event_shape == (2,)
         assert families[name].shape() == shape
@@ -239,11 +239,11 @@ def test_initial_values(ratings):
         if name.startswith("sigma"):
             torch.testing.assert_close(value, 0.4 * fn.mean)
         else:
-            assert (value != 0).all()
-            assert value.abs().max() < 0.5
+            assert (value != fn.mean).all()
+            assert (value - fn.mean).abs().max() < 0.5
     again = initial_values(0, ratings)[1]
     assert all(torch.equal(values[name], again[name]) for name in values)
-    assert not torch.equal(values["Y"], initial_values(1, ratings)[1]["Y"])
+    assert not torch.equal(values["W"], initial_values(1, ratings)[1]["W"])
 
 
 @pytest.mark.parametrize(

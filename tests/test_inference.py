@@ -21,6 +21,7 @@ from pyro_pmf import PMF, FitError, Fixed, Priors, Progress, Ratings, datasets, 
 from pyro_pmf.elbo import GaussianELBO
 from pyro_pmf.gaussian import Gaussian, LogGaussian
 from pyro_pmf.guides import MAP_SCALES, NormalGuide, factor_scales, initial_value
+from pyro_pmf.likelihoods import Likelihood
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 # With scales under which MAP, too, finds factors in `tiny`.
@@ -29,7 +30,8 @@ HIERARCHICAL = PMF(**BOTH, priors=WIDE)
 TRUE_SD = {"sigma": 0.05, "sigma_U": 0.8, "sigma_V": 0.8, "sigma_b": 0.3, "sigma_c": 0.3}
 KNOWN = Priors(mu=Fixed(0.2), **{name: Fixed(sd) for name, sd in TRUE_SD.items()})
 # Biases only, with known scales: its posterior is nearly Gaussian, its mode unique.
-BIASES = PMF(0, priors=Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5)))
+ABOUT_BIASES = Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5))
+BIASES = PMF(0, noise="shared", priors=ABOUT_BIASES)
 
 
 def quick(model, ratings, guide="normal", **options):
@@ -60,7 +62,8 @@ def assert_equal(a, b):
 def tiny() -> Ratings:
     """Few ratings of strong factors: 12 users, 10 items, 1 to 5 stars and a little beyond."""
     strong = Priors(sigma=Fixed(0.05), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
-    return datasets.simulate(PMF(2, priors=strong), 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
+    model = PMF(2, noise="shared", priors=strong)
+    return datasets.simulate(model, 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ def test_guides_in_closed_form(tiny, guide):
 
 
 def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
-    train, model = simulated[0], PMF(**BOTH)
+    train, model = simulated[0], PMF(**BOTH, noise="shared")
     learnt = quick(model, train, learn_scales=True).latents
     normal, delta = (quick(model, train, guide).latents for guide in ("normal", "delta"))
     assert set(learnt) == set(normal) == set(delta)
@@ -261,10 +264,16 @@ def test_learnt_standard_deviations_wait_for_the_factors(simulated, guide):
     assert (seen[30] != seen[60]) == (guide == "normal")
 
 
-def test_noise_has_no_point_estimate():
+@pytest.mark.parametrize("noise", ["user", "item", "user_and_item"])
+def test_a_point_estimate_is_of_shared_noise(noise):
     ratings, _ = noisy_and_exact_users()
-    with pytest.raises(FitError, match="no useful maximum"):
-        fit(PMF(0, noise="user_and_item"), ratings, "delta", progress=False)
+    differing, shared = (
+        quick(PMF(0, noise=noise), ratings, "delta") for noise in (noise, "shared")
+    )
+    assert differing.model == shared.model == PMF(0, noise="shared")
+    assert not {"s", "t", "sigma_s", "sigma_t"} & set(differing.latents)
+    assert_equal(differing, shared)
+    assert differing.history["elbo"].tolist() == shared.history["elbo"].tolist()
 
 
 @pytest.mark.parametrize("guide", ["normal", "delta"])
@@ -277,8 +286,8 @@ def test_priors_fix_a_scale(simulated, guide):
     ("options", "sd_U", "sd_V"),
     [
         ({}, 0.3, 0.3),
-        ({"users": "hierarchical"}, (0.25**2 + 0.1**2) ** 0.5, 0.3),
-        (BOTH, (0.25**2 + 0.1**2) ** 0.5, (0.25**2 + 0.2**2) ** 0.5),
+        ({"users": "hierarchical"}, (0.25**2 + 0.2**2) ** 0.5, 0.3),
+        (BOTH, (0.25**2 + 0.2**2) ** 0.5, (0.25**2 + 0.2**2) ** 0.5),
     ],
 )
 def test_held_scales_give_the_factors_like_standard_deviations(simulated, options, sd_U, sd_V):
@@ -341,17 +350,20 @@ def test_a_users_own_model(tiny, model, guide):
     assert np.isfinite(posterior.evaluate(unknown.assign(rating=3.0))["nll"])
 
 
+class Tanh(Likelihood):
+    """A likelihood that needs tensors."""
+
+    def __call__(self, score, sigma, **own):
+        return dist.Normal(0.5 + 0.5 * score.tanh(), sigma)
+
+
 def test_map_with_a_likelihood_that_needs_tensors(tiny):
     """Held scales and point estimates then are draws, all the same."""
-
-    def likelihood(score, sigma):
-        return dist.Normal(score.tanh(), sigma)
-
-    posterior = quick(PMF(0, likelihood=likelihood), tiny, "delta", num_draws=3)
+    posterior = quick(PMF(0, likelihood=Tanh()), tiny, "delta", num_draws=3)
     assert posterior.num_draws == 3
     assert posterior.latents["sigma_b"].tolist() == pytest.approx([MAP_SCALES["sigma_b"]] * 3)
     mu, b, c = (posterior.latents[name][0] for name in ("mu", "b", "c"))
-    expected = 1 + 4 * torch.tanh(mu + b[tiny.user] + c[tiny.item])
+    expected = 3 + 2 * torch.tanh(mu + b[tiny.user] + c[tiny.item])
     np.testing.assert_allclose(posterior.predict(tiny)["mean"], expected, rtol=1e-5)
 
 
@@ -458,7 +470,7 @@ def test_a_fit_in_batches_of_one_block_is_a_fit(tiny):
 @pytest.fixture(scope="module")
 def simulated():
     """Train and test ratings, and the true mean of every cell."""
-    ratings, sites = datasets.simulate(PMF(2, priors=KNOWN), 80, 60, 3000, seed=5)
+    ratings, sites = datasets.simulate(PMF(2, noise="shared", priors=KNOWN), 80, 60, 3000, seed=5)
     b, c, U, V = (sites[name].numpy() for name in "bcUV")
     truth = special.expit(0.2 + b[:, None] + c + U @ V.T).ravel()
     return *ratings.split(test_fraction=0.2, seed=0), truth
@@ -504,7 +516,7 @@ def test_recovery_of_the_truth(simulated, error_of_biases, model, guide):
 @pytest.mark.parametrize("prior_sd", [0.2, 0.5])
 def test_map_is_the_mode(tiny, prior_sd):
     """With biases only the log joint has one maximum, found here by L-BFGS."""
-    model = PMF(0, priors=Priors(sigma_b=Fixed(prior_sd)))
+    model = PMF(0, noise="shared", priors=Priors(sigma_b=Fixed(prior_sd)))
     posterior = quick(model, tiny.to(dtype=torch.float64), "delta", max_steps=2000, tolerance=1e-5)
     held = {name: float(posterior.latents[name]) for name in ("sigma", "sigma_c")}
     user, item, value = tiny.user.numpy(), tiny.item.numpy(), (tiny.rating - 1) / 4
@@ -711,7 +723,8 @@ def test_a_point_estimate_that_interpolates_is_refused():
     ratings = Ratings.from_frame(
         pd.DataFrame({"user": range(10), "item": 0, "rating": rating}), scale=(0.0, 1.0)
     )
-    model = PMF(0, priors=Priors(sigma_b=Fixed(3.0), sigma_c=Fixed(3.0)))
+    priors = Priors(sigma_b=Fixed(3.0), sigma_c=Fixed(3.0))
+    model = PMF(0, noise="shared", priors=priors)
     with pytest.raises(FitError, match=r"collapsed: sigma is"):
         quick(model, ratings, AutoDelta(model), max_steps=3000, tolerance=1e-9)
 
@@ -817,12 +830,9 @@ def test_a_collapsed_point_estimate_is_refused_whatever_the_model():
     noise = Ratings.from_frame(frame.assign(rating=rating))
 
     def own(ratings, history=None):
-        return PMF(2)(ratings, history)
+        return PMF(2, noise="shared")(ratings, history)
 
-    def tanh(score, sigma):
-        return dist.Normal(0.5 + 0.5 * torch.tanh(score), sigma)
-
-    model = PMF(2, likelihood=tanh)
+    model = PMF(2, noise="shared", likelihood=Tanh())
     with pytest.raises(FitError, match="collapsed"):
         fit(own, noise, "delta", progress=False)
     with pytest.raises(FitError, match="collapsed"):

@@ -30,9 +30,12 @@ def test_a_fit_that_does_not_fit_is_refused_before_a_step(ratings, monkeypatch):
 
 @pytest.mark.parametrize("guide", ["normal", "delta"])
 def test_it_counts_what_the_guide_has(ratings, monkeypatch, guide):
-    """30 x 2 + 20 x 2 factors, 30 + 20 biases, mu and five standard deviations: 156 latents."""
-    latents, each = 156, {"normal": 2, "delta": 1}[guide]
-    needed = fit_memory(400, latents * each)
+    """30 x 2 + 20 x 2 factors, 30 + 20 biases, mu and five standard deviations: 156 latents.
+
+    Variational inference has 30 + 20 of noise and two standard deviations of these besides.
+    """
+    parameters = {"normal": 2 * (156 + 52), "delta": 156}[guide]
+    needed = fit_memory(400, parameters)
     for free, fits in ((needed, True), (needed - 1, False)):
         found = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)

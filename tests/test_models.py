@@ -19,6 +19,7 @@ from pyro.poutine.util import prune_subsample_sites
 from scipy import stats
 
 from pyro_pmf import PMF, Fixed, HalfNormal, LogNormal, Normal, NormalSigmoid, PMFError, Priors
+from pyro_pmf.likelihoods import Likelihood, NormalIdentity
 from pyro_pmf.pairs import Pairs
 
 # User 4 and item 3 have no rating.
@@ -38,7 +39,14 @@ DEFAULT_SCALES = {
     "sigma_t": 0.5,
 }
 CONFIGURATIONS = [
-    {"n_factors": k, "users": users, "items": items, "biases": biases, "divisor": divisor}
+    {
+        "n_factors": k,
+        "users": users,
+        "items": items,
+        "biases": biases,
+        "divisor": divisor,
+        "noise": "shared",
+    }
     for k, users, items, biases, divisor in product(
         (0, 2),
         ("independent", "hierarchical"),
@@ -52,7 +60,7 @@ CONFIGURATIONS += [
     CONFIGURATIONS[-1] | {"n_factors": k, "biases": True, "noise": noise}
     for k, noise in product((0, 2), ("user", "item", "user_and_item"))
 ]
-BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
+BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical", "noise": "shared"}
 AUTOGUIDES = (AutoDelta, AutoNormal, AutoLowRankMultivariateNormal)
 
 every_configuration = pytest.mark.parametrize(
@@ -84,10 +92,10 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
     if k:
         shapes |= {"sigma_U": (), "sigma_V": (), "U": user_rows, "V": item_rows}
         if options["users"] == "hierarchical":
-            shapes |= {"sigma_W": (), "Y": user_rows, "W": item_rows}
+            shapes |= {"sigma_W": (), "W": item_rows}
         if options["items"] == "hierarchical":
-            shapes |= {"sigma_Z": (), "X": item_rows, "Z": user_rows}
-    noise = options.get("noise", "shared")
+            shapes |= {"sigma_Z": (), "Z": user_rows}
+    noise = options["noise"]
     if noise in ("user", "user_and_item"):
         shapes |= {"sigma_s": (), "s": (N_USERS,)}
     if noise in ("item", "user_and_item"):
@@ -95,8 +103,8 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def dense_factors(model: PMF, value, seen: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """U and V by the equations, from the indicator matrix I of the pairs that were seen."""
+def dense_means(model: PMF, value, seen: Pairs) -> dict[str, np.ndarray]:
+    """Prior means of U and V, from the indicator matrix I of the pairs that were seen."""
     indicator = np.zeros((seen.n_users, seen.n_items))
     indicator[seen.user, seen.item] = 1
     power = {"sqrt_count": 0.5, "count": 1.0}[model.divisor]
@@ -104,20 +112,19 @@ def dense_factors(model: PMF, value, seen: Pairs) -> tuple[np.ndarray, np.ndarra
     def mean_of_seen(seen, W):
         return seen @ W / np.maximum(seen.sum(1), 1)[:, None] ** power
 
-    U = value["U"] if model.users == "independent" else None
-    V = value["V"] if model.items == "independent" else None
-    U = value["Y"] + mean_of_seen(indicator, value["W"]) if U is None else U
-    V = value["X"] + mean_of_seen(indicator.T, value["Z"]) if V is None else V
-    return U, V
+    users, items = model.users == "hierarchical", model.items == "hierarchical"
+    return {
+        "U": mean_of_seen(indicator, value["W"]) if users else 0.0,
+        "V": mean_of_seen(indicator.T, value["Z"]) if items else 0.0,
+    }
 
 
-def dense_score(model: PMF, value, pairs: Pairs, seen: Pairs) -> np.ndarray:
+def dense_score(model: PMF, value, pairs: Pairs) -> np.ndarray:
     score = np.full((pairs.n_users, pairs.n_items), value["mu"])
     if model.biases:
         score = score + value["b"][:, None] + value["c"]
     if model.n_factors:
-        U, V = dense_factors(model, value, seen)
-        score = score + U @ V.T
+        score = score + value["U"] @ value["V"].T
     return score[pairs.user, pairs.item]
 
 
@@ -127,16 +134,13 @@ def dense_log_joint(model: PMF, value, ratings: Pairs) -> float:
     total += sum(
         stats.halfnorm(0, s).logpdf(value[k]) for k, s in DEFAULT_SCALES.items() if k in value
     )
-    users, items = model.users == "hierarchical", model.items == "hierarchical"
-    rows = {"Y" if users else "U": "sigma_U", "X" if items else "V": "sigma_V"}
-    rows |= {"W": "sigma_W", "Z": "sigma_Z", "b": "sigma_b", "c": "sigma_c"}
-    rows |= {"s": "sigma_s", "t": "sigma_t"}
+    means = dense_means(model, value, ratings) if model.n_factors else {}
     total += sum(
-        stats.norm(0, value[sd]).logpdf(value[name]).sum()
-        for name, sd in rows.items()
+        stats.norm(means.get(name, 0.0), value[f"sigma_{name}"]).logpdf(value[name]).sum()
+        for name in "UVWZbcst"
         if name in value
     )
-    mean = 1 / (1 + np.exp(-dense_score(model, value, ratings, ratings)))
+    mean = 1 / (1 + np.exp(-dense_score(model, value, ratings)))
     log_noise = value.get("s", np.zeros(N_USERS))[USER] + value.get("t", np.zeros(N_ITEMS))[ITEM]
     sigma = value["sigma"] * np.exp(log_noise)
     return total + stats.norm(mean, sigma).logpdf(ratings.value).sum()
@@ -168,7 +172,7 @@ def test_trace_has_the_sites_shapes_and_plates_of_the_equations(options):
         name: [(frame.name, frame.size, frame.dim) for frame in site["cond_indep_stack"]]
         for name, site in sites.items()
     }
-    of_plate = {"users": "bUYZs", "items": "cVXWt"}
+    of_plate = {"users": "bUZs", "items": "cVWt"}
     for name, stack in plates.items():
         if name == "rating":
             assert stack == [("ratings", len(VALUE), -1)]
@@ -179,9 +183,7 @@ def test_trace_has_the_sites_shapes_and_plates_of_the_equations(options):
         else:
             assert stack == []
     latent = {name for name, site in sites.items() if not site["is_observed"]}
-    hierarchical = {"U": "Y", "V": "X"}
-    deterministic = {name for name, by in hierarchical.items() if by in sites}
-    assert latent == set(sites) - {"rating"} - deterministic
+    assert latent == set(sites) - {"rating"}
 
 
 @every_configuration
@@ -197,7 +199,7 @@ def test_log_joint_with_other_priors():
         mu=Normal(0.5, 0.2), sigma=Fixed(0.3), sigma_b=LogNormal(0.4, 0.7), sigma_c=HalfNormal(2.0)
     )
     ratings = training()
-    trace = poutine.trace(PMF(0, priors=priors)).get_trace(ratings)
+    trace = poutine.trace(PMF(0, noise="shared", priors=priors)).get_trace(ratings)
     value = values(trace)
     assert value["sigma"] == 0.3
     mean = 1 / (1 + np.exp(-(value["mu"] + value["b"][USER] + value["c"][ITEM])))
@@ -213,13 +215,14 @@ def test_log_joint_with_other_priors():
 
 
 @every_configuration
-def test_rows_without_ratings_are_their_own_part_only(options):
-    value = values(poutine.trace(PMF(**options)).get_trace(training()))
-    assert all(np.isfinite(v).all() for v in value.values())
-    for total, own, row in (("U", "Y", 4), ("V", "X", 3)):
-        if own in value:
-            np.testing.assert_array_equal(value[total][row], value[own][row])
-            assert (value[total][:row] != value[own][:row]).all()
+def test_rows_without_ratings_have_a_prior_mean_of_zero(options):
+    sites = sample_sites(poutine.trace(PMF(**options)).get_trace(training()))
+    assert all(site["value"].isfinite().all() for site in sites.values())
+    for name, rows, row in (("U", "users", 4), ("V", "items", 3)):
+        if name in sites:
+            mean = sites[name]["fn"].mean
+            assert not mean[row].any()
+            assert (mean[:row] != 0).all() == (options[rows] == "hierarchical")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -237,12 +240,11 @@ def test_history_says_what_was_seen(divisor):
     model, train, test = PMF(**BOTH, divisor=divisor), training(), test_pairs()
     trace = poutine.trace(model).get_trace(test, history=train)
     value = values(trace)
-    for site, dense, other in zip(
-        "UV", dense_factors(model, value, train), dense_factors(model, value, test), strict=True
-    ):
-        np.testing.assert_allclose(value[site], dense, rtol=1e-12)
-        assert np.abs(value[site] - other).max() > 0.01
-    mean = 1 / (1 + np.exp(-dense_score(model, value, test, train)))
+    means, others = dense_means(model, value, train), dense_means(model, value, test)
+    for site, mean in means.items():
+        np.testing.assert_allclose(trace.nodes[site]["fn"].mean, mean, rtol=1e-12)
+        assert np.abs(mean - others[site]).max() > 0.01
+    mean = 1 / (1 + np.exp(-dense_score(model, value, test)))
     np.testing.assert_allclose(trace.nodes["rating"]["fn"].mean, mean, rtol=1e-12)
 
 
@@ -276,12 +278,8 @@ def test_posterior_predictive_follows_the_given_draws(options, parallel):
     for k in range(3):
         value = {name: draw[k].squeeze(0).numpy() for name, draw in latent.items()}
         value = {name: v.reshape(expected_shapes(options)[name]) for name, v in value.items()}
-        mean = 1 / (1 + np.exp(-dense_score(model, value, test, train)))
+        mean = 1 / (1 + np.exp(-dense_score(model, value, test)))
         np.testing.assert_allclose(rating[k], mean, atol=1e-7)
-
-
-def identity(score, sigma):
-    return dist.Normal(score, sigma)
 
 
 @pytest.mark.statistical
@@ -297,7 +295,7 @@ def test_prior_predictive_moments(divisor, parallel):
     sd = {"sigma": 0.2, "sigma_U": 0.9, "sigma_V": 0.7, "sigma_W": 0.8, "sigma_Z": 0.6}
     sd |= {"sigma_b": 0.5, "sigma_c": 0.4}
     priors = Priors(mu=Normal(0.3, 0.6), **{name: Fixed(value) for name, value in sd.items()})
-    model = PMF(**BOTH, divisor=divisor, priors=priors, likelihood=identity)
+    model = PMF(**BOTH, divisor=divisor, priors=priors, likelihood=NormalIdentity())
     draws = prior_draws(model, training(), n, parallel=parallel)
     var = {name: value**2 for name, value in sd.items()}
 
@@ -391,7 +389,7 @@ def test_nuts_runs(jit):
     mcmc = MCMC(kernel, num_samples=6, warmup_steps=6, disable_progbar=True)
     mcmc.run(ratings)
     draws = mcmc.get_samples()
-    latent = {k: v for k, v in expected_shapes({**BOTH, "biases": True}).items() if k not in "UV"}
+    latent = expected_shapes({**BOTH, "biases": True})
     del latent["rating"]
     assert {name: tuple(draw.shape[1:]) for name, draw in draws.items()} == latent
     assert all(draw.isfinite().all() and len(draw.unique(dim=0)) > 1 for draw in draws.values())
@@ -401,23 +399,16 @@ def test_nuts_runs(jit):
 
 
 def test_render_model_draws_every_site_and_its_parents():
-    graph = pyro.render_model(
-        PMF(**BOTH),
-        model_args=(training(),),
-        render_distributions=True,
-        render_deterministic=True,
-    )
+    graph = pyro.render_model(PMF(**BOTH), model_args=(training(),), render_distributions=True)
     edges = {tuple(x.strip() for x in line.split("->")) for line in graph.body if "->" in line}
-    for edge in [
-        ("W", "U"),
-        ("Y", "U"),
-        ("sigma_W", "W"),
-        ("sigma_U", "Y"),
-        ("Z", "V"),
-        ("X", "V"),
-    ]:
-        assert edge in edges
-    assert {parent for parent, child in edges if child == "rating"} >= {"sigma", "mu", "b", "c"}
+    for child, parents in {
+        "W": {"sigma_W"},
+        "U": {"W", "sigma_U"},
+        "Z": {"sigma_Z"},
+        "V": {"Z", "sigma_V"},
+        "rating": {"sigma", "mu", "b", "c", "U", "V"},
+    }.items():
+        assert {parent for parent, of in edges if of == child} == parents
     assert "W ~ Normal" in graph.source
     assert "sigma ~ HalfNormal" in graph.source
     plates = [name for name in ("users", "items", "ratings") if f"label={name}" in graph.source]
@@ -427,10 +418,10 @@ def test_render_model_draws_every_site_and_its_parents():
 def test_get_dependencies_finds_the_parents():
     found = get_dependencies(PMF(**BOTH), (training(),))["prior_dependencies"]
     parents = {child: set(of) - {child} for child, of in found.items()}
-    assert parents["rating"] == {"sigma", "mu", "b", "c", "W", "Y", "X", "Z"}
+    assert parents["rating"] == {"sigma", "mu", "b", "c", "U", "V"}
     assert parents["W"] == {"sigma_W"}
-    assert parents["Y"] == {"sigma_U"}
-    assert parents["X"] == {"sigma_V"}
+    assert parents["U"] == {"sigma_U", "W"}
+    assert parents["V"] == {"sigma_V", "Z"}
     assert parents["Z"] == {"sigma_Z"}
     assert parents["mu"] == parents["sigma"] == set()
 
@@ -494,12 +485,17 @@ def test_repr_says_everything():
         assert part in repr(model)
 
 
+class HeavyTails(Likelihood):
+    def __call__(self, score, sigma, **own):
+        return dist.StudentT(3.0, score, sigma)
+
+
 @pytest.mark.parametrize(
     ("likelihood", "link", "family"),
     [
         (NormalSigmoid(), lambda s: 1 / (1 + np.exp(-s)), stats.norm),
-        (identity, lambda s: s, stats.norm),
-        (lambda score, sigma: dist.StudentT(3.0, score, sigma), lambda s: s, stats.t),
+        (NormalIdentity(), lambda s: s, stats.norm),
+        (HeavyTails(), lambda s: s, stats.t),
     ],
 )
 def test_any_likelihood_may_be_given(likelihood, link, family):
@@ -508,7 +504,7 @@ def test_any_likelihood_may_be_given(likelihood, link, family):
     trace.compute_log_prob()
     value = values(trace)
     shape = (3.0,) if family is stats.t else ()
-    center = link(dense_score(model, value, ratings, ratings))
+    center = link(dense_score(model, value, ratings))
     expected = family.logpdf(VALUE, *shape, center, value["sigma"])
     np.testing.assert_allclose(trace.nodes["rating"]["log_prob"], expected, rtol=1e-10)
 
@@ -518,6 +514,7 @@ def test_any_likelihood_may_be_given(likelihood, link, family):
     [
         ({"priors": {"sigma_U": Fixed(0.3)}}, "priors"),
         ({"likelihood": "normal"}, "likelihood"),
+        ({"likelihood": dist.Normal}, "likelihood"),
         ({"biases": "no"}, "biases"),
         ({"n_factors": True}, "n_factors"),
     ],

@@ -38,44 +38,31 @@ def known_posterior(seed=0, **options):
     frame["item"] = "film" + frame["item"].astype(str)
     frame["rating"] = rng.integers(1, 6, len(frame)).astype(float)
     ratings = Ratings.from_frame(frame, dtype=torch.float64)
-    model = PMF(n_factors=K, **options)
+    model = PMF(n_factors=K, noise="shared", **options)
     latents = {name: log_gaussian(name, 0.2) for name in ("sigma", "sigma_U", "sigma_V")}
     latents["mu"] = gaussian(rng, "mu", sd=0.05)
     if model.biases:
         latents |= {name: log_gaussian(name, 0.4) for name in ("sigma_b", "sigma_c")}
         latents |= {"b": gaussian(rng, "b", N_USERS), "c": gaussian(rng, "c", N_ITEMS)}
     if model.users == "hierarchical":
-        latents |= {"sigma_W": log_gaussian("sigma_W", 0.3)}
-        latents |= {"Y": gaussian(rng, "Y", N_USERS, K), "W": gaussian(rng, "W", N_ITEMS, K)}
-    else:
-        latents |= {"U": gaussian(rng, "U", N_USERS, K)}
+        latents |= {"sigma_W": log_gaussian("sigma_W", 0.3), "W": gaussian(rng, "W", N_ITEMS, K)}
     if model.items == "hierarchical":
-        latents |= {"sigma_Z": log_gaussian("sigma_Z", 0.3)}
-        latents |= {"X": gaussian(rng, "X", N_ITEMS, K), "Z": gaussian(rng, "Z", N_USERS, K)}
-    else:
-        latents |= {"V": gaussian(rng, "V", N_ITEMS, K)}
+        latents |= {"sigma_Z": log_gaussian("sigma_Z", 0.3), "Z": gaussian(rng, "Z", N_USERS, K)}
+    latents |= {"U": gaussian(rng, "U", N_USERS, K), "V": gaussian(rng, "V", N_ITEMS, K)}
     history = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
     return Posterior(model, ratings, latents, None, history, True)
 
 
 def dense_score_moments(posterior):
-    """Mean and variance of every score, from the equations, without the package's operators."""
-    latents, ratings, model = posterior.latents, posterior.ratings, posterior.model
-    seen = np.zeros((N_USERS, N_ITEMS))
-    seen[ratings.user, ratings.item] = 1
+    """Mean and variance of every score, from the equations, without the package's operators.
 
-    def side(own, shared, seen, hierarchical, alone):
-        if not hierarchical:
-            return latents[alone].mean.numpy(), latents[alone].var.numpy()
-        weights = seen / np.sqrt(seen.sum(1, keepdims=True))
-        mean = latents[own].mean.numpy() + weights @ latents[shared].mean.numpy()
-        return mean, latents[own].var.numpy() + weights**2 @ latents[shared].var.numpy()
-
-    u, su = side("Y", "W", seen, model.users == "hierarchical", "U")
-    v, sv = side("X", "Z", seen.T, model.items == "hierarchical", "V")
+    U and V are latents of every model: what they follow from a priori, W and Z, plays no part.
+    """
+    latents = posterior.latents
+    u, su, v, sv = (getattr(latents[name], of).numpy() for name in "UV" for of in ("mean", "var"))
     mean = latents["mu"].mean.numpy() + u @ v.T
     var = latents["mu"].var.numpy() + su @ (v**2).T + u**2 @ sv.T + su @ sv.T
-    if model.biases:
+    if posterior.model.biases:
         mean = mean + latents["b"].mean.numpy()[:, None] + latents["c"].mean.numpy()
         var = var + latents["b"].var.numpy()[:, None] + latents["c"].var.numpy()
     return mean, var
@@ -144,7 +131,7 @@ def test_unknown_ids_get_the_prior():
     assert predicted["known_item"].tolist() == [True, True, False, False]
     both = predicted.iloc[3]
     mu = posterior.latents["mu"]
-    # A new user's W-sum and a new film's Z-sum are empty: Y, X, b and c come from their priors.
+    # A new user's W-sum and a new film's Z-sum are empty: U, V, b and c are of mean 0.
     var = mu.var.item() + 0.4**2 + 0.4**2 + K * 0.2**4
     grid = scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
     rating = 1 + 4 / (1 + np.exp(-(mu.mean.item() + np.sqrt(var) * grid)))

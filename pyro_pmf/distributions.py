@@ -1,0 +1,148 @@
+"""Distributions of ratings that torch does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from pyro_pmf.gaussian import LogGaussian, expected_softplus
+
+_BEYOND = 1e3  # a cut point past all scores
+
+
+class OrderedLogistic(TorchDistribution):
+    """Levels 0, 1/(L-1), ..., 1, with P(level <= k) = sigmoid((cutpoints_k - score) / sigma).
+
+    Parameters
+    ----------
+    score : Tensor, shape (..., n)
+    sigma : Tensor, broadcastable to the shape of ``score``
+    cutpoints : Tensor, shape (..., L - 1)
+        Ascending; its leading dimensions broadcast to the shape of ``score``.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "score": constraints.real,
+        "sigma": constraints.positive,
+        "cutpoints": constraints.real_vector,
+    }
+
+    def __init__(
+        self,
+        score: Tensor,
+        sigma: Tensor,
+        cutpoints: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.score, self.sigma, self.cutpoints = score, sigma, cutpoints
+        super().__init__(score.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OrderedLogistic:
+        shape = Size(batch_shape)
+        return OrderedLogistic(
+            self.score.expand(shape), self.sigma.expand(shape), self.cutpoints, False
+        )
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return _Lattice(self.n_levels)
+
+    @property
+    def n_levels(self) -> int:
+        """How many levels there are."""
+        return self.cutpoints.shape[-1] + 1
+
+    @property
+    def spacing(self) -> float:
+        """Distance of one level to the next."""
+        return 1 / (self.n_levels - 1)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probability of each level, shape (..., n, L)."""
+        below = torch.sigmoid((self.cutpoints - self.score[..., None]) / self.sigma[..., None])
+        return torch.diff(F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0))
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected rating, shape (..., n)."""
+        return self.probs @ self._levels
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the rating, shape (..., n)."""
+        probs, levels = self.probs, self._levels
+        return (probs * (levels - (probs @ levels)[..., None]) ** 2).sum(-1)
+
+    @property
+    def _levels(self) -> Tensor:
+        like = self.score
+        return torch.linspace(0, 1, self.n_levels, dtype=like.dtype, device=like.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of a level."""
+        lower, upper = self._cuts_around(value)
+        a, b = (upper - self.score) / self.sigma, (lower - self.score) / self.sigma
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))
+        return F.logsigmoid(a) + F.logsigmoid(-b) + _log1mexp((upper - lower) / self.sigma)
+
+    def expected_log_prob(self, value: Tensor) -> Tensor:
+        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian.
+
+        (cut point - score) / sigma is read as a Gaussian of its exact mean and variance.
+        """
+        lower, upper = self._cuts_around(value)
+        above, below = (self.score * -1.0 + upper) / self.sigma, (self.score + -lower) / self.sigma
+        gap = upper - lower
+        if isinstance(self.sigma, LogGaussian):
+            rule = self.sigma.quadrature(3)
+            of_gap = rule.expectation(_log1mexp(gap / rule.nodes))
+        else:
+            of_gap = _log1mexp(gap / self.sigma)
+        return of_gap - expected_softplus(above * -1.0) - expected_softplus(below * -1.0)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of a level at most this one."""
+        _, upper = self._cuts_around(value)
+        return torch.sigmoid((upper - self.score) / self.sigma)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw levels."""
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            u = torch.rand(shape, dtype=self.score.dtype, device=self.score.device)
+            response = self.score + self.sigma * u.logit(eps=1e-7)
+            above = (response[..., None] > self.cutpoints).sum(-1)
+            return above.to(self.score.dtype) * self.spacing
+
+    def _cuts_around(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The cut points below and above a level."""
+        ends = F.pad(F.pad(self.cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
+        level = (value * (self.n_levels - 1)).round().long().clamp(0, self.n_levels - 1)
+        if ends.dim() == 1:
+            return ends[level], ends[level + 1]
+        ends, level = ends.expand(*level.shape, ends.shape[-1]), level[..., None]
+        return ends.gather(-1, level)[..., 0], ends.gather(-1, level + 1)[..., 0]
+
+
+class _Lattice(constraints.Constraint):
+    """Evenly spaced levels from 0 to 1."""
+
+    is_discrete = True
+
+    def __init__(self, n_levels: int) -> None:
+        self.n_levels = n_levels
+
+    def check(self, value: Tensor) -> Tensor:
+        steps = value * (self.n_levels - 1)
+        return ((steps - steps.round()).abs() < 1e-3) & (value > -1e-3) & (value < 1 + 1e-3)
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0."""
+    return torch.log(-torch.expm1(-x))
