@@ -3,24 +3,26 @@
 # and for the benchmarks:
 #   make bench BENCH_ARGS="--data movielens-100k --seeds 0"
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV ?= .venv
 ARGS ?=
 BENCH_ARGS ?=
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 # Written only after a complete install, so that an interrupted one is done again.
-STAMP := .venv/.installed
-BENCH_STAMP := .venv/.bench-installed
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test test-matrix bench lint format clean
 
 help:  ## say what can be made
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 18
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 20
 
 install: $(STAMP)  ## the package and its tools, in .venv
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Installing into .venv; the first time takes a minute or more ..."
-	@$(PYTHON) -m venv .venv
+	@echo "Installing into $(VENV); the first time takes a minute or more ..."
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
 		-c constraints.txt -e ".[dev,examples]"
 	@touch $@
@@ -31,13 +33,25 @@ demo: $(STAMP)  ## fit real film ratings and look at the predictions
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+# By hand, before a release: each interpreter gets an environment of its own, such as .venv-3.12.
+test-matrix:  ## run the tests on each of PYTHONS that is here, 3.11 to 3.13
+	@ran=; for python in $(PYTHONS); do \
+		if ! $$python --version >/dev/null 2>&1; then \
+			echo "$$python is not here: skipped"; continue; \
+		fi; \
+		echo "$$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$${python#python} || exit 1; \
+		ran="$$ran $$python"; \
+	done; \
+	test -n "$$ran" && echo "The tests passed on$$ran" || { echo "None of $(PYTHONS) is here"; exit 1; }
+
 bench: $(BENCH_STAMP)  ## compare with other packages, then time the steps: half an hour
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.steps
 
 # Of recbole only its copy of MovieLens-100K is read, so its many dependencies stay away.
 $(BENCH_STAMP): $(STAMP)
-	@echo "Installing other packages into .venv ..."
+	@echo "Installing other packages into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
 		-c constraints.txt -e ".[bench]"
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
@@ -54,4 +68,4 @@ format: $(STAMP)  ## put the code in form
 	$(BIN)/ruff format .
 
 clean:  ## remove all that make made, .venv too
-	rm -rf .venv build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,16 +5,38 @@ from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from pyro.infer.autoguide import AutoNormal
+from scipy.stats import binom
 
-from pyro_pmf import PMF, Fixed, PMFError, Priors, RatingsError, fit
+from pyro_pmf import (
+    PMF,
+    BernoulliLogit,
+    Fixed,
+    NormalIdentity,
+    OrderedLogit,
+    PMFError,
+    Priors,
+    Ratings,
+    RatingsError,
+    fit,
+)
 from pyro_pmf.datasets import simulate
-from pyro_pmf.metrics import calibration
-from pyro_pmf.plots import plot_calibration, plot_elbo, plot_scales, plot_user
+from pyro_pmf.gaussian import Gaussian
+from pyro_pmf.metrics import calibration, pit_histogram
+from pyro_pmf.plots import (
+    plot_calibration,
+    plot_elbo,
+    plot_error_by_sd,
+    plot_factor_norms,
+    plot_pit,
+    plot_scales,
+    plot_user,
+)
 
 FIXED = Priors(mu=Fixed(0.3), sigma=Fixed(0.1), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
 
@@ -35,13 +57,15 @@ def _close_figures():
 
 @pytest.fixture(scope="module")
 def split():
-    ratings, _ = simulate(PMF(n_factors=2, priors=FIXED), 30, 25, 500, scale=(1, 5))
+    model = PMF(n_factors=2, noise="shared", priors=FIXED)
+    ratings, _ = simulate(model, 30, 25, 500, scale=(1, 5))
     return ratings.split(0.2)
 
 
 @pytest.fixture(scope="module")
 def posterior(split):
-    return fit(PMF(n_factors=2), split[0], max_steps=60, learn_scales=True, progress=False)
+    model = PMF(n_factors=2, noise="shared")
+    return fit(model, split[0], max_steps=60, learn_scales=True, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +77,30 @@ def point(split):
 @pytest.fixture(scope="module")
 def drawn(split):
     """A posterior that draws represent, of scalars too."""
-    model = PMF(n_factors=1)
+    model = PMF(n_factors=1, noise="shared")
     with pytest.warns(UserWarning, match="deterministic ELBO|Falling back|Trace_ELBO"):
         return fit(model, split[0], AutoNormal(model), max_steps=5, num_draws=7, progress=False)
+
+
+@pytest.fixture(scope="module", params=["ordinal", "bernoulli"])
+def discrete(split, request):
+    """A posterior of levels, and held-out ratings that are levels."""
+    if request.param == "ordinal":
+        likelihood, scale = OrderedLogit(10), (0.5, 5)
+
+        def level(x):
+            return np.rint(2 * x.clip(0.5, 5)) / 2
+    else:
+        likelihood, scale = BernoulliLogit(), (0, 1)
+
+        def level(x):
+            return (x > 3).astype(float)
+
+    train, test = (side.to_frame() for side in split)
+    train, test = (side.assign(rating=level(side["rating"])) for side in (train, test))
+    model = PMF(n_factors=2, noise="shared", likelihood=likelihood)
+    ratings = Ratings.from_frame(train, scale=scale)
+    return fit(model, ratings, max_steps=60, progress=False), test
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +161,37 @@ class TestELBO:
         assert ax.get_title("left").startswith(f"Not converged after {max_steps} step")
 
 
+class TestTraces:
+    @pytest.fixture
+    def chains(self, posterior):
+        generator = np.random.default_rng(0)
+        history = pd.DataFrame(
+            {
+                "step": range(1, 41),
+                "chain": np.repeat([0, 1], 20),
+                "log_joint": generator.normal(-300, 5, 40),
+                "divergent": np.arange(40) == 33,
+            }
+        )
+        return replace(posterior, num_chains=2, history=history, converged=False)
+
+    def test_draw_the_log_joint_of_each_chain(self, chains):
+        ax = plot_elbo(chains)
+        first, second, divergent = ax.lines
+        for line, draws in ((first, slice(0, 20)), (second, slice(20, 40))):
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 21))
+            np.testing.assert_array_equal(line.get_ydata(), chains.history["log_joint"][draws])
+        np.testing.assert_array_equal(divergent.get_xdata(), [14])
+        assert texts(ax) == ["chain 1", "chain 2", "divergent"]
+        assert ax.get_ylabel() == "Log joint density (nats)"
+        assert ax.get_title("left") == "Not mixed after 2 chains of 20 draws"
+        assert inside_the_figure(ax)
+
+    def test_of_one_chain_that_has_mixed(self, chains):
+        one = replace(chains, history=chains.history[:20], num_chains=1, converged=True)
+        assert plot_elbo(one).get_title("left") == "Mixed after 1 chain of 20 draws"
+
+
 class TestCalibration:
     def test_draws_the_calibration_of_each(self, posterior, point, split):
         ax = plot_calibration({"VI": posterior, "MAP": point}, split[1])
@@ -144,6 +220,92 @@ class TestCalibration:
         pairs = split[1].to_frame().drop(columns="rating")
         with pytest.raises(RatingsError, match="rating"):
             plot_calibration(posterior, pairs)
+
+    def test_of_levels(self, discrete):
+        posterior, test = discrete
+        line = plot_calibration(posterior, test).lines[1]
+        expected = calibration(posterior.scores(test)["pit"].to_numpy())
+        np.testing.assert_allclose(line.get_ydata(), expected["coverage"])
+
+
+class TestPIT:
+    def test_draws_shares_about_the_expected_one(self, posterior, split):
+        ax = plot_pit(posterior, split[1], n_bins=5)
+        expected = pit_histogram(posterior.scores(split[1])["pit"].to_numpy(), 5)["count"] / 100
+        band, _, steps = ax.patches
+        np.testing.assert_allclose(steps.get_data().values, expected)
+        np.testing.assert_allclose(steps.get_data().edges, np.linspace(0, 1, 6))
+        assert list(ax.lines[0].get_ydata()) == [0.2, 0.2]
+        low, high = band.get_y(), band.get_y() + band.get_height()
+        inside = binom.cdf(round(100 * high), 100, 0.2) - binom.cdf(round(100 * low) - 1, 100, 0.2)
+        assert 0.99 <= inside < 0.995
+        assert texts(ax) == ["99% of bins by chance", "held-out ratings"]
+        assert inside_the_figure(ax)
+
+    def test_tells_several_apart(self, posterior, point, split):
+        ax = plot_pit({"VI": posterior, "MAP": point}, split[1])
+        assert texts(ax) == ["99% of bins by chance", "VI", "MAP"]
+        _, *markers = ax.lines
+        for line, fitted in zip(markers, (posterior, point), strict=True):
+            table = pit_histogram(fitted.scores(split[1])["pit"].to_numpy(), 20)
+            np.testing.assert_allclose(line.get_ydata(), table["count"] / 100)
+            np.testing.assert_allclose(line.get_xdata(), (table["low"] + table["high"]) / 2)
+        assert inside_the_figure(ax)
+
+    def test_of_levels(self, discrete):
+        posterior, test = discrete
+        ax = plot_pit(posterior, test)
+        assert ax.patches[-1].get_data().values.sum() == pytest.approx(1)
+
+    def test_says_what_is_wrong(self, posterior, split):
+        with pytest.raises(PMFError, match="n_bins must be"):
+            plot_pit(posterior, split[1], n_bins=0)
+        with pytest.raises(RatingsError):
+            plot_pit(posterior, split[1].to_frame().drop(columns="rating"))
+
+
+class TestErrorBySD:
+    def test_draws_rmse_against_predicted_sd(self, posterior, split):
+        ax = plot_error_by_sd(posterior, split[1], n_bins=4)
+        predicted = posterior.predict(split[1]).assign(rating=split[1].to_frame()["rating"])
+        bins = [
+            group for _, group in predicted.groupby(predicted["sd"].rank(method="first") // 25.1)
+        ]
+        rmse = [np.sqrt(np.mean((b["rating"] - b["mean"]) ** 2)) for b in bins]
+        sd = [np.sqrt(np.mean(b["sd"] ** 2)) for b in bins]
+        diagonal, line, *_ = ax.lines
+        np.testing.assert_array_equal(*diagonal.get_data())
+        np.testing.assert_allclose(line.get_xdata(orig=False), sd, rtol=1e-5)
+        np.testing.assert_allclose(line.get_ydata(orig=False), rmse, rtol=1e-5)
+        assert "rating units" in ax.get_xlabel()
+        assert "rating units" in ax.get_ylabel()
+        assert inside_the_figure(ax)
+
+    def test_bars_are_a_standard_error(self, posterior, split):
+        """Beside the bootstrap."""
+        ax = plot_error_by_sd(posterior, split[1], n_bins=1)
+        (segment,) = ax.collections[0].get_segments()
+        error = posterior.scores(split[1])["error"].to_numpy()
+        generator = np.random.default_rng(0)
+        again = generator.choice(error, (4000, len(error)))
+        spread = np.sqrt((again**2).mean(1)).std()
+        assert np.ptp(segment[:, 1]) / 2 == pytest.approx(spread, rel=0.1)
+
+    def test_names_several(self, posterior, point, split):
+        ax = plot_error_by_sd({"VI": posterior, "MAP": point}, split[1])
+        assert texts(ax) == ["VI", "MAP"]
+        assert inside_the_figure(ax)
+
+    def test_of_levels_and_of_few(self, discrete):
+        posterior, test = discrete
+        assert inside_the_figure(plot_error_by_sd(posterior, test))
+        assert inside_the_figure(plot_error_by_sd(posterior, test[:1]))
+
+    def test_says_what_is_wrong(self, posterior, split):
+        with pytest.raises(PMFError, match="n_bins must be"):
+            plot_error_by_sd(posterior, split[1], n_bins=2.5)
+        with pytest.raises(RatingsError):
+            plot_error_by_sd(posterior, split[1].to_frame().drop(columns="rating"))
 
 
 class TestUser:
@@ -191,6 +353,21 @@ class TestUser:
         np.testing.assert_allclose(shown[[0, -1]], mean[[0, -1]])
         assert len(shown) == 3
 
+    def test_of_levels(self, discrete, user):
+        posterior, test = discrete
+        ax = plot_user(posterior, test, user)
+        theirs = test.query("user == @user")
+        inside = int(posterior.scores(theirs)["covered"].sum())
+        assert f"{inside} of {len(theirs)} " in ax.get_title("left")
+        assert inside_the_figure(ax)
+
+    def test_a_level_at_the_end_of_its_interval_is_inside(self, discrete, user):
+        posterior, test = discrete
+        theirs = test.query("user == @user")
+        upper = posterior.predict(theirs)["upper"].to_numpy()
+        title = plot_user(posterior, theirs.assign(rating=upper), user).get_title("left")
+        assert f"{len(theirs)} of {len(theirs)} " in title
+
     def test_one_rating(self, posterior, split, user):
         one = split[1].to_frame().query("user == @user").iloc[:1]
         assert inside_the_figure(plot_user(posterior, one, user))
@@ -232,9 +409,18 @@ class TestScales:
         assert len(ax.get_yticks()) == 5
         assert ax.lines[-1].get_xdata()[0] == pytest.approx(np.median(drawn.latents["sigma"]))
 
+    def test_of_the_identity(self, split):
+        model = PMF(n_factors=1, noise="shared", likelihood=NormalIdentity())
+        fitted = fit(model, split[0], max_steps=5, progress=False)
+        assert texts(plot_scales(fitted)) == ["on the unit scale of the ratings"]
+
+    def test_of_levels(self, discrete):
+        assert texts(plot_scales(discrete[0])) == ["on the logit scale"]
+
     def test_without_any(self, split):
         names = ("sigma", "sigma_b", "sigma_c")
-        held = PMF(n_factors=0, priors=Priors(**{name: Fixed(0.2) for name in names}))
+        priors = Priors(**{name: Fixed(0.2) for name in names})
+        held = PMF(n_factors=0, noise="shared", priors=priors)
         fitted = fit(held, split[0], max_steps=2, progress=False)
         with pytest.raises(PMFError, match="nothing to plot"):
             plot_scales(fitted)
@@ -245,14 +431,66 @@ class TestScales:
         assert torch.equal(torch.get_rng_state(), state)
 
 
+class TestFactorNorms:
+    def test_draws_each_from_the_strongest(self, posterior):
+        ax = plot_factor_norms(posterior)
+        table = posterior.factor_norms()
+        np.testing.assert_allclose(
+            [bar.get_height() for bar in ax.patches], table["sd"], rtol=1e-6
+        )
+        assert [label.get_text() for label in ax.get_xticklabels()] == [*map(str, table.index)]
+        assert [text.get_text() for text in ax.texts] == [
+            f"{share:.0%}" for share in table["share"]
+        ]
+        assert ax.get_title("left").endswith("no factor is dead")
+        assert inside_the_figure(ax)
+
+    def test_marks_dead_ones(self, posterior):
+        V = posterior.latents["V"]
+        alive = torch.tensor([0.0, 1.0])
+        dead = replace(
+            posterior,
+            latents={**posterior.latents, "V": Gaussian(V.mean * alive, V.var, V.sites)},
+        )
+        ax = plot_factor_norms(dead)
+        assert [text.get_text() for text in ax.texts] == ["100%", "dead"]
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "0"]
+        assert ax.patches[-1].get_hatch()
+        assert ax.get_title("left").endswith("1 of 2 factors dead")
+        assert inside_the_figure(ax)
+
+    def test_all_dead(self, posterior):
+        V = posterior.latents["V"]
+        nothing = Gaussian(V.mean * 0.0, V.var, V.sites)
+        ax = plot_factor_norms(replace(posterior, latents={**posterior.latents, "V": nothing}))
+        assert [text.get_text() for text in ax.texts] == ["dead", "dead"]
+        assert ax.get_ylim()[1] > 1
+        assert inside_the_figure(ax)
+
+    def test_of_many(self, split):
+        many = fit(PMF(n_factors=40), split[0], max_steps=5, progress=False)
+        ax = plot_factor_norms(many)
+        assert len(ax.patches) == 40
+        assert not ax.texts
+        assert inside_the_figure(ax)
+
+    def test_without_any(self, split):
+        none = fit(PMF(n_factors=0), split[0], max_steps=2, progress=False)
+        with pytest.raises(PMFError, match="no factors"):
+            plot_factor_norms(none)
+
+
 def test_all_draw_on_given_axes(posterior, split):
-    figure, axes = pyplot.subplots(2, 2, layout="constrained", figsize=(14, 12))
+    figure, axes = pyplot.subplots(3, 3, layout="constrained", figsize=(20, 18))
     user = split[1].to_frame()["user"].iloc[0]
-    elbo, calibrated, users, scales = axes.flat
+    elbo, calibrated, users, scales, pit, errors, factors, *_ = axes.flat
     assert plot_elbo(posterior, ax=elbo) is elbo
     assert plot_calibration({"VI": posterior}, split[1], ax=calibrated) is calibrated
     assert plot_user(posterior, split[1], user, ax=users) is users
     assert plot_scales(posterior, ax=scales) is scales
+    assert plot_pit(posterior, split[1], ax=pit) is pit
+    assert plot_error_by_sd(posterior, split[1], ax=errors) is errors
+    assert plot_factor_norms(posterior, ax=factors) is factors
     assert pyplot.get_fignums() == [figure.number]
     figure.canvas.draw()
 
@@ -261,6 +499,9 @@ def test_change_no_defaults(posterior, split):
     before = dict(mpl.rcParams)
     plot_elbo(posterior)
     plot_calibration(posterior, split[1])
+    plot_pit(posterior, split[1])
+    plot_error_by_sd(posterior, split[1])
+    plot_factor_norms(posterior)
     plot_scales(posterior)
     assert dict(mpl.rcParams) == before
 
