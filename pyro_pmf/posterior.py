@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyro_pmf import inference_data, prediction, recommendation, storage
+from pyro_pmf import effects, inference_data, prediction, recommendation, storage
+from pyro_pmf.errors import PMFError
 from pyro_pmf.learned import Learned
-from pyro_pmf.metrics import summarize
+from pyro_pmf.metrics import summarize, summarize_by
 from pyro_pmf.ratings import Ratings
 
 
@@ -22,7 +23,12 @@ class Posterior(Learned):
     `Learned`.
     """
 
-    def predict(self, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
+    def predict(
+        self,
+        pairs: Ratings | pd.DataFrame,
+        interval: float = 0.9,
+        at_least: float | None = None,
+    ) -> pd.DataFrame:
         """Predict ratings.
 
         Parameters
@@ -32,13 +38,15 @@ class Posterior(Learned):
             ratings do not have gets its factors and bias from the prior.
         interval : float
             Probability of the central interval.
+        at_least : float, optional
+            A rating, for the column p_at_least: the probability of one at least as high.
 
         Returns
         -------
         pandas.DataFrame
             One row a pair, in their order: user, item; mean, sd, lower and upper of the *rating*,
-            noise included, in rating units (lower and upper clipped to the scale); known_user,
-            known_item.
+            noise included, in rating units (lower and upper clipped to the scale); p_at_least if
+            asked for; known_user, known_item.
 
         Raises
         ------
@@ -47,19 +55,62 @@ class Posterior(Learned):
         PMFError
             If ``interval`` is not inside (0, 1).
         """
-        return prediction.predict(self, pairs, interval)
+        return prediction.predict(self, pairs, interval, at_least)
 
-    def scores(self, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.DataFrame:
+    def predict_levels(
+        self, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
+    ) -> pd.DataFrame:
+        """Predict the probability of each rating that there can be.
+
+        Parameters
+        ----------
+        pairs : Ratings or pandas.DataFrame
+            As for `predict`.
+        levels : sequence of float, optional
+            Ratings, ascending. By default those of the likelihood; required where this has none,
+            and a rating then counts for the level nearest to it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a pair, in their order: user, item, and a column for each level. A row's
+            probabilities sum to one.
+
+        Raises
+        ------
+        RatingsError, PMFError
+            As `predict`, and if there are no levels.
+        """
+        return prediction.predict_levels(self, pairs, levels)
+
+    def scores(
+        self,
+        pairs: Ratings | pd.DataFrame,
+        interval: float = 0.9,
+        levels: Sequence[float] | None = None,
+    ) -> pd.DataFrame:
         """Score the prediction of each rating: see `metrics.score_each`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a rating, in their order, with the columns of `metrics.score_each`, and n_user
+            and n_item, the number of training ratings of its user and of its item.
 
         Raises
         ------
         RatingsError
             As `predict`, and if the pairs have no ratings.
         """
-        return prediction.scores(self, pairs, interval)
+        return prediction.scores(self, pairs, interval, levels)
 
-    def evaluate(self, pairs: Ratings | pd.DataFrame, interval: float = 0.9) -> pd.Series:
+    def evaluate(
+        self,
+        pairs: Ratings | pd.DataFrame,
+        interval: float = 0.9,
+        by: str | None = None,
+        levels: Sequence[float] | None = None,
+    ) -> Any:
         """Say how good predictions of ratings are.
 
         Parameters
@@ -68,18 +119,32 @@ class Posterior(Learned):
             As for `predict`, with the ratings; a frame's are in the column ``rating``.
         interval : float
             Probability of the central interval.
+        by : {"user", "item"}, optional
+            Score the ratings of users, or of items, with few and with many training ratings apart.
+        levels : sequence of float, optional
+            The ratings that there can be, for the log loss over them of a likelihood that has no
+            levels of its own.
 
         Returns
         -------
-        pandas.Series
-            n, rmse, mae, nll, crps, coverage, width, error_sd_spearman: see `metrics.summarize`.
+        pandas.Series, or with ``by`` pandas.DataFrame
+            n, rmse, mae, nll, log_loss (where there are levels), crps, coverage, width, sharpness,
+            error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
+            for each range of training ratings.
 
         Raises
         ------
         RatingsError
             As `predict`, and if the pairs have no ratings.
+        PMFError
+            If ``by`` is something else.
         """
-        return summarize(self.scores(pairs, interval))
+        scores = self.scores(pairs, interval, levels)
+        if by is None:
+            return summarize(scores)
+        if by not in ("user", "item"):
+            raise PMFError(f'by must be "user" or "item", not {by!r}')
+        return summarize_by(scores, scores[f"n_{by}"])
 
     def sample(
         self, pairs: Ratings | pd.DataFrame, num_samples: int = 100, seed: int = 0
@@ -125,12 +190,61 @@ class Posterior(Learned):
         """
         return recommendation.recommend(self, users, n, exclude_seen)
 
+    def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
+        """How each user's scores lie above or below those of others, the highest first.
+
+        Parameters
+        ----------
+        interval : float
+            Probability of the central interval.
+
+        Returns
+        -------
+        pandas.DataFrame
+            user; mean, sd, lower and upper of b_i + U_i . V, with V the mean of all items'
+            factors, on the scale of the score: a user's bias, wherever the model has put it;
+            n_ratings, how many training ratings it is learnt from.
+
+        Raises
+        ------
+        PMFError
+            If the model has no biases and no factors, or ``interval`` is not inside (0, 1).
+        """
+        return effects.effects(self, "user", interval)
+
+    def item_effects(self, interval: float = 0.9) -> pd.DataFrame:
+        """How well each item is liked by the average user: as `user_effects`, with c_j + U . V_j.
+
+        That is not c_j alone: who rated an item says how good it is, so that the factors of
+        hierarchical items may take over from the biases.
+        """
+        return effects.effects(self, "item", interval)
+
+    def factor_norms(self) -> pd.DataFrame:
+        """How much each factor matters, the strongest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By factor, from 0: sd, the standard deviation of U_ik V_jk over the training pairs, on
+            the scale of the score; share of all factors' variance; norm_U and norm_V, root mean
+            squares over users and items; dead, whether sd is below a hundredth of the strongest's.
+            Of posterior means; where draws represent the posterior, averaged over them.
+
+        Raises
+        ------
+        PMFError
+            If the model has no factors.
+        """
+        return effects.factor_norms(self)
+
     def to_arviz(
         self,
         pairs: Ratings | pd.DataFrame | None = None,
         sites: Sequence[str] | None = None,
         num_samples: int | None = None,
         seed: int = 0,
+        prior: bool = False,
     ) -> Any:
         """Return draws as ArviZ data: InferenceData with ArviZ 0.x, a DataTree with ArviZ 1.
 
@@ -138,21 +252,28 @@ class Posterior(Learned):
         ----------
         pairs : Ratings or pandas.DataFrame, optional
             Adds the groups posterior_predictive, log_likelihood and observed_data (the last two
-            where the pairs have ratings), in rating units, for these pairs. Every pair costs
-            ``num_samples`` numbers twice: give those that you will look at.
+            where the pairs have ratings), in rating units, for these pairs. The likelihood is a
+            density per rating unit, or the mass of a level. Every pair costs ``num_samples``
+            numbers twice: give those that you will look at.
         sites : sequence of str, optional
             Of the group posterior, deterministic ones such as U and V included. By default the
             scalar ones.
         num_samples : int, optional
-            1000 if left out; where draws represent the posterior, those, each once.
+            1000 if left out. Where draws represent the posterior, at most those, each once; of
+            Markov chains as many of each, evenly spaced, and the first axis is the chain.
         seed : int
+        prior : bool
+            Adds the group prior, with draws of the scalar sites from the model's own prior, and,
+            if there are pairs, prior_predictive, with their ratings, in rating units. Of the
+            training ratings only which pairs they are of is given. Standard deviations that the
+            fit held are random here.
 
         Raises
         ------
         PMFError
             If the model has no such site.
         """
-        return inference_data.to_arviz(self, pairs, sites, num_samples, seed)
+        return inference_data.to_arviz(self, pairs, sites, num_samples, seed, prior)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Save to a folder: JSON, safetensors and Parquet, no pickle. `load` reads it.
