@@ -85,11 +85,15 @@ def split(name: str, seed: int, sample: int | None = None) -> tuple[Table, Table
     frame = read()
     if sample is not None:
         frame = frame.sample(sample, random_state=seed)
-    train, test = Ratings.from_frame(frame, scale=scale).split(test_fraction=0.1, seed=seed)
-    sizes = len(train.users), len(train.items)
-    return _table(train, train, *sizes), _table(test, train, *sizes)
+    return as_tables(*Ratings.from_frame(frame, scale=scale).split(test_fraction=0.1, seed=seed))
 
 
-def _table(side: Ratings, train: Ratings, n_users: int, n_items: int) -> Table:
+def as_tables(train: Ratings, test: Ratings) -> tuple[Table, Table]:
+    """Return both sides of a split as arrays, indexed by the users and items of training."""
+    return _table(train, train), _table(test, train)
+
+
+def _table(side: Ratings, train: Ratings) -> Table:
     user, item = (index.numpy() for index in train.locate(side))
-    return Table(user, item, np.asarray(side.rating), n_users, n_items, side.scale)
+    rating = np.asarray(side.rating)
+    return Table(user, item, rating, train.n_users, train.n_items, side.scale)

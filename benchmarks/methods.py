@@ -72,7 +72,7 @@ _BOTH = {"users": "hierarchical", "items": "hierarchical"}
 
 METHODS = [
     _ours("vi-both", "VI, both sides", _BOTH),
-    _ours("vi-noise", "VI, both sides, noise by both", {"noise": "user_and_item", **_BOTH}),
+    _ours("vi-shared", "VI, both sides, shared noise", {"noise": "shared", **_BOTH}),
     _ours("vi", "VI", {}),
     _ours("map-both", "MAP, both sides", {"guide": "delta", **_BOTH}),
     # The example of myFM's README, on MovieLens-100K, has rank 8 and 100 iterations.

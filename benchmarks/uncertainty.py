@@ -1,0 +1,313 @@
+"""How far the predictions' uncertainty can be believed, beside myFM, on the same ratings.
+
+python -m benchmarks.uncertainty                               # a quarter of an hour
+python -m benchmarks.uncertainty --movielens DIR               # an unpacked MovieLens folder too
+python -m benchmarks.uncertainty --data insteval --seeds 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot
+from torch.distributions import Distribution, Normal, constraints
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # myFM has a bar that nothing else turns off
+
+from benchmarks import machine
+from benchmarks.compare import pool, rmse_difference
+from benchmarks.data import DATA, as_tables
+from pyro_pmf import PMF, OrderedLogit, Ratings, fit
+from pyro_pmf.datasets import movielens
+from pyro_pmf.metrics import calibration, score_each, summarize, summarize_by
+from pyro_pmf.predictive import PosteriorPredictive
+
+LEVELS = {"movielens-small": 10, "insteval": 5, "movielens-100k": 5}
+RANK, ITERATIONS = 10, 300  # of myFM
+REFERENCE, PEER = "default", "myFM"
+INTERVALS = (0.5, 0.8, 0.9, 0.95)
+COLORS = {
+    "default": "#D55E00",
+    "shared noise": "#E69F00",
+    "ordinal": "#CC79A7",
+    "myFM": "#0072B2",
+    "myFM, ordered probit": "#56B4E9",
+}
+NOTES = """
+*default*: `fit(PMF(users="hierarchical", items="hierarchical"), train)`, whatever the data;
+*shared noise* the same with `noise="shared"`, *ordinal* with `likelihood=OrderedLogit(n_levels)`.
+*myFM*: Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; its ordered probit alike.
+
+*Against myFM*: RMSE less that of myFM on the same held-out ratings, mean over splits ± a standard
+error from the pairs of errors; negative is better. NLL: of the continuous density, per rating
+unit. Log loss: of the levels that there are; a continuous prediction is rounded to the nearest.
+CRPS in rating units. Coverage: of central 90% intervals, by the probability integral transform;
+that of levels is randomised, so that 90% is right for them too. Spearman, Pearson, RPI: how far
+the predicted standard deviation tells large errors from small ones (see `metrics.summarize`).
+"""
+
+
+class Levels(Distribution):
+    """Probabilities of evenly spaced levels from 0 to 1, shape (n, n_levels)."""
+
+    arg_constraints = {"probs": constraints.simplex}  # noqa: RUF012
+
+    def __init__(self, probs: torch.Tensor) -> None:
+        self.probs, self.n_levels = probs, probs.shape[1]
+        self.spacing = 1 / (self.n_levels - 1)
+        super().__init__(probs.shape[:1], validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Any:
+        """Not that of the numbers themselves, which are fractions, but discrete."""
+        return constraints.integer_interval(0, self.n_levels - 1)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Expected level."""
+        return self.probs @ self._levels()
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance of the level."""
+        return self.probs @ self._levels() ** 2 - self.mean**2
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log probability of a level."""
+        return self.probs.gather(1, self._index(value)[:, None])[:, 0].log()
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        """Probability of a level at most this."""
+        return self.probs.cumsum(1).gather(1, self._index(value)[:, None])[:, 0]
+
+    def _index(self, value: torch.Tensor) -> torch.Tensor:
+        return (value / self.spacing).round().long().expand(len(self.probs))
+
+    def _levels(self) -> torch.Tensor:
+        return torch.linspace(0, 1, self.n_levels, dtype=self.probs.dtype)
+
+
+def ours(
+    train: Ratings, test: Ratings, seed: int, levels: np.ndarray, **options: Any
+) -> pd.DataFrame:
+    """Score a model of this package."""
+    posterior = fit(
+        PMF(users="hierarchical", items="hierarchical", **options), train, progress=False
+    )
+    return posterior.scores(test, levels=levels)
+
+
+def myfm(
+    train: Ratings, test: Ratings, seed: int, levels: np.ndarray, ordinal: bool = False
+) -> pd.DataFrame:
+    """Score myFM with both SVD++ blocks."""
+    from myfm import MyFMGibbsRegressor, MyFMOrderedProbit
+
+    from benchmarks.peers.myfm_gibbs import Features, OfSamples
+
+    table, held_out = as_tables(train, test)
+    features = Features(table, items_of_user=True, users_of_item=True)
+    x, relations = features.of(table)
+    low, high = train.scale
+    family = MyFMOrderedProbit if ordinal else MyFMGibbsRegressor
+    sampler = family(rank=RANK, random_seed=seed)
+    rating = np.searchsorted(levels, table.rating - 1e-6) if ordinal else table.rating
+    sampler.fit(x, rating, X_rel=relations, n_iter=ITERATIONS, group_shapes=features.group_shapes)
+    if ordinal:
+        probs = sampler.predict_proba(*features.of(held_out))
+        parts: list[tuple[float, Distribution]] = [(1.0, Levels(torch.from_numpy(probs)))]
+    else:
+        each = torch.from_numpy(OfSamples(sampler, features).each(held_out))
+        alpha = [h.alpha for h in sampler.history_.hypers[-len(each) :]]
+        parts = [
+            (1 / len(each), Normal((mean - low) / (high - low), a**-0.5 / (high - low)))
+            for mean, a in zip(each, alpha, strict=True)
+        ]
+    predictive = PosteriorPredictive(parts, train.scale)
+    rating = torch.from_numpy(held_out.rating)
+    scores = score_each(predictive, rating, levels=levels)
+    scores["error"] = (rating - predictive.mean.clamp(low, high)).numpy()
+    return scores.assign(
+        n_user=counts(held_out.user, table.user), n_item=counts(held_out.item, table.item)
+    )
+
+
+def counts(index: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return how often each index is among those of training; -1 marks an unknown one."""
+    return np.append(np.bincount(train), 0)[index]
+
+
+Score = Callable[[Ratings, Ratings, int, np.ndarray], pd.DataFrame]
+
+
+def methods(n_levels: int) -> dict[str, Score]:
+    """Name what is compared."""
+    return {
+        "default": ours,
+        "shared noise": partial(ours, noise="shared"),
+        "ordinal": partial(ours, likelihood=OrderedLogit(n_levels)),
+        "myFM": myfm,
+        "myFM, ordered probit": partial(myfm, ordinal=True),
+    }
+
+
+Found = dict[str, list[pd.DataFrame]]
+
+
+def run(
+    name: str, frame: pd.DataFrame, scale: tuple[float, float], n_levels: int, seeds: list[int]
+) -> tuple[Found, dict[str, float]]:
+    """Score every method on every split of a data set; also return mean seconds."""
+    found: Found = {}
+    seconds: dict[str, list[float]] = {}
+    levels = np.linspace(*scale, n_levels)
+    for seed in seeds:
+        train, test = Ratings.from_frame(frame, scale=scale).split(0.1, seed)
+        for method, score in methods(n_levels).items():
+            started = time.perf_counter()
+            scores = score(train, test, seed, levels)
+            seconds.setdefault(method, []).append(time.perf_counter() - started)
+            found.setdefault(method, []).append(scores)
+            line = f"{name}  seed {seed}  {method:22} RMSE {summarize(scores)['rmse']:.4f}"
+            print(f"{line}  {seconds[method][-1]:.1f} s", file=sys.stderr, flush=True)
+    return found, {method: float(np.mean(values)) for method, values in seconds.items()}
+
+
+def against(found: Found, method: str) -> tuple[float, float]:
+    """Return the RMSE of a method less that of myFM, and its standard error, over the splits."""
+    pairs = []
+    for peer, own in zip(found[PEER], found[method], strict=True):
+        zero = np.zeros(len(own))
+        pairs.append(rmse_difference(zero, peer["error"].to_numpy(), own["error"].to_numpy()))
+    return pool(pairs)
+
+
+def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
+    """Report one data set."""
+    head = ["RMSE", "against myFM", "NLL", "log loss", "CRPS", "coverage", "Spearman", "Pearson"]
+    lines = [f"## {name}", "", f"| | {' | '.join([*head, 'RPI', 's'])} |", "|---" * 11 + "|"]
+    for method, parts in found.items():
+        each = pd.DataFrame([summarize(part) for part in parts]).mean()
+        behind, error = against(found, method)
+        inside = np.mean([coverage(part, 0.9) for part in parts])
+        discrete = method in ("ordinal", "myFM, ordered probit")
+        cells = [
+            f"{each.rmse:.4f}",
+            "" if method == PEER else f"{behind:+.4f} ± {error:.4f}",
+            "" if discrete else f"{each.nll:.4f}",
+            f"{each.log_loss:.4f}",
+            f"{each.crps:.4f}",
+            f"{inside:.1%}",
+            f"{each.error_sd_spearman:.3f}",
+            f"{each.error_sd_pearson:.3f}",
+            f"{each.rpi:.2f}",
+            f"{seconds[method]:.1f}",
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += ["", f"Coverage of central intervals, all {len(found[PEER])} splits together:", ""]
+    lines += [
+        f"| | {' | '.join(f'{p:.0%}' for p in INTERVALS)} |",
+        "|---|" + "---|" * len(INTERVALS),
+    ]
+    for method, parts in found.items():
+        together = pd.concat(parts)
+        inside = " | ".join(f"{coverage(together, p):.1%}" for p in INTERVALS)
+        lines.append(f"| {method} | {inside} |")
+    for of in ("user", "item"):
+        lines += ["", f"*default*, by the training ratings of the {of}:", ""]
+        together = pd.concat(found[REFERENCE])
+        by = summarize_by(together, together[f"n_{of}"])
+        few = together[together[f"n_{of}"] < 20]
+        lines += ["| training ratings | n | RMSE | NLL | in 90% interval | mean sd | Spearman |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        by.loc["< 20 together"] = summarize(few)
+        for label, row in by.iterrows():
+            lines.append(
+                f"| {label} | {row.n:,.0f} | {row.rmse:.4f} | {row.nll:.4f} | {row.coverage:.1%} "
+                f"| {row.sharpness:.3f} | {row.error_sd_spearman:.3f} |"
+            )
+    return [*lines, ""]
+
+
+def coverage(scores: pd.DataFrame, probability: float) -> float:
+    """Return the share of ratings inside central intervals."""
+    return float(calibration(scores["pit"].to_numpy(), [probability])["coverage"].iloc[0])
+
+
+def draw(every: dict[str, Found], path: Path) -> None:
+    """Draw, for each data set, how far coverage is from what it should be."""
+    figure, axes = pyplot.subplots(
+        1,
+        len(every),
+        figsize=(3.4 * len(every), 3.9),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (name, found) in zip(axes[0], every.items(), strict=True):
+        axis.axhline(0, color="0.45", linewidth=1, linestyle=(0, (4, 3)))
+        for method, parts in found.items():
+            table = calibration(pd.concat(parts)["pit"].to_numpy())
+            gap = 100 * (table["coverage"] - table["probability"])
+            style = "-" if method in (REFERENCE, "ordinal", "shared noise") else "--"
+            axis.plot(100 * table["probability"], gap, style, color=COLORS[method], label=method)
+        axis.set(title=name, xlabel="central interval (%)", xlim=(0, 100))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("held-out ratings inside,\nless what should be (percentage points)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Run all and report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.uncertainty",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", nargs="*", choices=DATA, default=list(DATA))
+    parser.add_argument("--movielens", metavar="DIR", help="a MovieLens folder, 0.5 to 5 stars")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--sample", type=int, help="take only so many ratings, to try things")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # myFM's of setuptools
+    sets = {name: (*DATA[name], LEVELS[name]) for name in options.data}
+    if options.movielens:
+        folder = Path(options.movielens)
+        sets[folder.name] = (partial(movielens, folder), (0.5, 5.0), 10)
+    every: dict[str, Found] = {}
+    body: list[str] = []
+    for name, (read, scale, n_levels) in sets.items():
+        frame = read() if options.sample is None else read().sample(options.sample, random_state=0)
+        every[name], seconds = run(name, frame, scale, n_levels, options.seeds)
+        body += section(name, every[name], seconds)
+    given = [Path(word).name if Path(word).is_dir() else word for word in sys.argv[1:]]
+    facts = [", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + "."]
+    lines = ["# Uncertainty, beside myFM", ""]
+    lines += [f"`{shlex.join(['python', '-m', 'benchmarks.uncertainty', *given])}`, "]
+    lines[-1] += datetime.date.today().isoformat()
+    lines += ["", *facts, "", f"10% held out at random, seeds {options.seeds}.", NOTES, *body]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "uncertainty.md").write_text("\n".join(lines))
+    draw(every, options.out / "uncertainty.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
