@@ -5,6 +5,7 @@ from pyro_pmf.inference import Progress, fit
 from pyro_pmf.likelihoods import (
     BernoulliLogit,
     Likelihood,
+    NegativeBinomialLog,
     NormalIdentity,
     NormalSigmoid,
     OrderedLogit,
@@ -22,6 +23,7 @@ __all__ = [
     "HalfNormal",
     "Likelihood",
     "LogNormal",
+    "NegativeBinomialLog",
     "Normal",
     "NormalIdentity",
     "NormalSigmoid",

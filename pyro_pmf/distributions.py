@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
+from scipy.special import betainc
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyro_pmf.gaussian import LogGaussian, expected_softplus
+from pyro_pmf.gaussian import (
+    Gaussian,
+    LogGaussian,
+    NoClosedForm,
+    Uncertain,
+    expected_softplus,
+    require_independent,
+)
 
 _BEYOND = 1e3  # a cut point past all scores
 
@@ -94,17 +103,20 @@ class OrderedLogistic(TorchDistribution):
     def expected_log_prob(self, value: Tensor) -> Tensor:
         """E log_prob(value) where score is Gaussian and sigma known or LogGaussian.
 
-        (cut point - score) / sigma is read as a Gaussian of its exact mean and variance.
+        By the product of two quadratures, of 3 nodes for sigma.
         """
         lower, upper = self._cuts_around(value)
-        above, below = (self.score * -1.0 + upper) / self.sigma, (self.score + -lower) / self.sigma
-        gap = upper - lower
-        if isinstance(self.sigma, LogGaussian):
-            rule = self.sigma.quadrature(3)
-            of_gap = rule.expectation(_log1mexp(gap / rule.nodes))
-        else:
-            of_gap = _log1mexp(gap / self.sigma)
-        return of_gap - expected_softplus(above * -1.0) - expected_softplus(below * -1.0)
+        if not isinstance(self.sigma, LogGaussian):
+            return self._given_sigma(lower, upper, self.sigma)
+        require_independent(self.score, self.sigma)
+        rule = self.sigma.quadrature(3)
+        terms = [self._given_sigma(lower, upper, sigma) for sigma in rule.nodes]
+        return rule.expectation(torch.stack(torch.broadcast_tensors(*terms)))
+
+    def _given_sigma(self, lower: Tensor, upper: Tensor, sigma: Tensor) -> Tensor:
+        above, below = (self.score + -upper) / sigma, (self.score * -1.0 + lower) / sigma
+        of_gap = _log1mexp((upper - lower) / sigma)
+        return of_gap - expected_softplus(above) - expected_softplus(below)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of a level at most this one."""
@@ -126,8 +138,94 @@ class OrderedLogistic(TorchDistribution):
         level = (value * (self.n_levels - 1)).round().long().clamp(0, self.n_levels - 1)
         if ends.dim() == 1:
             return ends[level], ends[level + 1]
-        ends, level = ends.expand(*level.shape, ends.shape[-1]), level[..., None]
+        shape = np.broadcast_shapes(level.shape, ends.shape[:-1])
+        ends, level = ends.expand(*shape, ends.shape[-1]), level.expand(shape)[..., None]
         return ends.gather(-1, level)[..., 0], ends.gather(-1, level + 1)[..., 0]
+
+
+class GammaPoisson(TorchDistribution):
+    """Counts, Poisson(exp(score) g) with g ~ Gamma of mean 1 and standard deviation sigma.
+
+    The negative binomial of mean exp(score) and size 1 / sigma^2.
+
+    Parameters
+    ----------
+    score : Tensor, shape (..., n)
+    sigma : Tensor, broadcastable to the shape of ``score``
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "score": constraints.real,
+        "sigma": constraints.positive,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(self, score: Tensor, sigma: Tensor, validate_args: bool | None = None) -> None:
+        self.score, self.sigma = score, sigma
+        super().__init__(score.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GammaPoisson:
+        shape = Size(batch_shape)
+        return GammaPoisson(self.score.expand(shape), self.sigma.expand(shape), False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected count, shape (..., n)."""
+        return self.score.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the count, shape (..., n)."""
+        return self.mean + (self.sigma * self.mean) ** 2
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of a count."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._given_sigma(value, self.sigma)
+
+    def expected_log_prob(self, value: Tensor) -> Tensor:
+        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian."""
+        require_independent(self.score, self.sigma)
+        if not isinstance(self.score, Tensor | Gaussian):
+            raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
+        if not isinstance(self.sigma, Uncertain):
+            return self._given_sigma(value, self.sigma)
+        rule = self.sigma.quadrature(3)
+        return rule.expectation(
+            torch.stack([self._given_sigma(value, sigma) for sigma in rule.nodes])
+        )
+
+    def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
+        size = sigma**-2
+        odds: Any = self.score + 2 * sigma.log()
+        # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
+        # Both in terms of one softplus, so that no large numbers cancel where odds are large.
+        mean = odds if isinstance(odds, Tensor) else odds.mean
+        share = -(value + size) * expected_softplus(odds * -1.0) - size * mean
+        return _log_choices(value, size) + share
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of a count at most this one, float64; on the CPU, without a gradient."""
+        size = self.sigma.double() ** -2
+        failure = torch.sigmoid(size.log() - self.score.double())
+        count = value.double().floor()
+        cdf = betainc(*(x.numpy() for x in (size, count.clamp(min=0) + 1, failure)))
+        return torch.as_tensor(cdf).masked_fill(count < 0, 0.0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts."""
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            size = (self.sigma**-2).expand(shape)
+            rate = torch.distributions.Gamma(size, size).sample() * self.score.exp()
+            return torch.poisson(rate)
+
+
+def _log_choices(count: Tensor, size: Tensor) -> Tensor:
+    """Log of gamma(count + size) / (gamma(size) count!), large numbers that cancel: in float64."""
+    x, r = count.double(), size.double()
+    return ((x + r).lgamma() - r.lgamma() - (x + 1).lgamma()).to(size.dtype)
 
 
 class _Lattice(constraints.Constraint):

@@ -448,17 +448,9 @@ def _scale(a: Gaussian, b: Tensor | float) -> Gaussian:
 
 
 def _divide(a: Value, b: Value) -> Gaussian:
-    """A Gaussian over a positive quantity, read as a Gaussian with the exact mean and variance."""
-    if not isinstance(a, Gaussian):
-        raise NoClosedForm(f"a {type(a).__name__} divided by something")
-    if isinstance(b, Tensor):
-        return _scale(a, b.reciprocal())
-    if not isinstance(b, LogGaussian):
-        raise NoClosedForm(f"a Gaussian divided by a {type(b).__name__}")
-    require_independent(a, b)
-    inverse = (b.log_var / 2 - b.log_mean).exp()  # E 1/b; its square's mean is E b^-2
-    var = a.var * b.mean_precision + (a.mean * inverse) ** 2 * b.log_var.expm1()
-    return Gaussian(a.mean * inverse, var, a.sites | b.sites, independent=False)
+    if not (isinstance(a, Gaussian) and isinstance(b, Tensor)):
+        raise NoClosedForm(f"a {type(a).__name__} divided by a {type(b).__name__}")
+    return _scale(a, b.reciprocal())
 
 
 def _broadcast(*values: Value) -> tuple[Value, ...]:

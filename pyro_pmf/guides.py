@@ -16,6 +16,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyro_pmf.likelihoods import Likelihood
 from pyro_pmf.models import PMF
 from pyro_pmf.pairs import Pairs
 
@@ -114,11 +115,16 @@ class NormalGuide(AutoNormal):
         if is_real(support):
             return normal
         if _base(support) is constraints.simplex:
-            return dist.Delta(biject_to(support)(loc), event_dim=1)
+            # By its density over unconstrained numbers: over shares, that of one which no rating
+            # has grows without bound in its logarithm, and it would never stop shrinking.
+            transform = biject_to(support)
+            value = transform(loc)
+            density = -transform.log_abs_det_jacobian(loc, value)
+            return dist.Delta(value, density, event_dim=1)
         return dist.TransformedDistribution(normal, [biject_to(support)])
 
 
-def factor_scales(model: PMF) -> dict[str, float]:
+def factor_scales(model: PMF, value: Tensor | None = None) -> dict[str, float]:
     """Values at which variational inference holds the standard deviations of factors.
 
     The ELBO of a mean-field guide is no measure of them: its distance from the evidence grows with
@@ -128,13 +134,15 @@ def factor_scales(model: PMF) -> dict[str, float]:
     Parameters
     ----------
     model : PMF
+    value : Tensor, shape (n,), optional
+        The training ratings, on the model scale, for a likelihood whose score is on it too.
 
     Returns
     -------
     dict of str to float
         By site, on the scale of the score.
     """
-    unit = model.likelihood.noise_sd**0.5  # that of U_i . V_j is the noise's
+    unit = model.likelihood.noise_sd(value) ** 0.5  # that of U_i . V_j is the noise's
     scales = {
         "sigma_U": 0.3 if model.users == "independent" else 0.25,
         "sigma_V": 0.3 if model.items == "independent" else 0.25,
@@ -144,7 +152,7 @@ def factor_scales(model: PMF) -> dict[str, float]:
     return {site: unit * scale for site, scale in scales.items()}
 
 
-def map_scales(ratings: Pairs) -> dict[str, Tensor]:
+def map_scales(ratings: Pairs, likelihood: Likelihood | None = None) -> dict[str, Tensor]:
     """Values at which MAP holds the standard deviations of a `PMF`.
 
     The joint density of factors and free standard deviations has no useful maximum: it grows
@@ -156,14 +164,18 @@ def map_scales(ratings: Pairs) -> dict[str, Tensor]:
     ----------
     ratings : Pairs
         The training ratings.
+    likelihood : Likelihood, optional
+        Says on which scale sigma is the spread of the ratings; by default on theirs.
 
     Returns
     -------
     dict of str to Tensor
-        By site; sigma on the unit scale, the others on the logit scale.
+        By site; sigma on that scale, the others on the scale of the score.
     """
     value = ratings.value
     assert value is not None  # a fit has checked it
+    if likelihood is not None:
+        value = likelihood.linearized(value)
     residual = value - value.mean()
     for index, counts in (
         (ratings.item, ratings.item_counts),
@@ -172,8 +184,10 @@ def map_scales(ratings: Pairs) -> dict[str, Tensor]:
         sums = torch.zeros(len(counts), dtype=residual.dtype, device=residual.device)
         sums.index_add_(0, index, residual)
         residual = residual - (sums / (counts + _SHRINKAGE))[index]
+    unit = 1.0 if likelihood is None else likelihood.noise_sd(ratings.value)
+    units = {name: unit if name in ("sigma_b", "sigma_c") else unit**0.5 for name in MAP_SCALES}
     return {"sigma": residual.std()} | {
-        name: residual.new_tensor(value) for name, value in MAP_SCALES.items()
+        name: residual.new_tensor(units[name] * value) for name, value in MAP_SCALES.items()
     }
 
 

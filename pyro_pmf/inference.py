@@ -160,6 +160,10 @@ def fit(
     counts |= {"warm_up": warm_up, "num_chains": num_chains}
     _check_arguments(ratings, counts, learning_rate, tolerance, dtype)
     if inference == "nuts":
+        if guide != "normal" or batches != 1 or callback is not None:
+            raise FitError('inference="nuts" takes no guide, no batches and no callback.')
+        if num_draws < 4:
+            raise FitError(f'num_draws must be 4, 5, 6, ... with "nuts", not {num_draws!r}.')
         size = num_draws, warm_up, num_chains
         return _sample(model, ratings, size, seed, dtype, progress)
     train = ratings.to(_device(device), dtype)
@@ -235,8 +239,8 @@ def _sample(
 ) -> Posterior:
     """Draw from the posterior, on the CPU: the tensors are small and the steps many."""
     train = ratings.to("cpu", dtype or torch.float64)
-    require_possible(model, train)
     with isolated_random_state(seed), pyro.get_param_store().scope():
+        require_possible(model, train)
         chains = sample_chains(model, train, *size, progress)
     num_draws, _, num_chains = size
     return Posterior(
@@ -345,8 +349,8 @@ def _refuse_collapse(posterior: Posterior, objective: Objective) -> None:
         raise FitError(
             "The point estimate collapsed: U_i . V_j is zero for every pair, with "
             f"{_scales(posterior)}. "
-            "Where the factors are strong, sigma is smaller and sigma_U and sigma_V are larger: "
-            "give Priors(sigma=Fixed(...), sigma_U=Fixed(...), sigma_V=Fixed(...)), or learn them "
+            "Where the factors are strong, sigma_U and sigma_V are larger, and sigma is smaller: "
+            "give Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)), or learn them "
             'with guide="normal". Or the ratings hold no more than biases: n_factors=0 fits those.'
         )
     for name in objective.scalar_scales:

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_pmf.distributions import OrderedLogistic
+from pyro_pmf.distributions import GammaPoisson, OrderedLogistic
 from pyro_pmf.errors import PMFError
 
 
@@ -24,18 +24,14 @@ class Likelihood(ABC):
         Whether the noise sigma is a latent. If not it is 1, which sets the unit of the score.
     has_mu : bool
         Whether the mean score mu is a latent. If not it is 0.
-    noise_sd : float
-        How large the noise of a rating is on the scale of the score, roughly: what strong factors
-        are measured against.
     """
 
     has_sigma: ClassVar[bool] = True
     has_mu: ClassVar[bool] = True
-    noise_sd: ClassVar[float] = 1.0
 
     @abstractmethod
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
-        """Return the distribution of the ratings on the unit scale, one a pair.
+        """Return the distribution of the ratings on the model scale, one a pair.
 
         Parameters
         ----------
@@ -51,8 +47,24 @@ class Likelihood(ABC):
         return {}
 
     def fault(self, value: Tensor) -> str | None:
-        """Say why some ratings, on the unit scale, cannot be; None if all can."""
+        """Say why some ratings, on the model scale, cannot be; None if all can."""
         return None
+
+    def noise_sd(self, value: Tensor | None = None) -> float:
+        """How large the noise is on the scale of the score, roughly.
+
+        It is what strong factors are measured against.
+
+        Parameters
+        ----------
+        value : Tensor, shape (n,), optional
+            The training ratings, on the model scale.
+        """
+        return 1.0
+
+    def linearized(self, value: Tensor) -> Tensor:
+        """Map ratings to a scale where the spread about their means is about sigma."""
+        return value
 
 
 @dataclass(frozen=True)
@@ -68,15 +80,17 @@ class NormalSigmoid(Likelihood):
 
 @dataclass(frozen=True)
 class NormalIdentity(Likelihood):
-    """R_ij ~ Normal(score_ij, sigma_ij^2), ratings on the unit scale.
+    """R_ij ~ Normal(score_ij, sigma_ij^2).
 
-    Salakhutdinov & Mnih 2007, section 2, equation 1.
+    Salakhutdinov & Mnih 2007, section 2, equation 1. For ratings without bounds, such as those of
+    transform="standardize" or "log1p".
     """
-
-    noise_sd: ClassVar[float] = 0.2
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
         return dist.Normal(score, sigma)
+
+    def noise_sd(self, value: Tensor | None = None) -> float:
+        return 0.2 if value is None else 0.8 * float(value.std())
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,6 @@ class OrderedLogit(Likelihood):
     n_levels: int
     has_sigma: ClassVar[bool] = False
     has_mu: ClassVar[bool] = False
-    noise_sd: ClassVar[float] = 1.8
 
     def __post_init__(self) -> None:
         if isinstance(self.n_levels, bool) or not isinstance(self.n_levels, int):
@@ -116,8 +129,13 @@ class OrderedLogit(Likelihood):
 
     def latents(self, zero: Tensor) -> dict[str, Tensor]:
         shares = pyro.sample("shares", dist.Dirichlet(zero.new_ones(self.n_levels)))
-        cutpoints = shares.cumsum(-1)[..., :-1].logit()
+        # The log odds of a sum from either end, none of which rounds to one.
+        below, above = shares.cumsum(-1)[..., :-1], shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        cutpoints = below.log() - above.log()
         return {"cutpoints": pyro.deterministic("cutpoints", cutpoints, event_dim=1)}
+
+    def noise_sd(self, value: Tensor | None = None) -> float:
+        return 1.8  # of a logistic distribution
 
     def fault(self, value: Tensor) -> str | None:
         steps = value.double() * (self.n_levels - 1)
@@ -137,12 +155,38 @@ class BernoulliLogit(Likelihood):
     """
 
     has_sigma: ClassVar[bool] = False
-    noise_sd: ClassVar[float] = 1.8
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
-        return dist.Bernoulli(logits=score / sigma)
+        zero = torch.zeros(1, dtype=score.dtype, device=score.device)
+        return OrderedLogistic(score, sigma, zero)  # whose expectations know what sigma is
+
+    def noise_sd(self, value: Tensor | None = None) -> float:
+        return 1.8  # of a logistic distribution
 
     def fault(self, value: Tensor) -> str | None:
         if bool(((value != 0) & (value != 1)).any()):
             return "are neither the lowest nor the highest, which stand for no and yes"
         return None
+
+
+@dataclass(frozen=True)
+class NegativeBinomialLog(Likelihood):
+    """R_ij ~ Poisson(exp(score_ij) g), g ~ Gamma of mean 1 and standard deviation sigma_ij.
+
+    That is, negative binomial of mean m = exp(score_ij) and variance m + (sigma_ij m)^2, for
+    counts of transform="count". Effects on the score multiply the mean. Make the prior of mu hold
+    the log of a typical count: ``Priors(mu=Normal(5.0, 2.0))``.
+
+    Lawless, Negative binomial and mixed Poisson regression, Canadian Journal of Statistics 1987.
+    """
+
+    def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
+        return GammaPoisson(score, sigma)
+
+    def fault(self, value: Tensor) -> str | None:
+        if bool(((value < 0) | (value % 1 != 0)).any()):
+            return 'are no counts, 0, 1, 2, ... (make the Ratings with transform="count")'
+        return None
+
+    def linearized(self, value: Tensor) -> Tensor:
+        return torch.log1p(value)

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import chisquare, kstest, pearsonr, spearmanr
 from torch import Tensor
 
+from pyro_pmf.errors import PMFError
 from pyro_pmf.predictive import PosteriorPredictive
 
 _ROUNDING = 1e-6  # of a rating and of an interval's end, as a share of the rating scale
@@ -238,3 +239,50 @@ def pit_uniformity(pit: np.ndarray, n_bins: int = 10) -> pd.Series:
             "kolmogorov_p_value": kolmogorov.pvalue,
         }
     )
+
+
+def ranking_scores(
+    score: np.ndarray, relevant: np.ndarray, seen: np.ndarray | None = None, n: int = 10
+) -> pd.DataFrame:
+    """Score lists of the n items with the highest scores, one list a user.
+
+    Parameters
+    ----------
+    score : ndarray, shape (n_users, n_items)
+        Of any unit; of equal ones the first item comes first.
+    relevant : ndarray, bool, shape (n_users, n_items)
+        The items that a list should find, such as those held out.
+    seen : ndarray, bool, shape (n_users, n_items), optional
+        Items that are left out of the lists, such as those of training.
+    n : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each user, by number, who has a relevant item that is not seen. n_relevant, how
+        many; recall, the share of them in the list; ndcg, the discounted cumulative gain of the
+        list, sum of 1 / log2(1 + rank) over the ranks of relevant items, over that of the best
+        list (Jarvelin & Kekalainen 2002).
+
+    Raises
+    ------
+    PMFError
+        If ``n`` is not a positive integer.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
+    if seen is not None:
+        score, relevant = np.where(seen, -np.inf, score), relevant & ~seen
+    best = np.argsort(-score, axis=1, kind="stable")[:, :n]
+    hit = np.take_along_axis(relevant, best, axis=1)
+    n_relevant = relevant.sum(1)
+    users = np.flatnonzero(n_relevant)
+    hit, n_relevant = hit[users], n_relevant[users]
+    gain = 1 / np.log2(2 + np.arange(hit.shape[1]))
+    ideal = gain.cumsum()[np.minimum(n_relevant, len(gain)) - 1]
+    table = {
+        "n_relevant": n_relevant,
+        "recall": hit.sum(1) / n_relevant,
+        "ndcg": hit @ gain / ideal,
+    }
+    return pd.DataFrame(table, index=pd.Index(users, name="user"))

@@ -68,7 +68,7 @@ class PMF:
     priors : Priors
     likelihood : Likelihood
         How a score becomes a rating: `NormalSigmoid`, `NormalIdentity`, `OrderedLogit`,
-        `BernoulliLogit`, or one of yours.
+        `BernoulliLogit`, `NegativeBinomialLog`, or one of yours.
 
     Raises
     ------

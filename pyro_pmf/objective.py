@@ -279,7 +279,11 @@ def pose(
     if isinstance(stated, PMF) and guide in ("normal", "delta"):
         if guide == "delta" or not learn_scales:
             latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
-            scales = map_scales(ratings) if guide == "delta" else factor_scales(stated)
+            scales: Mapping[str, Tensor | float] = (
+                map_scales(ratings, stated.likelihood)
+                if guide == "delta"
+                else factor_scales(stated, ratings.value)
+            )
             like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
             held = {k: like.new_tensor(float(v)) for k, v in scales.items() if k in latent}
             model = poutine.condition(model, data=held)

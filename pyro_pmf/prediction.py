@@ -194,7 +194,7 @@ class LocatedPairs:
                     parts = [
                         (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
                     ]
-            yield rows, PosteriorPredictive(parts, learned.ratings.scale)
+            yield rows, PosteriorPredictive(parts, learned.ratings.transform)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
         """The distribution of the ratings of these pairs, given the latents."""

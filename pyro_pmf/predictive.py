@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scoringrules
 import torch
-from scipy.special import betainc
+from scipy.special import betainc, ndtr
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal
 
 from pyro_pmf.errors import PMFError
 from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.transforms import Affine, Log1p, Transform
 
 _CRPS_DRAWS = 200
+_CRPS_PARTS = 100  # with more, those draws are as exact and faster
+_CRPS_NUMBERS = 1 << 23  # held at a time: the closed form is about pairs of parts
 _NEWTON_STEPS = 50
-_TOLERANCE = 1e-5  # of a quantile, unit scale
+_TOLERANCE = 1e-5  # of a quantile, model scale
 _ON_LEVEL = 1e-3  # how far from a level a rating may lie and be that level, in levels
 _TAIL = 1e-4  # probability past the counts that a CRPS sums over; it enters squared
 _NODES = 64  # where a sum over counts is evaluated, exact for that many counts
@@ -27,15 +30,16 @@ _LARGEST = 2.0**53  # beyond it a float64 no longer holds every count
 class PosteriorPredictive:
     """The distribution of each rating: a mixture over what is not known of its parameters.
 
-    Every method speaks in rating units. ``PosteriorPredictive(parts, scale)`` makes a
+    Every method speaks in rating units. ``PosteriorPredictive(parts, transform)`` makes a
     `ContinuousPredictive` or a `DiscretePredictive`, as the parts are.
 
     Parameters
     ----------
     parts : sequence of (float, Distribution)
-        Weights, which sum to one, and distributions on the unit scale, of batch shape (n_pairs,).
-    scale : tuple of float
-        The lowest and the highest rating there can be; (0, 1) for counts, which have no highest.
+        Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
+    transform : Transform or tuple of float
+        Of the training ratings. A tuple, the lowest and the highest rating there can be, is that
+        to the unit scale; (0, 1) does for counts, too.
 
     Attributes
     ----------
@@ -46,7 +50,9 @@ class PosteriorPredictive:
     levels: Tensor | None = None
 
     def __new__(
-        cls, parts: Sequence[tuple[float, Distribution]], scale: tuple[float, float]
+        cls,
+        parts: Sequence[tuple[float, Distribution]],
+        transform: Transform | tuple[float, float],
     ) -> PosteriorPredictive:
         """Choose the class by the support of the parts."""
         if cls is not PosteriorPredictive:
@@ -55,22 +61,27 @@ class PosteriorPredictive:
         return super().__new__(DiscretePredictive if discrete else ContinuousPredictive)
 
     def __init__(
-        self, parts: Sequence[tuple[float, Distribution]], scale: tuple[float, float]
+        self,
+        parts: Sequence[tuple[float, Distribution]],
+        transform: Transform | tuple[float, float],
     ) -> None:
         self.parts = parts
-        self.low, self.high = scale
-        self.width = self.high - self.low
+        if not isinstance(transform, Transform):
+            transform = Affine.of_scale(*transform)
+        self.transform, self.width = transform, transform.width
 
     @property
     def mean(self) -> Tensor:
         """Expected rating, shape (n_pairs,)."""
-        return self._rating(self._average(lambda part: part.mean))
+        mean = self._average(self.transform.mean)
+        return self.transform.origin + self.width * mean.double()
 
     @property
     def sd(self) -> Tensor:
         """Standard deviation of the rating, noise included, shape (n_pairs,)."""
-        mean = self._average(lambda part: part.mean)
-        var = self._average(lambda part: part.variance + (part.mean - mean) ** 2)
+        of = self.transform
+        mean = self._average(of.mean)
+        var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
         return self.width * var.sqrt()
 
     def log_prob(self, rating: Tensor) -> Tensor:
@@ -89,6 +100,14 @@ class PosteriorPredictive:
             Each one of the levels.
         levels : sequence of float or Tensor, shape (n_levels,)
             Ascending, in rating units.
+        """
+        raise NotImplementedError
+
+    def log_mass(self, count: Tensor) -> Tensor:
+        """Log probability of a whole number, shape (n_pairs,).
+
+        So that models of counts can be compared, whatever they take counts for: under a continuous
+        one it is that of the numbers from half below to half above.
         """
         raise NotImplementedError
 
@@ -113,7 +132,8 @@ class PosteriorPredictive:
         """Central interval, its ends clipped to the rating scale, each of shape (n_pairs,).
 
         Clipping to where the ratings are does not change how many of them the interval holds.
-        An interval of levels holds this probability or more; one of counts is not clipped.
+        An interval of levels holds this probability or more; one of counts, or under a transform
+        without bounds, is not clipped.
 
         Raises
         ------
@@ -144,18 +164,19 @@ class PosteriorPredictive:
     def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
         return torch.stack([weight * value(part) for weight, part in self.parts]).sum(0)
 
-    def _unit_log_prob(self, x: Tensor) -> Tensor:
+    def _value_log_prob(self, x: Tensor) -> Tensor:
         logs = [math.log(weight) + part.log_prob(x) for weight, part in self.parts]
         return torch.logsumexp(torch.stack(logs), 0)
 
-    def _unit(self, rating: Tensor | float) -> Tensor:
-        return (torch.as_tensor(rating, dtype=torch.float64) - self.low) / self.width
+    def _value(self, rating: Tensor | float) -> Tensor:
+        return self.transform.to_value(torch.as_tensor(rating, dtype=torch.float64))
 
     def _rating(self, x: Tensor) -> Tensor:
-        return self.low + self.width * x.double()
+        return self.transform.to_rating(x.double())
 
     def _clip(self, rating: Tensor) -> Tensor:
-        return rating.clamp(self.low, self.high)
+        bounds = self.transform.bounds
+        return rating if bounds is None else rating.clamp(*bounds)
 
 
 class ContinuousPredictive(PosteriorPredictive):
@@ -163,7 +184,24 @@ class ContinuousPredictive(PosteriorPredictive):
 
     def log_prob(self, rating: Tensor) -> Tensor:
         """Log density of a rating, per rating unit, shape (n_pairs,)."""
-        return self._unit_log_prob(self._part_unit(rating)) - math.log(self.width)
+        slope = self.transform.log_slope(torch.as_tensor(rating, dtype=torch.float64))
+        return self._value_log_prob(self._part_value(rating)) + slope
+
+    def log_prob_between(self, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """Log probability of a rating from low to high, shape (n_pairs,).
+
+        Finite far out in the tails of Normals, where the probability is none that a float holds.
+        """
+        ends = self._value(low), self._value(high)
+        logs = [
+            math.log(weight) + _log_probability_between(part, *ends) for weight, part in self.parts
+        ]
+        return torch.logsumexp(torch.stack(logs), 0)
+
+    def log_mass(self, count: Tensor) -> Tensor:
+        """Log probability of a number from half below a count to half above, shape (n_pairs,)."""
+        count = torch.as_tensor(count, dtype=torch.float64)
+        return self.log_prob_between(count - 0.5, count + 0.5)
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
         """Log probability of ratings that round to this level, shape (n_pairs,).
@@ -186,17 +224,17 @@ class ContinuousPredictive(PosteriorPredictive):
             wrong = rating[off][:5].tolist()
             raise PMFError(f"Ratings that are none of the levels, such as {wrong}: add them.")
         infinity = cuts.new_tensor([math.inf])
-        ends = self._unit(torch.cat([-infinity, cuts, infinity]))
+        ends = self._value(torch.cat([-infinity, cuts, infinity]))
         low, high = ends[level], ends[level + 1]
         return self._average(lambda part: _probability_between(part, low, high)).log()
 
     def cdf(self, rating: Tensor | float) -> Tensor:
         """Probability of a rating at most this, shape (n_pairs,)."""
-        return self._unit_cdf(self._part_unit(rating))
+        return self._value_cdf(self._part_value(rating))
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
         """Probability of this rating or a higher one, shape (n_pairs,)."""
-        x = self._unit(rating)
+        x = self._value(rating)
         end = torch.full_like(x, math.inf)
         return self._average(lambda part: _probability_between(part, x, end))
 
@@ -210,9 +248,9 @@ class ContinuousPredictive(PosteriorPredictive):
         low, high = ends.amin(0), ends.amax(0)
         x = self._average(lambda part: part.icdf(p))
         for _ in range(_NEWTON_STEPS):
-            excess = self._unit_cdf(x) - p
+            excess = self._value_cdf(x) - p
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-            newton = x - excess / self._unit_density(x)
+            newton = x - excess / self._value_density(x)
             inside = (newton >= low) & (newton <= high)
             previous, x = x, torch.where(inside, newton, (low + high) / 2)
             if not ((x - previous).abs() > _TOLERANCE).any():
@@ -222,36 +260,44 @@ class ContinuousPredictive(PosteriorPredictive):
     def crps(self, rating: Tensor) -> np.ndarray:
         """Continuous ranked probability score, in rating units, shape (n_pairs,).
 
-        In closed form for mixtures of Normals, else from 200 draws of the mixture.
+        In closed form for mixtures of up to 100 Normals, and of log-normals under "log1p"; else
+        from 200 draws of the mixture.
         """
         weights, parts = zip(*self.parts, strict=True)
-        if all(isinstance(part, Normal) for part in parts):
-            means = torch.stack([part.mean for part in parts], -1)
-            sds = torch.stack([part.stddev for part in parts], -1)
-            scores = scoringrules.crps_mixnorm(
-                self._part_unit(rating).double().numpy(),
-                means.double().numpy(),
-                sds.double().numpy(),
-                np.broadcast_to(weights, means.shape),
+        if isinstance(self.transform, Log1p):
+            logs = [self.transform.log_normal(part) for part in parts]
+            log_means, log_sds = (torch.stack(x, -1).numpy() for x in zip(*logs, strict=True))
+            above = np.maximum(np.asarray(rating, dtype=float) + 1, 0)
+            scores = _crps_log_normals(above, np.array(weights), log_means, log_sds)
+            return scores - np.minimum(np.asarray(rating, dtype=float) + 1, 0)
+        if all(isinstance(part, Normal) for part in parts) and len(parts) <= _CRPS_PARTS:
+            means = torch.stack([part.mean for part in parts], -1).double().numpy()
+            sds = torch.stack([part.stddev for part in parts], -1).double().numpy()
+            x = self._part_value(rating).double().numpy()
+            share = np.broadcast_to(weights, means.shape)
+            n_chunks = 1 + means.size * len(parts) // _CRPS_NUMBERS
+            chunks = zip(
+                *(np.array_split(a, n_chunks) for a in (x, means, sds, share)), strict=True
             )
+            scores = np.concatenate([scoringrules.crps_mixnorm(*chunk) for chunk in chunks])
         else:
             which = np.random.default_rng(0).choice(len(parts), _CRPS_DRAWS, p=weights)
             with isolated_random_state(0):
                 draws = torch.stack([parts[k].sample() for k in which], -1)
-            scores = scoringrules.crps_ensemble(self._part_unit(rating).numpy(), draws.numpy())
+            scores = scoringrules.crps_ensemble(self._part_value(rating).numpy(), draws.numpy())
         return self.width * np.asarray(scores)
 
     def pit(self, rating: Tensor) -> Tensor:
         """Probability of a rating at most this, shape (n_pairs,)."""
         return self.cdf(rating)
 
-    def _part_unit(self, rating: Tensor | float) -> Tensor:
-        return self._unit(rating).to(self.parts[0][1].mean.dtype)
+    def _part_value(self, rating: Tensor | float) -> Tensor:
+        return self._value(rating).to(self.parts[0][1].mean.dtype)
 
-    def _unit_cdf(self, x: Tensor) -> Tensor:
+    def _value_cdf(self, x: Tensor) -> Tensor:
         return self._average(lambda part: part.cdf(x))
 
-    def _unit_density(self, x: Tensor) -> Tensor:
+    def _value_density(self, x: Tensor) -> Tensor:
         return self._average(lambda part: part.log_prob(x).exp())
 
 
@@ -259,15 +305,22 @@ class DiscretePredictive(PosteriorPredictive):
     """The distribution of ratings that are levels: ordered categories, 0 and 1, or counts.
 
     Levels are numbered 0, 1, ...; level k is k times ``part.spacing`` (1 if it has none) on the
-    unit scale. A part has ``part.n_levels`` of them; if it has no such attribute, Bernoulli has
+    model scale. A part has ``part.n_levels`` of them; if it has no such attribute, Bernoulli has
     two and any other family has no highest level. Parts are given float64.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[float, Distribution]], scale: tuple[float, float]
+        self,
+        parts: Sequence[tuple[float, Distribution]],
+        transform: Transform | tuple[float, float],
     ) -> None:
-        super().__init__(parts, scale)
+        super().__init__(parts, transform)
         part = parts[0][1]
+        if not isinstance(self.transform, Affine):
+            raise PMFError(
+                f"{type(part).__name__} is of evenly spaced levels, which {self.transform} does "
+                'not leave so: make the Ratings with transform="unit" or "count".'
+            )
         self.spacing = getattr(part, "spacing", 1.0)
         n_levels = getattr(part, "n_levels", 2 if isinstance(part, Bernoulli) else None)
         self.last = math.inf if n_levels is None else n_levels - 1
@@ -278,12 +331,16 @@ class DiscretePredictive(PosteriorPredictive):
         """Log mass of a level, minus infinity for a rating that is none, shape (n_pairs,)."""
         position = self._position(rating)
         level = position.round().clamp(0, self.last)
-        mass = self._unit_log_prob(level * self.spacing)
+        mass = self._value_log_prob(level * self.spacing)
         return mass.masked_fill((position - level).abs() > _ON_LEVEL, -math.inf)
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
         """Log mass of a level, whichever other levels there are, shape (n_pairs,)."""
         return self.log_prob(rating)
+
+    def log_mass(self, count: Tensor) -> Tensor:
+        """Log mass of a level, shape (n_pairs,)."""
+        return self.log_prob(count)
 
     def probabilities(self) -> Tensor:
         """Probability of each level, shape (n_pairs, n_levels).
@@ -339,7 +396,7 @@ class DiscretePredictive(PosteriorPredictive):
 
     def _position(self, rating: Tensor | float) -> Tensor:
         """Level of a rating, a fraction if it is none, float64, shape (n_pairs,)."""
-        return (self._unit(rating) / self.spacing).expand(self.parts[0][1].batch_shape)
+        return (self._value(rating) / self.spacing).expand(self.parts[0][1].batch_shape)
 
     def _from_level(self, level: Tensor) -> Tensor:
         return self._rating(level * self.spacing)
@@ -379,6 +436,51 @@ def _probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tenso
     upper = low > 0
     low, high = torch.where(upper, -high, low), torch.where(upper, -low, high)
     return (torch.erfc(-high) - torch.erfc(-low)) / 2
+
+
+def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
+    """Log of `_probability_between`, from the logs of a Normal's tails."""
+    if not isinstance(part, Normal):
+        return (part.cdf(high) - part.cdf(low)).log()
+    loc, scale = part.loc.double(), part.scale.double()
+    low, high = (low - loc) / scale, (high - loc) / scale
+    upper = low > 0
+    low, high = torch.where(upper, -high, low), torch.where(upper, -low, high)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return log_high + torch.log(-torch.expm1(log_low - log_high))
+
+
+def _crps_log_normals(
+    x: np.ndarray, weights: np.ndarray, log_means: np.ndarray, log_sds: np.ndarray
+) -> np.ndarray:
+    """CRPS of mixtures of log-normals, E|X - x| - E|X - X'| / 2, shape (n,), in closed form.
+
+    E max(X - X', 0) of two independent ones is the value of an option to exchange them (Margrabe
+    1978); x is one whose logarithm has no spread.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n,)
+        At least 0.
+    weights : ndarray, shape (n_parts,)
+    log_means, log_sds : ndarray, shape (n, n_parts)
+    """
+    with np.errstate(divide="ignore"):
+        score = _mean_distance(np.log(x)[:, None], 0.0, log_means, log_sds) @ weights
+    for k, weight in enumerate(weights):
+        one = log_means[:, k, None], log_sds[:, k, None]
+        score -= weight / 2 * (_mean_distance(*one, log_means, log_sds) @ weights)
+    return score
+
+
+def _mean_distance(
+    log_mean: np.ndarray, log_sd: np.ndarray | float, log_means: np.ndarray, log_sds: np.ndarray
+) -> np.ndarray:
+    """E|X - Y| of independent log-normals; any shapes."""
+    x, y = np.exp(log_mean + np.square(log_sd) / 2), np.exp(log_means + np.square(log_sds) / 2)
+    sd = np.hypot(log_sd, log_sds)
+    middle = (log_mean - log_means + (np.square(log_sd) - np.square(log_sds)) / 2) / sd
+    return x * (2 * ndtr(middle + sd / 2) - 1) - y * (2 * ndtr(middle - sd / 2) - 1)
 
 
 def _lattice_cdf(part: Distribution, x: Tensor) -> Tensor:

@@ -105,9 +105,10 @@ class Priors:
     Parameters
     ----------
     mu : Prior
-        Mean score, on the logit scale.
+        Mean score.
     sigma : Prior
-        Standard deviation of a rating about its mean, on the unit scale [0, 1] of the ratings.
+        Noise of a rating; what it is the scale of is said by the likelihood. Of Normal ratings,
+        their standard deviation about the mean, on the scale of the model's ratings, such as [0, 1].
     sigma_U, sigma_V : Prior
         Standard deviations of the user and item factors, about their means where these are not 0.
     sigma_W : Prior
@@ -115,7 +116,7 @@ class Priors:
     sigma_Z : Prior
         Standard deviation of Z, the effect on an item of having been rated by a user.
     sigma_b, sigma_c : Prior
-        Standard deviations of the user and item biases, on the logit scale.
+        Standard deviations of the user and item biases.
     sigma_s, sigma_t : Prior
         Standard deviations of the users' and items' log noise, s and t.
 

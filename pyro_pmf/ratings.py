@@ -1,9 +1,8 @@
-"""From a long table of ratings to ``Ratings``: checked, indexed, on the unit scale, sorted."""
+"""From a long table of ratings to ``Ratings``: checked, indexed, on the model scale, sorted."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from pyro_pmf.table import (
     COMPARABLE,
     convert,
     kind,
-    outside,
     read_ids,
     read_ratings,
     read_scale,
@@ -24,8 +22,7 @@ from pyro_pmf.table import (
     refuse,
     select,
 )
-
-Numbers = TypeVar("Numbers", float, np.ndarray, Tensor)
+from pyro_pmf.transforms import Affine, Name, Numbers, Transform, transform_of
 
 
 class Ratings(Pairs):
@@ -41,18 +38,22 @@ class Ratings(Pairs):
     users, items : pandas.Index
         The ids, sorted and unique: all int or all str.
     scale : tuple of float
-        The lowest and the highest rating there can be.
+        The lowest and the highest rating there can be; where the transform has no bounds, those
+        that occur.
     rating : ndarray, float64, shape (n,), optional
         In rating units.
     time : pandas.Series, shape (n,), optional
         When each rating was given: numbers or datetimes, with a default index.
     dtype : torch.dtype
         Floating point type of ``value`` and of everything a model computes.
+    transform : Transform, optional
+        From rating units to the model scale. By default the unit scale: 0 is the lowest rating
+        there can be, 1 the highest.
 
     Attributes
     ----------
     value : Tensor, shape (n,), or None
-        The ratings on the unit scale: 0 is the lowest rating there can be, 1 the highest.
+        The ratings on the model scale.
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class Ratings(Pairs):
         rating: np.ndarray | None = None,
         time: pd.Series | None = None,
         dtype: torch.dtype = torch.float32,
+        transform: Transform | None = None,
     ) -> None:
         self.users, self.items, self.scale, self.time = users, items, scale, time
+        self.transform = transform or Affine.of_scale(*scale)
         # Kept beside `value`, so that ratings come back as given, not as rounded to `dtype`.
         self._rating = rating
         value = None
         if rating is not None:
-            value = torch.from_numpy(self.to_unit(rating)).to(user.device, dtype)
+            value = torch.from_numpy(self.to_value(rating)).to(user.device, dtype)
         super().__init__(user, item, len(users), len(items), value, dtype)
 
     @classmethod
@@ -85,6 +88,7 @@ class Ratings(Pairs):
         scale: tuple[float, float] | None = None,
         on_duplicate: str = "error",
         dtype: torch.dtype = torch.float32,
+        transform: Name = "unit",
     ) -> Ratings:
         """Check a long table, one row a rating, and encode it; the table itself is not changed.
 
@@ -106,6 +110,11 @@ class Ratings(Pairs):
             given, else by row), or the mean of its ratings (at the last of their times).
         dtype : torch.dtype
             Floating point type of ``value`` and of everything a model computes.
+        transform : {"unit", "standardize", "log1p", "count"}
+            What a model sees of a rating r: where it lies on the scale, from 0 to 1; (r - mean) /
+            sd, of these ratings; log(1 + r), so standardized; r itself. The last two are for
+            counts. Splits keep the transform of the whole, and predictions are in rating units
+            whatever it is.
 
         Raises
         ------
@@ -155,17 +164,29 @@ class Ratings(Pairs):
                     f"the same rating, {ratings[0]:g}",
                     "Give ratings that differ, or rating=None for pairs without values.",
                 )
+            if transform in ("log1p", "count"):
+                whole = transform == "count"
+                wrong = (ratings < 0) | (whole & (ratings % 1 != 0))
+                refuse(
+                    table,
+                    np.sort(order[last][wrong]),
+                    f"a rating that is {'no count' if whole else 'negative'}",
+                    f"For transform={transform!r} give "
+                    f"{'whole numbers' if whole else 'numbers'} from 0 on, or take another.",
+                )
+        mapped = transform_of(transform, ratings, bounds)
         if times is not None:
             times = times.iloc[order[last]].reset_index(drop=True)
         index = torch.from_numpy(user_index[last]), torch.from_numpy(item_index[last])
-        return cls(*index, users, items, bounds, ratings, times, dtype)
+        return cls(*index, users, items, bounds, ratings, times, dtype, mapped)
 
     def __repr__(self) -> str:
         what = "pairs without values" if self.value is None else "ratings"
         density = len(self) / max(self.n_users * self.n_items, 1)
         return (
             f"Ratings({len(self):,} {what}, {self.n_users:,} users, {self.n_items:,} items, "
-            f"density {density:.2%}, scale={self.scale}{'' if self.time is None else ', time'})"
+            f"density {density:.2%}, scale={self.scale}{'' if self.time is None else ', time'}"
+            f"{'' if self.transform.bounds else f', {self.transform}'})"
         )
 
     @property
@@ -183,15 +204,13 @@ class Ratings(Pairs):
         }
         return pd.DataFrame({name: x for name, x in columns.items() if x is not None})
 
-    def to_unit(self, x: Numbers) -> Numbers:
-        """Map rating units to the unit scale [0, 1]; any shape."""
-        low, high = self.scale
-        return (x - low) / (high - low)
+    def to_value(self, x: Numbers) -> Numbers:
+        """Map rating units to the model scale; any shape."""
+        return self.transform.to_value(x)
 
     def to_rating(self, x: Numbers) -> Numbers:
-        """Map the unit scale [0, 1] to rating units; any shape."""
-        low, high = self.scale
-        return low + (high - low) * x
+        """Map the model scale to rating units; any shape."""
+        return self.transform.to_rating(x)
 
     def locate(self, pairs: Ratings | pd.DataFrame) -> tuple[Tensor, Tensor]:
         """Look pairs up by id among these users and items.
@@ -221,24 +240,26 @@ class Ratings(Pairs):
         return user.to(self.device), item.to(self.device)
 
     def aligned_to(self, train: Ratings) -> Ratings:
-        """Return the pairs whose user and item ``train`` knows, in its indices and scale.
+        """Return the pairs whose user and item ``train`` knows, in its indices and transform.
 
         Device and dtype are those of ``train`` too: ``model(test.aligned_to(train), train)``.
 
         Raises
         ------
         RatingsError
-            If a rating lies outside the scale of ``train``, or the ids are of another type.
+            If the transform of ``train`` cannot map a rating, as one outside its scale, or the
+            ids are of another type.
         """
         user, item = train.locate(self)
         known = (user >= 0) & (item >= 0)
         # Ids are sorted on both sides, so that what is kept stays in order.
         index = user[known], item[known], train.users, train.items
-        aligned = Ratings(*index, train.scale, *self._seen(known.cpu().numpy()), train.dtype)
-        if aligned.rating is not None and len(rows := outside(aligned.rating, train.scale)):
+        seen = self._seen(known.cpu().numpy())
+        aligned = Ratings(*index, train.scale, *seen, train.dtype, train.transform)
+        if aligned.rating is not None:
             refuse(
                 aligned.to_frame(),
-                rows,
+                np.flatnonzero(~train.transform.allows(aligned.rating)),
                 f"a rating outside the scale of the training ratings, {train.scale}",
                 "Make the training ratings with a scale=(lowest, highest) that holds them.",
             )
@@ -257,7 +278,7 @@ class Ratings(Pairs):
         Returns
         -------
         train, test : Ratings
-            Each indexed by its own ids; the scale and the dtype are those of the whole.
+            Each indexed by its own ids; scale, transform and dtype are those of the whole.
 
         Raises
         ------
@@ -330,7 +351,8 @@ class Ratings(Pairs):
         rows = torch.from_numpy(keep).to(self.device)
         user, users = _compact(self.user[rows], self.users)
         item, items = _compact(self.item[rows], self.items)
-        return Ratings(user, item, users, items, self.scale, *self._seen(keep), self.dtype)
+        seen = self._seen(keep)
+        return Ratings(user, item, users, items, self.scale, *seen, self.dtype, self.transform)
 
     def _seen(self, keep: np.ndarray) -> tuple[np.ndarray | None, pd.Series | None]:
         """Return the ratings and the times of the rows where the bool array is true."""

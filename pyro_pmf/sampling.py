@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,9 @@ def sample_chains(
             kernel = NUTS(
                 potential_fn=_recorded(potential, unpack), target_accept_prob=_ACCEPTANCE
             )
+            adapter = kernel._adapter  # Stan's windows keep to unit masses for 100 draws
+            adapter._adapt_start_buffer = adapter._adapt_initial_window = 10
+            adapter._adapt_end_buffer = 30
             chains = MCMC(
                 kernel,
                 num_samples=num_draws,
@@ -98,9 +102,12 @@ def sample_chains(
             }
             for k in range(num_draws):
                 draw = {name: value[k] for name, value in values.items()}
-                trace = _trace(poutine.condition(sampled, data=draw), ratings)
+                with torch.no_grad(), pyro.validation_enabled(False):
+                    nodes = _trace(poutine.condition(sampled, data=draw), ratings).nodes
+                    found = {name: nodes[name]["value"] for name in sites}
+                    trace = _trace(poutine.condition(model, data=found), ratings)
                 for name in sites:
-                    latents[name].append(trace.nodes[name]["value"].detach())
+                    latents[name].append(found[name])
                 rows_of_history.append(
                     {
                         "step": len(rows_of_history) + 1,
@@ -160,12 +167,15 @@ def _recorded(
             recording = Recording(gradient, varying=[vector])
     except NotRecordable:
         return evaluated
+    if recording.is_random:
+        return evaluated
+    play = _interpreted(recording)
 
     class Played(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, z: Tensor) -> Tensor:
             vector.data.copy_(z)
-            energy, slope = recording()
+            energy, slope = play()
             ctx.save_for_backward(slope.clone())
             return energy.clone()
 
@@ -173,7 +183,23 @@ def _recorded(
         def backward(ctx: Any, grad: Tensor) -> Tensor:
             return grad * ctx.saved_tensors[0]
 
-    return evaluated if recording.is_random else lambda z: Played.apply(z["z"])
+    return lambda z: Played.apply(z["z"])
+
+
+def _interpreted(recording: Recording) -> Callable[[], tuple[Tensor, ...]]:
+    """Have torch's own interpreter play a recording: of small tensors, most time is Python's."""
+    inputs = tuple(recording.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        played = torch.jit.trace(
+            lambda *inputs: recording._play(*inputs), inputs, check_trace=False
+        )
+
+    def play() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return played(*inputs)
+
+    return play
 
 
 def _base(fn: Any) -> Any:

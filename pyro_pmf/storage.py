@@ -19,10 +19,17 @@ from torch import Tensor
 from pyro_pmf.errors import StorageError
 from pyro_pmf.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.learned import Learned
-from pyro_pmf.likelihoods import BernoulliLogit, NormalIdentity, NormalSigmoid, OrderedLogit
+from pyro_pmf.likelihoods import (
+    BernoulliLogit,
+    NegativeBinomialLog,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+)
 from pyro_pmf.models import PMF
 from pyro_pmf.priors import Priors
 from pyro_pmf.ratings import Ratings
+from pyro_pmf.transforms import Affine, Log1p
 
 _FORMAT = 1
 _FILES = (
@@ -35,8 +42,15 @@ _FILES = (
 )
 _LIKELIHOODS = {
     family.__name__: family
-    for family in (NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit)
+    for family in (
+        NormalSigmoid,
+        NormalIdentity,
+        OrderedLogit,
+        BernoulliLogit,
+        NegativeBinomialLog,
+    )
 }
+_TRANSFORMS = {family.__name__: family for family in (Affine, Log1p)}
 
 
 def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -113,6 +127,7 @@ def _write(learned: Learned, folder: Path) -> None:
         "num_chains": learned.num_chains,
         "converged": learned.converged,
         "scale": train.scale,
+        "transform": {"family": type(train.transform).__name__, **vars(train.transform)},
         "dtype": str(train.dtype).removeprefix("torch."),
     }
     (folder / "posterior.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
@@ -133,6 +148,10 @@ def _write(learned: Learned, folder: Path) -> None:
 
 
 def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
+    options = dict(header["transform"])
+    if options.get("bounds") is not None:
+        options["bounds"] = tuple(options["bounds"])
+    transform = _TRANSFORMS[options.pop("family")](**options)
     rows = pd.read_parquet(folder / "ratings.parquet")
     users, items = (
         pd.Index(pd.read_parquet(folder / f"{name}.parquet")["id"].tolist())
@@ -147,6 +166,7 @@ def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
         rows["rating"].to_numpy(copy=True),
         rows.get("time"),
         getattr(torch, header["dtype"]),
+        transform,
     )
 
 

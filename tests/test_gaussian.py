@@ -13,6 +13,7 @@ from pyro_pmf.gaussian import (
     LogGaussian,
     NoClosedForm,
     components,
+    expected_softplus,
     mean_square_distance,
     require_independent,
 )
@@ -256,6 +257,74 @@ def test_a_gaussian_times_a_tensor_is_summed_as_independent_where_its_entries_ar
     assert_moments(product, expected.mean, expected.var)
     with pytest.raises(NoClosedForm):
         weighted_sum(weights, normal(1, K) * factor, PATTERN)
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0, 0.25])
+def test_a_gaussian_times_a_number_is_exact(factor):
+    x = normal(N, M)
+    for product in (x * factor, factor * x, torch.mul(x, factor)):
+        assert_moments(product, x.mean * factor, x.var * factor**2)
+        assert product.sites == {"x"}
+        assert product.independent
+
+
+# Quotients
+
+
+@pytest.mark.parametrize("quotient", [lambda x, t: x / t, torch.div, lambda x, t: torch.div(x, t)])
+@pytest.mark.parametrize("t", [randn(N, M), randn(N, 1), randn(M), number(-1.5)])
+def test_a_gaussian_over_a_tensor_is_exact(quotient, t):
+    x = normal(N, M)
+    assert_moments(quotient(x, t), x.mean / t, x.var / t**2)
+    assert quotient(x, t).sites == {"x"}
+
+
+def test_a_quotient_that_repeats_entries_is_not_of_independent_ones():
+    weights = randn(len(USER))
+    assert (normal(M, K) / randn(M, 1)).independent
+    assert not (normal(1, K) / randn(M, 1)).independent
+    with pytest.raises(NoClosedForm):
+        weighted_sum(weights, normal(1, K) / randn(M, 1), PATTERN)
+
+
+def test_quotients_without_a_rule_are_refused():
+    x, positive = normal(N, site="x"), torch.exp(normal(N, site="s"))
+    for wrong in (
+        lambda: x / normal(N, site="y"),
+        lambda: x / positive,  # no Gaussian
+        lambda: x / torch.sigmoid(normal(N, site="y")),
+        lambda: positive / positive,
+        lambda: positive / randn(N),
+        lambda: randn(N) / positive,
+        lambda: torch.sigmoid(x) / randn(N),
+        lambda: torch.sigmoid(x) / positive,
+        lambda: x / 2.0,
+        lambda: 2.0 / x,
+    ):
+        with pytest.raises(TypeError):  # NoClosedForm, or Python's own
+            wrong()
+
+
+@pytest.mark.parametrize("mean", [-40.0, -3.0, 0.0, 0.8, 25.0])
+@pytest.mark.parametrize(
+    ("sd", "error"), [(0.1, 1e-10), (0.5, 1e-6), (1.0, 1e-3), (1.5, 6e-3), (2.0, 2e-2)]
+)
+def test_expected_softplus(mean, sd, error):
+    """By integration; far from zero it is max(0, x), of which the mean is exact."""
+    x = Gaussian(number([mean]), number([sd**2]))
+    truth, _ = integrate.quad(
+        lambda z: np.logaddexp(0, mean + sd * z) * stats.norm.pdf(z), -12, 12, epsabs=1e-13
+    )
+    assert expected_softplus(x).item() == pytest.approx(truth, abs=error)
+    known = expected_softplus(number([mean]))
+    assert known.item() == pytest.approx(np.logaddexp(0, mean), rel=1e-12)
+
+
+def test_expected_softplus_of_other_quantities():
+    for kind in KINDS:
+        x, over = quantity(kind)
+        truth = over(lambda u: np.logaddexp(0, u))
+        torch.testing.assert_close(expected_softplus(x), number([truth]), rtol=1e-6, atol=1e-6)
 
 
 # Functions of one Gaussian

@@ -14,6 +14,7 @@ from pyro_pmf.metrics import (
     calibration,
     pit_histogram,
     pit_uniformity,
+    ranking_scores,
     reliability_prediction_index,
     score_each,
     summarize,
@@ -229,3 +230,45 @@ def test_pit_uniformity():
     assert tests["chi_square"] == pytest.approx(((count - 250) ** 2 / 250).sum())
     assert tests["kolmogorov"] == pytest.approx(0.25, abs=1e-3)
     assert (tests[["chi_square_p_value", "kolmogorov_p_value"]] < 1e-6).all()
+
+
+def ranked_by_hand(score, relevant, seen, n):
+    """Recall and NDCG of each user, by sorting lists."""
+    rows = {}
+    for user in range(len(score)):
+        wanted = [i for i in range(score.shape[1]) if relevant[user, i] and not seen[user, i]]
+        allowed = [i for i in range(score.shape[1]) if not seen[user, i]]
+        shown = sorted(allowed, key=lambda i, user=user: (-score[user, i], i))[:n]
+        if wanted:
+            gain = sum(1 / np.log2(shown.index(i) + 2) for i in wanted if i in shown)
+            best = sum(1 / np.log2(rank + 2) for rank in range(min(n, len(wanted))))
+            rows[user] = len(wanted), len(set(wanted) & set(shown)) / len(wanted), gain / best
+    return pd.DataFrame(rows, index=["n_relevant", "recall", "ndcg"]).T
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 50])
+def test_ranking_by_hand(n):
+    generator = np.random.default_rng(0)
+    score = generator.integers(0, 6, (30, 20)).astype(float)  # with ties
+    seen, relevant = generator.random((30, 20)) < 0.3, generator.random((30, 20)) < 0.1
+    table = ranking_scores(score, relevant, seen, n)
+    expected = ranked_by_hand(score, relevant, seen, n)
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False, check_names=False)
+    assert len(table) < 30  # some have nothing to find
+
+
+def test_ranking_of_the_best_and_the_worst_list():
+    relevant = np.array([[True, True, False, False, False]])
+    best = ranking_scores(np.array([[2.0, 3.0, 1.0, 0.0, 0.0]]), relevant, n=2)
+    assert best.loc[0, ["recall", "ndcg"]].tolist() == [1, 1]
+    worst = ranking_scores(np.array([[0.0, 0.0, 1.0, 2.0, 3.0]]), relevant, n=2)
+    assert worst.loc[0, ["recall", "ndcg"]].tolist() == [0, 0]
+    half = ranking_scores(np.array([[3.0, 0.0, 4.0, 0.0, 0.0]]), relevant, n=2)
+    assert half.loc[0, "recall"] == 0.5
+    np.testing.assert_allclose(half.loc[0, "ndcg"], (1 / np.log2(3)) / (1 + 1 / np.log2(3)))
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, True])
+def test_ranking_of_no_list(n):
+    with pytest.raises(PMFError, match="n must be"):
+        ranking_scores(np.zeros((2, 3)), np.ones((2, 3), dtype=bool), n=n)

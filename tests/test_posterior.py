@@ -1,5 +1,7 @@
 """What can be asked of a posterior, against dense float64 computations and simulated truth."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from pyro_pmf import PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
 from pyro_pmf.gaussian import Gaussian, LogGaussian
+from pyro_pmf.likelihoods import OrderedLogit
 
 N_USERS, N_ITEMS, K = 6, 5, 2
 CONFIGURATIONS = [
@@ -260,3 +263,233 @@ def test_repr_tells():
     assert "PMF(n_factors=2" in text
     assert "24 ratings" in text
     assert "converged in 1 steps" in text
+
+
+# Levels and thresholds
+
+GRID = scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+SHARES = np.array([0.1, 0.15, 0.3, 0.25, 0.2])
+FIVE = [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def dense_ratings(posterior):
+    """Expected ratings of all pairs on a grid of scores, (n_pairs, n_grid); their sd is 0.8."""
+    mean, var = (x.ravel() for x in dense_score_moments(posterior))
+    return 1 + 4 / (1 + np.exp(-(mean[:, None] + np.sqrt(var)[:, None] * GRID)))
+
+
+def ordinal_posterior(**options):
+    posterior = known_posterior(likelihood=OrderedLogit(5), **options)
+    posterior.latents.pop("sigma")
+    posterior.latents["shares"] = torch.tensor(SHARES)
+    return posterior
+
+
+def dense_levels(posterior):
+    """Probability of each level of all pairs, of shape (n_pairs, 5): mu has no part in it."""
+    mean, var = dense_score_moments(posterior)
+    mu = posterior.latents["mu"]
+    mean, var = mean.ravel() - mu.mean.item(), var.ravel() - mu.var.item()
+    score = mean[:, None] + np.sqrt(var)[:, None] * GRID
+    cuts = scipy.stats.logistic.ppf(SHARES.cumsum()[:-1])
+    below = scipy.stats.logistic.cdf(cuts - score[..., None]).mean(1)
+    return np.diff(np.pad(below, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1))))
+
+
+@pytest.mark.parametrize("at_least", [-1.0, 1.0, 3.0, 4.2, 5.0, 7.5])
+def test_probability_of_at_least_a_rating(at_least):
+    posterior = known_posterior(users="hierarchical")
+    pairs = all_pairs(posterior)
+    predicted = posterior.predict(pairs, at_least=at_least)
+    expected = scipy.stats.norm.sf(at_least, dense_ratings(posterior), 0.8).mean(1)
+    np.testing.assert_allclose(predicted["p_at_least"], expected, atol=1e-4)
+    assert predicted.columns.tolist()[:7] == [
+        *("user", "item", "mean", "sd", "lower", "upper"),
+        "p_at_least",
+    ]
+    pd.testing.assert_frame_equal(posterior.predict(pairs), predicted.drop(columns="p_at_least"))
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS[::3], ids=str)
+def test_levels_of_an_ordinal_posterior(options):
+    posterior = ordinal_posterior(**options)
+    pairs, expected = all_pairs(posterior), dense_levels(posterior)
+    table = posterior.predict_levels(pairs)
+    assert table.columns.tolist() == ["user", "item", *FIVE]
+    assert table[["user", "item"]].to_numpy().tolist() == pairs.to_numpy().tolist()
+    np.testing.assert_allclose(table[FIVE], expected, atol=1e-4)
+    np.testing.assert_allclose(table[FIVE].sum(axis=1), 1.0, atol=1e-6)
+    predicted = posterior.predict(pairs)
+    mean = expected @ FIVE
+    np.testing.assert_allclose(predicted["mean"], mean, atol=1e-3)
+    sd = np.sqrt(expected @ np.square(FIVE) - mean**2)
+    np.testing.assert_allclose(predicted["sd"], sd, atol=1e-3)
+    for k in range(1, 6):
+        p = posterior.predict(pairs, at_least=k)["p_at_least"]
+        np.testing.assert_allclose(p, expected[:, k - 1 :].sum(1), atol=1e-4)
+        if k < 5:
+            above = posterior.predict(pairs, at_least=k + 1)["p_at_least"]
+            np.testing.assert_allclose(p - above, table[float(k)], atol=1e-6)
+    between = posterior.predict(pairs, at_least=3.4)["p_at_least"]
+    np.testing.assert_allclose(between, expected[:, 3:].sum(1), atol=1e-4)
+
+
+def test_levels_from_draws_are_averages():
+    closed = ordinal_posterior()
+    torch.manual_seed(0)
+    draws = list(closed.draws(4))
+    latents = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    latents["shares"] = torch.distributions.Dirichlet(torch.ones(5).double()).sample((4,))
+    pairs = all_pairs(closed)
+    history = closed.history
+    posterior = Posterior(closed.model, closed.ratings, latents, 4, history, True)
+    single = [
+        Posterior(
+            closed.model,
+            closed.ratings,
+            {name: x[k : k + 1] for name, x in latents.items()},
+            1,
+            history,
+            True,
+        )
+        for k in range(4)
+    ]
+    expected = np.mean([one.predict_levels(pairs)[FIVE] for one in single], axis=0)
+    np.testing.assert_allclose(posterior.predict_levels(pairs)[FIVE], expected, atol=1e-12)
+    score = latents["U"][2] @ latents["V"][2].T + latents["c"][2] + latents["b"][2][:, None]
+    at_most_2 = scipy.stats.logistic.cdf(latents["shares"][2, :2].sum().logit() - score.ravel())
+    got = single[2].predict(pairs, at_least=3)["p_at_least"]
+    np.testing.assert_allclose(got, 1 - at_most_2, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [(1, 2, 3, 4, 5), (2.0, 4.5), (3,)])
+def test_levels_of_a_continuous_posterior_are_the_nearest(levels):
+    posterior = known_posterior()
+    pairs = all_pairs(posterior)
+    table = posterior.predict_levels(pairs, levels)
+    assert table.columns.tolist() == ["user", "item", *map(float, levels)]
+    cuts = np.add(levels[1:], levels[:-1]) / 2
+    below = scipy.stats.norm.cdf(cuts[:, None, None], dense_ratings(posterior), 0.8).mean(-1)
+    ends = np.zeros((1, len(pairs))), np.ones((1, len(pairs)))
+    expected = np.diff(np.vstack([ends[0], below, ends[1]]).T)
+    np.testing.assert_allclose(table[list(map(float, levels))], expected, atol=1e-4)
+    np.testing.assert_allclose(table.iloc[:, 2:].sum(axis=1), 1.0)
+    for low, high in pairwise(levels):  # what at_least says of the cut
+        p = posterior.predict(pairs, at_least=(low + high) / 2)["p_at_least"]
+        above = table[[float(x) for x in levels if x >= high]].sum(axis=1)
+        np.testing.assert_allclose(p, above, atol=1e-6)
+
+
+def test_levels_of_pairs_in_any_order(monkeypatch):
+    posterior = ordinal_posterior()
+    pairs = all_pairs(posterior)
+    whole = posterior.predict_levels(pairs)
+    shuffled = pairs.sample(frac=1, random_state=0)
+    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    parts = posterior.predict_levels(shuffled)
+    pd.testing.assert_frame_equal(parts, whole.loc[shuffled.index])
+    train = posterior.predict_levels(posterior.ratings)
+    merged = train.merge(whole, on=["user", "item"])
+    np.testing.assert_allclose(merged["3.0_x"], merged["3.0_y"])
+    strangers = pd.DataFrame({"user": [-5, -6], "item": ["film1", "film1"]})
+    unknown = posterior.predict_levels(strangers)
+    np.testing.assert_allclose(
+        unknown.iloc[0, 2:].astype(float), unknown.iloc[1, 2:].astype(float)
+    )
+
+
+def test_levels_that_cannot_be():
+    posterior = known_posterior()
+    pairs = all_pairs(posterior)
+    with pytest.raises(PMFError, match="no levels of their own"):
+        posterior.predict_levels(pairs)
+    with pytest.raises(PMFError, match="ascend"):
+        posterior.predict_levels(pairs, (1, 3, 2))
+    with pytest.raises(RatingsError, match="at least one"):
+        posterior.predict_levels(pairs[:0], (1, 2))
+    with pytest.raises(PMFError, match="none of the levels"):
+        posterior.evaluate(pairs.assign(rating=2.5), levels=(1, 2, 3, 4, 5))
+
+
+# Scores
+
+
+def test_log_loss_of_a_continuous_posterior():
+    posterior = known_posterior()
+    pairs = all_pairs(posterior).assign(rating=np.tile(FIVE, 6))
+    assert "log_loss" not in posterior.evaluate(pairs)
+    scores = posterior.scores(pairs, levels=FIVE)
+    chances = posterior.predict_levels(pairs, FIVE)
+    expected = [-np.log(chances.loc[n, rating]) for n, rating in enumerate(pairs["rating"])]
+    np.testing.assert_allclose(scores["log_loss"], expected)
+    summary = posterior.evaluate(pairs, levels=FIVE)
+    assert summary["log_loss"] == pytest.approx(np.mean(expected))
+    assert summary["nll"] == posterior.evaluate(pairs)["nll"]
+
+
+def test_scores_of_an_ordinal_posterior():
+    posterior = ordinal_posterior()
+    pairs = all_pairs(posterior).assign(rating=np.tile(FIVE, 6))
+    scores, p = posterior.scores(pairs), dense_levels(posterior)
+    level = pairs["rating"].astype(int).to_numpy() - 1
+    rows = np.arange(len(pairs))
+    np.testing.assert_allclose(scores["nll"], -np.log(p[rows, level]), atol=1e-3)
+    np.testing.assert_allclose(scores["log_loss"], scores["nll"])
+    steps = p.cumsum(1) - (np.arange(5) >= level[:, None])
+    np.testing.assert_allclose(scores["crps"], (steps**2).sum(1), atol=1e-3)
+    predicted = posterior.predict(pairs)
+    inside = pairs["rating"].between(predicted["lower"], predicted["upper"])
+    np.testing.assert_array_equal(scores["covered"], inside)
+
+
+def scored():
+    """All pairs, and some of an unknown user and an unknown item, with their counts."""
+    posterior = known_posterior()
+    pairs = all_pairs(posterior)
+    strangers = pd.DataFrame({"user": [7, 7, 101], "item": ["film1", "film2", "new"]})
+    pairs = pd.concat([pairs, strangers], ignore_index=True)
+    rating = np.random.default_rng(0).integers(1, 6, len(pairs)).astype(float)
+    pairs = pairs.assign(rating=rating).sample(frac=1, random_state=0)
+    frame = posterior.ratings.to_frame()
+    counts = {of: pairs[of].map(frame[of].value_counts()).fillna(0) for of in ("user", "item")}
+    return posterior, pairs, counts
+
+
+def test_scores_count_the_training_ratings():
+    posterior, pairs, counts = scored()
+    scores = posterior.scores(pairs)
+    np.testing.assert_array_equal(scores["n_user"], counts["user"])
+    np.testing.assert_array_equal(scores["n_item"], counts["item"])
+    np.testing.assert_allclose(scores["error"], pairs["rating"] - posterior.predict(pairs)["mean"])
+
+
+@pytest.mark.parametrize("by", ["user", "item"])
+def test_evaluate_by_training_ratings(by):
+    """Users have 0 or 4 of them, items 0, 4 or 5."""
+    posterior, pairs, counts = scored()
+    table = posterior.evaluate(pairs, by=by, interval=0.8)
+    assert table.index.name == "training_ratings"
+    bins = {"user": {"0": [0], "1-4": [4]}, "item": {"0": [0], "1-4": [4], "5-9": [5]}}[by]
+    assert table.index.tolist() == list(bins)
+    predicted = posterior.predict(pairs, 0.8)
+    error = pairs["rating"] - predicted["mean"]
+    inside = pairs["rating"].between(predicted["lower"], predicted["upper"])
+    for name, values in bins.items():
+        here, row = counts[by].isin(values), table.loc[name]
+        assert row["n"] == here.sum()
+        assert row["rmse"] == pytest.approx(np.sqrt((error[here] ** 2).mean()))
+        assert row["mae"] == pytest.approx(error[here].abs().mean())
+        assert row["coverage"] == pytest.approx(inside[here].mean())
+        assert row["width"] == pytest.approx(
+            (predicted["upper"] - predicted["lower"])[here].mean()
+        )
+        alone = posterior.evaluate(pairs[here], 0.8)
+        np.testing.assert_allclose(row, alone)
+    assert table["n"].sum() == len(pairs)
+
+
+@pytest.mark.parametrize("by", ["rating", "users", "", 3])
+def test_evaluate_by_something_else(by):
+    posterior, pairs, _ = scored()
+    with pytest.raises(PMFError, match='"user" or "item"'):
+        posterior.evaluate(pairs, by=by)

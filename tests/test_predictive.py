@@ -22,6 +22,7 @@ from torch.distributions import (
 from pyro_pmf.errors import PMFError
 from pyro_pmf.gaussian import Gaussian, LogGaussian, components
 from pyro_pmf.predictive import ContinuousPredictive, DiscretePredictive, PosteriorPredictive
+from pyro_pmf.transforms import Affine, Log1p
 
 SCALE = (0.5, 5.0)
 WEIGHTS = [0.2, 0.5, 0.3]
@@ -463,3 +464,156 @@ def test_pit_lies_between_lower_ratings_and_this_one(ordered):
 def test_pit_of_continuous_is_the_cdf(predictive):
     rating = double(2.0, 3.7)
     assert torch.equal(predictive.pit(rating), predictive.cdf(rating))
+
+
+class TestLog1p:
+    """Where log(1 + rating), standardized, is a mixture of Normals."""
+
+    TRANSFORM = Log1p(5.0, 1.6)
+    COUNTS = (0.0, 3.0, 150.0, 4000.0)
+
+    @pytest.fixture
+    def log_normals(self):
+        parts = [
+            (weight, Normal(torch.tensor(3 * loc - 1), torch.tensor(4 * sd).expand(2)))
+            for weight, loc, sd in zip(WEIGHTS, LOCS, SDS, strict=True)
+        ]
+        return PosteriorPredictive(parts, self.TRANSFORM)
+
+    @staticmethod
+    def parts():
+        return [
+            scipy.stats.lognorm(1.6 * 4 * sd, -1, np.exp(5 + 1.6 * (3 * loc - 1)))
+            for loc, sd in zip(LOCS, SDS, strict=True)
+        ]
+
+    def mixed(self, method, *x):
+        values = [getattr(part, method)(*x) for part in self.parts()]
+        return np.einsum("k,kn->n", WEIGHTS, values)
+
+    def test_mean_and_sd(self, log_normals):
+        mean = self.mixed("mean")
+        square = np.einsum(
+            "k,kn->n", WEIGHTS, [part.var() + part.mean() ** 2 for part in self.parts()]
+        )
+        np.testing.assert_allclose(log_normals.mean, mean)
+        np.testing.assert_allclose(log_normals.sd, np.sqrt(square - mean**2))
+
+    @pytest.mark.parametrize("count", COUNTS)
+    def test_density_cdf_and_tail(self, log_normals, count):
+        at = double(count, count)
+        np.testing.assert_allclose(log_normals.log_prob(at).exp(), self.mixed("pdf", count))
+        np.testing.assert_allclose(log_normals.cdf(at), self.mixed("cdf", count))
+        np.testing.assert_allclose(log_normals.probability_at_least(at), self.mixed("sf", count))
+        assert torch.equal(log_normals.pit(at), log_normals.cdf(at))
+
+    def test_density_integrates_to_one(self, log_normals):
+        log_rating = torch.linspace(-20, 20, 40_001, dtype=torch.float64)
+        density = [
+            log_normals.log_prob(torch.expm1(x).expand(2)).exp() * x.exp() for x in log_rating
+        ]
+        total = torch.trapezoid(torch.stack(density), log_rating, dim=0)
+        np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+    @pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.95, 0.999])
+    def test_quantile_inverts_the_cdf(self, log_normals, probability):
+        x = log_normals.quantile(probability).numpy()
+        np.testing.assert_allclose(self.mixed("cdf", x), probability, atol=1e-4)
+
+    def test_interval_is_not_clipped(self, log_normals):
+        lower, upper = log_normals.interval(0.999)
+        assert torch.equal(lower, log_normals.quantile(0.0005))
+        assert torch.equal(upper, log_normals.quantile(0.9995))
+
+    @pytest.mark.parametrize("count", COUNTS)
+    def test_crps_by_integration(self, log_normals, count):
+        def integrand(log, n):
+            x = np.expm1(log)
+            return (self.mixed("cdf", x)[n] - (x >= count)) ** 2 * np.exp(log)
+
+        expected = [
+            sum(
+                scipy.integrate.quad(integrand, *ends, args=(n,), limit=400)[0]
+                for ends in ((-15, np.log1p(count)), (np.log1p(count), 14))
+            )
+            for n in range(2)
+        ]
+        np.testing.assert_allclose(log_normals.crps(double(count, count)), expected, rtol=1e-5)
+
+    def test_crps_of_one_part(self):
+        part = Normal(torch.tensor([0.2, -0.4]).double(), torch.tensor([0.5, 0.9]).double())
+        predictive = PosteriorPredictive([(1.0, part)], self.TRANSFORM)
+        expected = scoringrules.crps_lognormal(
+            np.array([8.0, 501.0]), 5 + 1.6 * part.loc.numpy(), 1.6 * part.scale.numpy()
+        )
+        np.testing.assert_allclose(predictive.crps(double(7.0, 500.0)), expected)
+
+    def test_impossible_ratings(self, log_normals):
+        at = double(-1.0, -3.0)
+        assert (log_normals.log_prob(at) == -torch.inf).all()
+        assert (log_normals.cdf(at) == 0).all()
+        # Each step below -1 adds one to the score.
+        crps = log_normals.crps(at) - log_normals.crps(double(-1.0, -1.0))
+        np.testing.assert_allclose(crps, [0, 2])
+
+    def test_levels_are_not_evenly_spaced(self):
+        with pytest.raises(PMFError, match="evenly spaced"):
+            PosteriorPredictive([(1.0, Poisson(torch.ones(2)))], self.TRANSFORM)
+
+
+class TestUnbounded:
+    TRANSFORM = Affine(800.0, 4000.0)
+
+    def test_standardized_against_scipy(self):
+        part = Normal(double(0.1, -0.2), double(0.9, 1.1))
+        predictive = PosteriorPredictive([(1.0, part)], self.TRANSFORM)
+        normal = scipy.stats.norm([1200.0, 0.0], [3600.0, 4400.0])
+        at = double(287.0, 60_000.0)
+        np.testing.assert_allclose(predictive.mean, normal.mean(), atol=1e-9)
+        np.testing.assert_allclose(predictive.sd, normal.std())
+        np.testing.assert_allclose(predictive.log_prob(at), normal.logpdf(at))
+        np.testing.assert_allclose(predictive.cdf(at), normal.cdf(at))
+        lower, upper = predictive.interval(0.9)
+        np.testing.assert_allclose(lower, normal.ppf(0.05), atol=0.1)
+        np.testing.assert_allclose(upper, normal.ppf(0.95), atol=0.1)
+        crps = scoringrules.crps_normal(at.numpy(), normal.mean(), normal.std())
+        np.testing.assert_allclose(predictive.crps(at), crps)
+
+
+class TestMassOfCounts:
+    def test_against_scipy(self, predictive):
+        expected = dense("cdf", 3.5) - dense("cdf", 2.5)
+        given = predictive.log_prob_between(2.5, 3.5)
+        np.testing.assert_allclose(given, np.log(expected), rtol=1e-6)
+        assert torch.equal(predictive.log_mass(double(3.0, 3.0)), given)
+
+    def test_under_log1p(self):
+        part = Normal(torch.tensor([0.3]).double(), torch.tensor([0.5]).double())
+        predictive = PosteriorPredictive([(1.0, part)], Log1p(4.0, 1.5))
+        exact = scipy.stats.lognorm(0.75, -1, np.exp(4.45))
+        for count in (0.0, 10.0, 90.0):
+            expected = np.log(exact.cdf(count + 0.5) - exact.cdf(count - 0.5))
+            np.testing.assert_allclose(predictive.log_mass(double(count)), expected)
+
+    def test_sums_to_one(self):
+        part = Normal(torch.tensor([0.3]).double(), torch.tensor([0.5]).double())
+        predictive = PosteriorPredictive([(1.0, part)], Log1p(4.0, 1.5))
+        total = sum(predictive.log_mass(double(k)).exp().item() for k in range(5000))
+        below = predictive.cdf(double(-0.5)).item()
+        assert total + below == pytest.approx(1, abs=1e-6)
+
+    @pytest.mark.parametrize("z", [-90.0, -30.0, 30.0, 90.0])
+    def test_far_out_in_the_tails(self, z):
+        """Where the probability itself is no float, by the density at the middle."""
+        part = Normal(torch.zeros(1).double(), torch.ones(1).double())
+        predictive = PosteriorPredictive([(1.0, part)], Affine(0.0, 1.0))
+        given = predictive.log_prob_between(double(z - 1e-4), double(z + 1e-4))
+        expected = scipy.stats.norm.logpdf(z) + np.log(2e-4)
+        np.testing.assert_allclose(given, expected, rtol=1e-6)
+
+    def test_of_other_families(self):
+        part = Laplace(double(0.4, 0.6), double(0.1))
+        predictive = PosteriorPredictive([(1.0, part)], SCALE)
+        laplace = scipy.stats.laplace([2.3, 3.2], 0.45)
+        expected = np.log(laplace.cdf(3.5) - laplace.cdf(2.5))
+        np.testing.assert_allclose(predictive.log_mass(double(3.0, 3.0)), expected)

@@ -215,10 +215,10 @@ def test_pattern_is_that_of_scipy(frame):
 
 def test_affine_maps_take_numbers_arrays_and_tensors(frame):
     ratings = Ratings.from_frame(frame)
-    assert ratings.to_unit(2.75) == 0.5
+    assert ratings.to_value(2.75) == 0.5
     assert ratings.to_rating(0.5) == 2.75
     x = torch.rand(2, 3, dtype=torch.float64)
-    torch.testing.assert_close(ratings.to_unit(ratings.to_rating(x)), x)
+    torch.testing.assert_close(ratings.to_value(ratings.to_rating(x)), x)
     np.testing.assert_allclose(ratings.to_rating(x.numpy()), ratings.to_rating(x).numpy())
 
 
@@ -609,7 +609,7 @@ def test_splits_partition_the_ratings(split, frame):
         assert list(part.items) == sorted(set(table["item"]))
         assert (part.scale, part.dtype) == (ratings.scale, torch.float64)
         assert part.time.index.equals(pd.RangeIndex(len(part)))
-        np.testing.assert_allclose(part.value, part.to_unit(part.rating))
+        np.testing.assert_allclose(part.value, part.to_value(part.rating))
 
 
 @given(frame=tables(min_size=3), k=st.integers(2, 5), seed=st.integers(0, 9))

@@ -9,7 +9,18 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_pmf.storage
-from pyro_pmf import PMF, Fixed, LogNormal, Priors, Ratings, StorageError, fit, load
+from pyro_pmf import (
+    PMF,
+    Fixed,
+    LogNormal,
+    NegativeBinomialLog,
+    NormalIdentity,
+    Priors,
+    Ratings,
+    StorageError,
+    fit,
+    load,
+)
 from pyro_pmf.datasets import simulate
 from pyro_pmf.gaussian import LogGaussian
 from pyro_pmf.objective import _to_cpu
@@ -210,3 +221,26 @@ def test_a_subclass_is_not_taken_for_a_pmf(tmp_path):
     fitted(Louder(n_factors=0)).save(tmp_path / "m.pmf")
     with pytest.raises(StorageError, match=r"load\(model"):
         load(tmp_path / "m.pmf")
+
+
+@pytest.mark.parametrize(
+    ("transform", "likelihood"),
+    [
+        ("unit", NormalIdentity()),
+        ("standardize", NormalIdentity()),
+        ("log1p", NormalIdentity()),
+        ("count", NegativeBinomialLog()),
+    ],
+)
+def test_transforms_and_counts_come_back(tmp_path, transform, likelihood):
+    counts = FRAME.assign(rating=7 ** FRAME["rating"] + FRAME["item"])
+    ratings = Ratings.from_frame(counts, transform=transform)
+    train, test = ratings.split(0.2, seed=0)
+    saved = fit(PMF(2, likelihood=likelihood), train, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    assert loaded.model == saved.model
+    assert loaded.ratings.transform == train.transform
+    assert torch.equal(loaded.ratings.value, train.value)
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+    pd.testing.assert_frame_equal(loaded.scores(test), saved.scores(test))
