@@ -1,0 +1,275 @@
+"""Variational inference beside NUTS on the same ratings: means, standard deviations, accuracy.
+
+python -m benchmarks.nuts            # some minutes on one core
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import arviz
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.sbc import posterior_draws, scores_of
+from pyro_pmf import PMF, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf.datasets import movielens, simulate
+
+MODEL = PMF(2, users="hierarchical", noise="shared")
+SCALES = ("sigma", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c")
+TRUE = {
+    "sigma": 0.1,
+    "sigma_U": 0.6,
+    "sigma_V": 0.6,
+    "sigma_W": 0.3,
+    "sigma_b": 0.4,
+    "sigma_c": 0.4,
+}
+NUTS, LEARNT, HELD = METHODS = ("NUTS", "VI, scales learnt", "VI, scales held")
+VI_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Ratings to fit, ratings held out, and what is known of the truth."""
+
+    name: str
+    train: Ratings
+    test: pd.DataFrame
+    truth: dict[str, Tensor] | None
+
+
+def main() -> None:
+    """Fit both ways, print the report, and save it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.nuts", description=__doc__)
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--warm-up", type=int, default=250)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # where learning finds no factors
+    chains = {"num_draws": options.draws, "warm_up": options.warm_up}
+    chains["num_chains"] = options.chains
+    command = " ".join(["python -m benchmarks.nuts", *sys.argv[1:]])
+    lines = [
+        "# Variational inference beside NUTS",
+        "",
+        f"`{command}`, {datetime.date.today().isoformat()}",
+        "",
+        ", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + ".",
+        "",
+        f"    {MODEL}",
+        "",
+        f"NUTS: {options.chains} chains of {options.draws} draws after {options.warm_up} of "
+        "warm-up, all standard deviations learnt.",
+    ]
+    panels = []
+    for data in (simulated(), film_ratings()):
+        found = {method: Fitted(data, method, chains) for method in METHODS}
+        lines += section(data, found)
+        panels.append((data, found))
+        print("\n".join(lines), flush=True)
+    text = "\n".join(lines) + "\n"
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "nuts.md").write_text(text)
+    draw(panels, options.out / "nuts.png")
+
+
+def simulated() -> Data:
+    """Return 250 ratings of a known model, and one for each other pair."""
+    priors = Priors(mu=Fixed(0.2), **{name: Fixed(x) for name, x in TRUE.items()})
+    ratings, sites = simulate(replace(MODEL, priors=priors), 25, 20, 250, seed=1)
+    truth = {name: value.double() for name, value in sites.items()}
+    seen = ratings.user.numpy() * ratings.n_items + ratings.item.numpy()
+    user, item = np.divmod(np.setdiff1d(np.arange(25 * 20), seen), 20)
+    mean = scores_of(truth, torch.from_numpy(user), torch.from_numpy(item)).sigmoid().numpy()
+    rating = np.random.default_rng(1).normal(mean, TRUE["sigma"])
+    test = pd.DataFrame({"user": user, "item": item, "rating": rating})
+    return Data("simulated", ratings, test, truth)
+
+
+def film_ratings() -> Data:
+    """Return what the 30 most active users of MovieLens latest-small say of 30 popular films."""
+    frame = movielens()
+    frame = frame[frame["item"].isin(frame["item"].value_counts().index[:30])]
+    frame = frame[frame["user"].isin(frame["user"].value_counts().index[:30])]
+    ratings = Ratings.from_frame(frame, scale=(0.5, 5.0))
+    train, test = ratings.split(test_fraction=0.5, seed=0)
+    return Data("MovieLens", train, test.to_frame(), None)
+
+
+class Fitted:
+    """What a method says of every pair.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    seconds : float
+        Of processor time.
+    sites, scores, products : dict of str to Tensor, and Tensor
+        Draws: of the sites, of the score and of U_i . V_j at every pair, shape (n_draws, n_pairs).
+    """
+
+    def __init__(self, data: Data, method: str, chains: dict[str, int]) -> None:
+        started = time.process_time()
+        options: dict[str, Any] = {"learn_scales": method == LEARNT}
+        if method == NUTS:
+            options = {"inference": "nuts", **chains}
+        train = data.train.to("cpu", torch.float64)
+        self.posterior: Posterior = fit(MODEL, train, progress=False, **options)
+        self.seconds = time.process_time() - started
+        self.sites = posterior_draws(self.posterior, VI_DRAWS)
+        user, item = np.divmod(np.arange(train.n_users * train.n_items), train.n_items)
+        pairs = torch.from_numpy(user), torch.from_numpy(item)
+        self.scores = scores_of(self.sites, *pairs)
+        self.products = (self.sites["U"][:, pairs[0]] * self.sites["V"][:, pairs[1]]).sum(-1)
+
+
+def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
+    """Yield the lines of the report on one data set."""
+    train = data.train
+    observed = torch.zeros(train.n_users * train.n_items, dtype=torch.bool)
+    observed[train.user * train.n_items + train.item] = True
+    yield from ("", f"## {data.name}", "")
+    yield (
+        f"{train.n_users} users, {train.n_items} items, {len(train)} ratings, "
+        f"{len(data.test)} held out."
+    )
+    yield from ("", diagnostics(found[NUTS]), "")
+    yield "RMSE and NLL are of the held-out ratings" + (
+        ", score RMSE of the true scores of all pairs that are not observed."
+        if data.truth
+        else ", in stars and in nats."
+    )
+    titles = ["", "RMSE", "NLL", "in 50% interval", "in 90% interval"]
+    titles += ["score RMSE"] * (data.truth is not None) + ["fit, s"]
+    yield from ("", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|")
+    for method, fitted in found.items():
+        score = fitted.posterior.evaluate(data.test)
+        half = fitted.posterior.evaluate(data.test, interval=0.5)["coverage"]
+        cells = [method, f"{score['rmse']:.4f}", f"{score['nll']:.4f}", f"{half:.1%}"]
+        cells.append(f"{score['coverage']:.1%}")
+        if data.truth is not None:
+            cells.append(f"{_score_error(data, fitted, ~observed):.3f}")
+        yield "| " + " | ".join([*cells, f"{fitted.seconds:.1f}"]) + " |"
+    yield ""
+    yield (
+        "Beside NUTS, over pairs: the slope of the means of VI on those of NUTS, their RMS "
+        "difference, and standard deviations as a share of those of NUTS (median, 5% and 95%)."
+    )
+    yield from ("", "| | | slope | RMS difference | sd, share | 5% | 95% |", "|---" * 7 + "|")
+    for method in (LEARNT, HELD):
+        for kind, name in (("scores", "score"), ("products", "U_i . V_j")):
+            for among, where in ((observed, "observed"), (~observed, "other")):
+                ours, theirs = (getattr(found[m], kind)[:, among] for m in (method, NUTS))
+                slope = np.polyfit(theirs.mean(0), ours.mean(0), 1)[0]
+                apart = (ours.mean(0) - theirs.mean(0)).square().mean().sqrt()
+                low, median, high = np.quantile(ours.std(0) / theirs.std(0), [0.05, 0.5, 0.95])
+                yield (
+                    f"| {method} | {name}, {where} pairs | {slope:.2f} | {apart:.3f} "
+                    f"| {median:.2f} | {low:.2f} | {high:.2f} |"
+                )
+    yield from ("", "Posterior means ± standard deviations:", "")
+    known = ["true"] if data.truth is not None else []
+    yield "| | " + " | ".join([*METHODS, *known]) + " |"
+    yield "|---" * (1 + len(METHODS) + len(known)) + "|"
+    for name in ("mu", *SCALES):
+        cells = [_mean_and_sd(fitted.sites[name]) for fitted in found.values()]
+        if data.truth is not None:
+            cells.append(f"{float(data.truth[name]):g}")
+        yield "| " + " | ".join([name, *cells]) + " |"
+
+
+def diagnostics(fitted: Fitted) -> str:
+    """Say in a sentence how far the draws of NUTS can be trusted."""
+    posterior = fitted.posterior
+    by_chain = {name: fitted.sites[name] for name in ("mu", *SCALES)}
+    by_chain["log joint"] = torch.tensor(posterior.history["log_joint"].to_numpy(copy=True))
+    pairs = fitted.scores[:, :: max(1, fitted.scores.shape[1] // 100)]
+    by_chain |= {f"score {k}": x for k, x in enumerate(pairs.T)}
+    draws = {k: x.numpy().reshape(posterior.num_chains, -1) for k, x in by_chain.items()}
+    rhat = {k: float(arviz.rhat(x)) for k, x in draws.items()}
+    ess = {k: float(arviz.ess(x)) for k, x in draws.items()}
+    worst, fewest = max(rhat, key=rhat.__getitem__), min(ess, key=ess.__getitem__)
+    return (
+        f"NUTS: highest R-hat {rhat[worst]:.3f} ({worst}); effective sample size "
+        f"{ess[fewest]:.0f} at least ({fewest}), {np.median(list(ess.values())):.0f} in the "
+        f"median, over mu, the standard deviations, the log joint density and about 100 scores; "
+        f"{int(posterior.history['divergent'].sum())} divergent draws; "
+        f"converged: {'yes' if posterior.converged else 'no'}."
+    )
+
+
+def _score_error(data: Data, fitted: Fitted, among: Tensor) -> float:
+    assert data.truth is not None
+    pairs = np.divmod(np.arange(len(among)), data.train.n_items)
+    true = scores_of(data.truth, *(torch.from_numpy(index) for index in pairs))
+    return float((fitted.scores.mean(0) - true)[among].square().mean().sqrt())
+
+
+def _mean_and_sd(draws: Tensor) -> str:
+    if draws.std() < 1e-9:
+        return f"{float(draws[0]):.3f} (held)"
+    return f"{float(draws.mean()):.3f} ± {float(draws.std()):.3f}"
+
+
+def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
+    """Draw means and standard deviations of all scores, VI against NUTS."""
+    from matplotlib import pyplot
+
+    from pyro_pmf.plots import BLUE, VERMILLION
+
+    looks = {LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
+    figure, grid = pyplot.subplots(len(panels), 2, figsize=(8, 7.6), layout="constrained")
+    for (data, found), row in zip(panels, grid, strict=True):
+        for panel, what in zip(row, ("mean", "standard deviation"), strict=True):
+            x, *ys = (
+                (f.scores.mean(0) if what == "mean" else f.scores.std(0)).numpy()
+                for f in (found[m] for m in METHODS)
+            )
+            for y, (label, (color, marker)) in zip(ys, looks.items(), strict=True):
+                panel.plot(
+                    x,
+                    y,
+                    marker,
+                    color=color,
+                    markersize=3,
+                    alpha=0.5,
+                    markeredgewidth=0,
+                    label=label,
+                )
+            low = min(x.min(), *(y.min() for y in ys)) if what == "mean" else 0.0
+            ends = [low, max(x.max(), *(y.max() for y in ys))]
+            panel.plot(ends, ends, color="0.45", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            panel.set_aspect("equal")
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.set_xlabel(f"{what} by NUTS (logit scale)")
+            panel.set_ylabel(f"{what} by VI (logit scale)")
+            panel.set_title(f"{data.name}: {what}s of scores", loc="left", fontsize="medium")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        markerscale=2,
+    )
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
