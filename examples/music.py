@@ -28,6 +28,7 @@ from matplotlib import pyplot
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import FuncFormatter
 from scipy.stats import kstest, spearmanr
+from sklearn.manifold import TSNE
 from torch import Tensor
 from tqdm import tqdm
 
@@ -489,6 +490,7 @@ def save_pictures(
         "calibration": draw_calibration(pits),
         "biases": draw_biases(posteriors[RECIPE], posteriors[POOLED], titles),
         "artists": draw_artists(listens, titles),
+        "neighbourhoods": draw_neighbourhoods(listens, titles),
     }
     for name, figure in pictures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
@@ -555,15 +557,11 @@ def draw_artists(posterior: Posterior, titles: pd.Series, n_named: int = 45) -> 
 
     An ellipse is one standard deviation of the posterior.
     """
-    listeners = listener_counts(posterior)
-    order = np.argsort(-listeners)[:300]
-    V = posterior.latents["V"]
-    mean, var = V.mean.numpy()[order], V.var.numpy()[order]
+    order, mean, var = most_heard(posterior)
     _, _, axes = np.linalg.svd(mean - mean.mean(0), full_matrices=False)
     place = (mean - mean.mean(0)) @ axes[:2].T
     covariance = np.einsum("ak,nk,bk->nab", axes[:2], var, axes[:2])
-    figure, ax = pyplot.subplots(figsize=(11.0, 8.5), layout="constrained")
-    size = np.sqrt(listeners[order])
+    _, ax = pyplot.subplots(figsize=(11.0, 8.5), layout="constrained")
     for k in range(min(n_named, len(order))):
         variances, directions = np.linalg.eigh(covariance[k])
         angle = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
@@ -571,18 +569,50 @@ def draw_artists(posterior: Posterior, titles: pd.Series, n_named: int = 45) -> 
         ax.add_patch(
             Ellipse(place[k], width, height, angle=angle, facecolor=BLUE, alpha=0.13, linewidth=0)
         )
-    ax.scatter(*place.T, s=1.2 * size, color=BLUE, alpha=0.55, linewidths=0)
     ax.set(xlabel="First principal component of V", ylabel="Second principal component of V")
-    ax.set_title(
-        f"The {len(order)} artists with most listeners, by who listens to them; ellipses: one "
-        "posterior standard deviation",
-        loc="left",
-        fontsize="medium",
+    what = "by who listens to them; ellipses: one posterior standard deviation"
+    return scatter_artists(ax, posterior, order, place, titles, what, n_named)
+
+
+def draw_neighbourhoods(posterior: Posterior, titles: pd.Series, n_named: int = 70) -> Any:
+    """Artists placed by t-SNE (van der Maaten & Hinton 2008), which keeps neighbours together."""
+    order, mean, _ = most_heard(posterior)
+    lengths = np.linalg.norm(mean, axis=1, keepdims=True)
+    near = min(30.0, (len(order) - 1) / 3)
+    tsne = TSNE(perplexity=near, init="pca", random_state=0)
+    place = tsne.fit_transform(mean / np.maximum(lengths, 1e-12))
+    _, ax = pyplot.subplots(figsize=(11.0, 8.5), layout="constrained")
+    ax.set(
+        xticks=[], yticks=[], xlabel="t-SNE of the directions of V: only who is near whom counts"
     )
+    return scatter_artists(ax, posterior, order, place, titles, "neighbours together", n_named)
+
+
+def most_heard(posterior: Posterior, n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the artists with most listeners, and means and variances of their factors."""
+    order = np.argsort(-listener_counts(posterior))[:n]
+    V = posterior.latents["V"]
+    return order, V.mean.numpy()[order], V.var.numpy()[order]
+
+
+def scatter_artists(
+    ax: Any,
+    posterior: Posterior,
+    order: np.ndarray,
+    place: np.ndarray,
+    titles: pd.Series,
+    what: str,
+    n_named: int,
+) -> Any:
+    """Draw artists as dots, the larger the more listeners, and name the first."""
+    size = np.sqrt(listener_counts(posterior)[order])
+    ax.scatter(*place.T, s=1.2 * size, color=BLUE, alpha=0.55, linewidths=0)
+    title = f"The {len(order)} artists with most listeners, {what}"
+    ax.set_title(title, loc="left", fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)
     names = [name_of(titles, posterior.ratings.items[item], 24) for item in order]
     label_points(ax, names, *place.T, n_named)
-    return figure
+    return ax.figure
 
 
 def label_points(ax: Any, names: list[str], x: Any, y: Any, n: int) -> None:

@@ -62,7 +62,8 @@ class Pairs:
     n_users, n_items : int
         Shape of the rating matrix.
     value : Tensor, float, shape (n,), optional
-        Ratings on the model's scale, such as [0, 1]. Without it the site ``rating`` is not observed.
+        Ratings on the model's scale, such as [0, 1]. Without it the site ``rating`` is not
+        observed.
     dtype : torch.dtype, optional
         Floating point type of everything a model computes; that of ``value`` if left out.
     """

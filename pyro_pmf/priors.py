@@ -107,8 +107,8 @@ class Priors:
     mu : Prior
         Mean score.
     sigma : Prior
-        Noise of a rating; what it is the scale of is said by the likelihood. Of Normal ratings,
-        their standard deviation about the mean, on the scale of the model's ratings, such as [0, 1].
+        Noise of a rating; the likelihood says what it is the scale of. Of Normal ratings, it is
+        their standard deviation about the mean, on the model's scale, such as [0, 1].
     sigma_U, sigma_V : Prior
         Standard deviations of the user and item factors, about their means where these are not 0.
     sigma_W : Prior

@@ -167,7 +167,9 @@ def test_music_simulated(run, tmp_path):
     lines = [line for line in printed.splitlines() if not line.startswith("Pictures")]
     assert max(map(len, lines)) <= 100
     pictures = sorted(path.name for path in (tmp_path / "music").iterdir())
-    assert pictures == ["artists.png", "biases.png", "calibration.png"]
+    assert pictures == [
+        f"{name}.png" for name in ("artists", "biases", "calibration", "neighbourhoods")
+    ]
     assert all(pyplot.imread(path).std() > 0 for path in (tmp_path / "music").iterdir())
 
 
