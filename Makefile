@@ -45,7 +45,7 @@ test-matrix:  ## run the tests on each of PYTHONS that is here, 3.11 to 3.13
 	done; \
 	test -n "$$ran" && echo "The tests passed on$$ran" || { echo "None of $(PYTHONS) is here"; exit 1; }
 
-bench: $(BENCH_STAMP)  ## compare with other packages, then time the steps: half an hour
+bench: $(BENCH_STAMP)  ## compare with other packages, then time the steps: 45 minutes
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.steps
 

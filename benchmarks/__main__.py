@@ -1,6 +1,6 @@
 """Run all methods on the same splits and write a table, a plot and all numbers.
 
-python -m benchmarks                                        # all of it, half an hour on two cores
+python -m benchmarks                                        # all of it, 45 minutes on two cores
 python -m benchmarks --data movielens-100k --seeds 0 --methods vi-both myfm-ids cornac-mf
 python -m benchmarks --report-only                          # table and plot of an earlier run
 """
