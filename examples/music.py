@@ -296,15 +296,18 @@ def other_methods(train: Ratings, seed: int) -> dict[str, tuple[np.ndarray, floa
     matrix = csr_matrix((ones, (train.user.numpy(), train.item.numpy())), shape=shape)
     common = {"random_state": seed, "num_threads": 1}
     fitted = {}
-    for name, method in {
-        "implicit ALS, its defaults": AlternatingLeastSquares(**common),
-        "implicit ALS, best of three tried": AlternatingLeastSquares(
-            factors=32, alpha=10, regularization=5, **common
+    for name, family, options in (
+        ("implicit ALS, its defaults", AlternatingLeastSquares, {}),
+        (
+            "implicit ALS, best of three tried",
+            AlternatingLeastSquares,
+            {"factors": 32, "alpha": 10, "regularization": 5},
         ),
-        "implicit BPR, its defaults": BayesianPersonalizedRanking(**common),
-    }.items():
+        ("implicit BPR, its defaults", BayesianPersonalizedRanking, {}),
+    ):
         started = time.perf_counter()
-        with quiet():
+        with quiet():  # it warns of OpenBLAS having threads
+            method = family(**options, **common)
             method.fit(matrix, show_progress=False)
         seconds = time.perf_counter() - started
         fitted[name] = np.asarray(method.user_factors @ method.item_factors.T), seconds
@@ -619,7 +622,7 @@ def label_points(ax: Any, names: list[str], x: Any, y: Any, n: int) -> None:
     """Name the first n points, each where there is room beside it, if there is."""
     ax.figure.canvas.draw()
     renderer, taken = ax.figure.canvas.get_renderer(), []
-    for name, *place in zip(names[:n], np.asarray(x), np.asarray(y)):  # noqa: B905
+    for name, *place in zip(names[:n], np.asarray(x)[:n], np.asarray(y)[:n], strict=True):
         for across, up, side in (
             (5, 4, "left"),
             (-5, 4, "right"),
