@@ -1,4 +1,4 @@
-"""Where the rows of a hierarchical model stand between centred and non-centred."""
+"""Where the rows of a model stand between centred and non-centred, for inference."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.infer.reparam.reparam import Reparam
 from torch import Tensor
 
@@ -16,7 +17,7 @@ _HALF_CENTRED = 100.0  # ratings: those of a row weigh as much as its prior at a
 
 
 class PartlyCentred(Reparam):
-    """Reparametrize rows x ~ Normal(m, s^2) as x = y + (1 - c) m, y ~ Normal(c m, s^2).
+    """Reparametrize rows x ~ Normal(m, s^2 I) as x = y + (1 - c) m, y ~ Normal(c m, s^2 I).
 
     A mean-field guide holds y and m to be independent. For c = 1 (centred) that suits a row which
     its ratings determine, whatever its prior mean m; for c = 0 (non-centred) one that follows m.
@@ -28,36 +29,63 @@ class PartlyCentred(Reparam):
     ----------
     centredness : Tensor, shape (n_rows,)
         c of each row, from 0 to 1.
+    scales : bool
+        Whether s, where it is a latent, is treated in the same way, as suits a sampler:
+        x = m + s^(1 - c) (y - c m), y ~ Normal(c m, s^(2 c) I).
     """
 
-    def __init__(self, centredness: Tensor) -> None:
-        self.centredness = centredness
+    def __init__(self, centredness: Tensor, scales: bool = False) -> None:
+        self.centredness, self.scales = centredness, scales
 
     def apply(self, msg: dict[str, Any]) -> dict[str, Any]:
         """Replace the site by a new one, its name followed by ``_shifted``."""
         normal, event_dim = self._unwrap(msg["fn"])
-        c = self.centredness[:, None]
-        shift = normal.loc * (1 - c)
+        c = self.centredness[..., None] if event_dim else self.centredness
         initial = msg["value"]  # is there while a guide looks for where to begin
+        scale, stretch = normal.scale, None
+        if self.scales:
+            of_row = scale[..., :1] if event_dim else scale
+            scale, stretch = of_row**c, of_row ** (1 - c)
+        mean, shift = normal.loc * c, normal.loc * (1 - c)
+        start = None
+        if initial is not None:
+            start = initial - shift if stretch is None else (initial - normal.loc) / stretch + mean
         y = pyro.sample(
             f"{msg['name']}_shifted",
-            dist.Normal(normal.loc * c, normal.scale).to_event(event_dim),
-            obs=None if initial is None else initial - shift,
+            dist.Normal(mean, scale).to_event(event_dim),
+            obs=start,
             infer={"is_observed": msg["is_observed"]},
         )
-        value = y + shift if initial is None else initial
+        value = initial
+        if initial is None:
+            value = y + shift if stretch is None else normal.loc + (y - mean) * stretch
         fn = dist.Delta(value, event_dim=event_dim).mask(False)
         return {"fn": fn, "value": value, "is_observed": True}
 
 
 def centring(model: PMF, ratings: Pairs) -> dict[str, Reparam]:
     """Return how each hierarchical site of a model is best reparametrized, given its ratings."""
-    config = {}
-    for site, rows, counts in (
-        ("U", model.users, ratings.user_counts),
-        ("V", model.items, ratings.item_counts),
-    ):
-        if rows == "hierarchical" and model.n_factors:
-            n = counts.to(ratings.dtype)
-            config[site] = PartlyCentred(n / (n + _HALF_CENTRED))
-    return config
+    users, items = _centredness(ratings)
+    return {
+        site: PartlyCentred(c)
+        for site, rows, c in (("U", model.users, users), ("V", model.items, items))
+        if rows == "hierarchical" and model.n_factors
+    }
+
+
+def centring_for_sampling(model: PMF, ratings: Pairs) -> dict[str, Reparam]:
+    """Return how each Normal site of a model is best reparametrized to be drawn from."""
+    users, items = _centredness(ratings)
+    c = {"U": users, "b": users, "s": users, "V": items, "c": items, "t": items}
+    if model.users == "hierarchical":  # many W make up a row, and none is known by itself
+        c["W"] = torch.zeros_like(items)
+    if model.items == "hierarchical":
+        c["Z"] = torch.zeros_like(users)
+    return {site: PartlyCentred(centredness, scales=True) for site, centredness in c.items()}
+
+
+def _centredness(ratings: Pairs) -> tuple[Tensor, Tensor]:
+    """C of each user and of each item."""
+    counts = (n.to(ratings.dtype) for n in (ratings.user_counts, ratings.item_counts))
+    users, items = (n / (n + _HALF_CENTRED) for n in counts)
+    return users, items

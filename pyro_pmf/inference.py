@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from pyro_pmf.bilinear import dot
 from pyro_pmf.errors import FitError
 from pyro_pmf.guides import NormalGuide
+from pyro_pmf.likelihoods import NormalIdentity, NormalSigmoid
 from pyro_pmf.models import PMF
 from pyro_pmf.objective import Objective, pose, require_possible
 from pyro_pmf.optimizers import LBFGS, Adam, Optimizer
@@ -34,6 +35,9 @@ from pyro_pmf.schedule import JUDGED_EVERY, Schedule
 # holds them for its first steps, and Adam lets them loose over more of its own, shorter ones.
 _HELD = 40
 _WARM_UP = 100
+_CHAINS = {"hmc": (150, 100), "nuts": (500, 500)}  # draws, and before those of warm-up
+_MOST_LEVELS = 100  # of ratings that are a choice, and no measurement
+_NO_FACTORS = "The factors have shrunk to zero"
 _COLLAPSED_SCALE = 1e-3  # of a free standard deviation; on the unit or the logit scale
 _COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
 
@@ -75,12 +79,12 @@ def fit(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     num_draws: int | None = None,
-    warm_up: int = 500,
+    warm_up: int | None = None,
     num_chains: int = 2,
     progress: bool = True,
     callback: Callable[[Progress], None] | None = None,
 ) -> Posterior:
-    """Fit a model to ratings by MAP or by variational inference.
+    """Fit a model to ratings: by MAP, by variational inference, or by drawing from the posterior.
 
     The deterministic ELBO of ``guide="normal"`` is maximised by L-BFGS in the metric of the
     guide's Fisher information, all other objectives by Adam, with a learning rate that is constant
@@ -101,10 +105,12 @@ def fit(
         joint density grows without bound as the noise of one user goes to zero. Or any Pyro guide;
         one that is a module, such as Pyro's autoguides, keeps its parameters, and a further fit
         goes on from them.
-    inference : {"svi", "nuts"}
-        "svi" fits the guide. "nuts" needs none: it draws from the exact posterior by the No-U-Turn
-        sampler, all standard deviations learnt. That takes minutes for a few hundred ratings: it
-        is there to check the faster methods by.
+    inference : {"svi", "hmc", "nuts"}
+        "svi" fits the guide. The others draw from the exact posterior, all standard deviations
+        learnt, on the CPU. "hmc" starts from the guide "normal", and Hamiltonian Monte Carlo
+        takes its variances for masses: it predicts best, and takes about a minute for 100,000
+        ratings. "nuts", the No-U-Turn sampler, starts from nothing and takes minutes for a few
+        hundred: it is there to check the faster methods by.
     max_steps : int
     learning_rate : float
         Adam's step size until the decay. L-BFGS needs none.
@@ -126,9 +132,11 @@ def fit(
         That of ``ratings`` if left out.
     num_draws : int, optional
         Draws that represent a posterior that has no closed form here, 100 if left out; of each
-        chain of "nuts", 500 if left out.
-    warm_up, num_chains : int
-        Of "nuts": draws of each chain that only tune it, and how many chains.
+        chain, 150 of "hmc" and 500 of "nuts".
+    warm_up : int, optional
+        Draws of each chain that only tune it: if left out, 100 of "hmc" and 500 of "nuts".
+    num_chains : int
+        Of "hmc" and "nuts".
     progress : bool
         Whether to show a progress bar, with the ELBO and the time left at most.
     callback : callable, optional
@@ -144,7 +152,9 @@ def fit(
     ------
     FitError
         If an argument is not valid, memory would not suffice, the ELBO stops being finite, or a
-        point estimate collapses.
+        point estimate collapses. Or if draws are to be of a continuous likelihood whose noise
+        differs by user or item, and the ratings have few levels: its density grows without bound
+        where the ratings of one user or item are met exactly.
 
     Warns
     -----
@@ -152,20 +162,37 @@ def fit(
         If the deterministic ELBO does not apply, or variational inference found no factors.
     """
     started = time.perf_counter()
-    if inference not in ("svi", "nuts"):
-        raise FitError(f'inference must be "svi" or "nuts", not {inference!r}.')
-    if num_draws is None:
-        num_draws = 500 if inference == "nuts" else 100
+    if inference not in ("svi", *_CHAINS):
+        raise FitError(f'inference must be "svi", "hmc" or "nuts", not {inference!r}.')
+    usual_draws, usual_warm_up = _CHAINS.get(inference, (100, 1))
+    num_draws = usual_draws if num_draws is None else num_draws
+    warm_up = usual_warm_up if warm_up is None else warm_up
     counts = {"max_steps": max_steps, "batches": batches, "num_draws": num_draws}
     counts |= {"warm_up": warm_up, "num_chains": num_chains}
     _check_arguments(ratings, counts, learning_rate, tolerance, dtype)
-    if inference == "nuts":
+    if inference != "svi":
         if guide != "normal" or batches != 1 or callback is not None:
-            raise FitError('inference="nuts" takes no guide, no batches and no callback.')
+            raise FitError(f"inference={inference!r} takes no guide, no batches and no callback.")
         if num_draws < 4:
-            raise FitError(f'num_draws must be 4, 5, 6, ... with "nuts", not {num_draws!r}.')
+            raise FitError(f"num_draws must be 4, 5, 6, ... of chains, not {num_draws!r}.")
+        _refuse_unbounded(model, ratings)
+        approximation = None
+        if inference == "hmc":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", _NO_FACTORS)  # draws may find some yet
+                approximation = fit(
+                    model,
+                    ratings,
+                    max_steps=max_steps,
+                    learning_rate=learning_rate,
+                    tolerance=tolerance,
+                    seed=seed,
+                    device=device,
+                    dtype=dtype,
+                    progress=progress,
+                )
         size = num_draws, warm_up, num_chains
-        return _sample(model, ratings, size, seed, dtype, progress)
+        return _sample(model, ratings, size, seed, dtype, progress, approximation)
     train = ratings.to(_device(device), dtype)
     history: list[dict[str, Any]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
@@ -222,8 +249,8 @@ def fit(
             _refuse_collapse(fitted, objective)
         elif fitted.converged and _has_no_factors(fitted):
             warnings.warn(
-                "The factors have shrunk to zero: by the ELBO, these ratings hold no more than "
-                "biases. Try fewer n_factors, or n_factors=0.",
+                f"{_NO_FACTORS}: by the ELBO, these ratings hold no more than biases. Try fewer "
+                "n_factors, or n_factors=0.",
                 stacklevel=2,
             )
     return fitted
@@ -236,12 +263,16 @@ def _sample(
     seed: int,
     dtype: torch.dtype | None,
     progress: bool,
+    approximation: Posterior | None,
 ) -> Posterior:
-    """Draw from the posterior, on the CPU: the tensors are small and the steps many."""
-    train = ratings.to("cpu", dtype or torch.float64)
+    """Draw from the posterior, on the CPU."""
+    if approximation is None:
+        train = ratings.to("cpu", dtype or torch.float64)  # of few ratings: it costs nothing
+    else:
+        train = approximation.ratings
     with isolated_random_state(seed), pyro.get_param_store().scope():
         require_possible(model, train)
-        chains = sample_chains(model, train, *size, progress)
+        chains = sample_chains(model, train, *size, progress, approximation)
     num_draws, _, num_chains = size
     return Posterior(
         model=model,
@@ -252,6 +283,23 @@ def _sample(
         converged=chains.converged,
         num_chains=num_chains,
     )
+
+
+def _refuse_unbounded(model: Callable[..., Any], ratings: Ratings) -> None:
+    """Raise where the density of levels, taken for exact numbers, would be what is sampled."""
+    if not isinstance(model, PMF) or model.noise == "shared":
+        return
+    if not isinstance(model.likelihood, NormalSigmoid | NormalIdentity):
+        return
+    assert ratings.value is not None
+    n_levels = len(ratings.value.unique())
+    if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
+        raise FitError(
+            f"These ratings have {n_levels} levels. A continuous likelihood whose noise differs "
+            f"by {model.noise.replace('_', ' ')} can meet some of them exactly, with a noise of "
+            "zero and a density without bound: draws from the posterior end there. Give "
+            f'PMF(likelihood=OrderedLogit(n_levels)) if they are evenly spaced, or noise="shared".'
+        )
 
 
 def _choose_optimizer(

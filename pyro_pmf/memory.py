@@ -35,7 +35,21 @@ def fit_memory(
     return numbers * dtype.itemsize
 
 
-def require_memory(needed: int, device: torch.device) -> None:
+def draws_memory(n_latents: int, num_draws: int, num_chains: int, dtype: torch.dtype) -> int:
+    """Return about how many bytes the draws of Markov chains need, besides a fit.
+
+    Parameters
+    ----------
+    n_latents : int
+        Entries of the latents.
+    num_draws, num_chains : int
+    dtype : torch.dtype
+    """
+    # All that are kept, and those of one chain in the sampler's list and in its tensor.
+    return n_latents * num_draws * (num_chains + 2) * dtype.itemsize
+
+
+def require_memory(needed: int, device: torch.device, remedy: str = "Raise batches") -> None:
     """Raise where a fit would not fit.
 
     Raises
@@ -47,7 +61,7 @@ def require_memory(needed: int, device: torch.device) -> None:
     if needed > free:
         raise FitError(
             f"This fit needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on "
-            f"{device.type}. Raise batches, or take fewer n_factors or dtype=torch.float32."
+            f"{device.type}. {remedy}, or take fewer n_factors or dtype=torch.float32."
         )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pyro_pmf import PMF, FitError, fit
 from pyro_pmf.datasets import simulate
-from pyro_pmf.memory import fit_memory
+from pyro_pmf.memory import draws_memory, fit_memory
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,17 @@ def test_it_counts_what_the_guide_has(ratings, monkeypatch, guide):
 def test_batches_and_precision_change_it():
     assert fit_memory(10**6, 10**5, batches=8) < fit_memory(10**6, 10**5)
     assert fit_memory(10**6, 10**5, dtype=torch.float64) == 2 * fit_memory(10**6, 10**5)
+
+
+def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypatch):
+    model = PMF(2, noise="shared")
+    needed = draws_memory(156, 4, 2, torch.float64)
+    size = {"inference": "nuts", "num_draws": 4, "warm_up": 1, "progress": False}
+    for free, fits in ((needed, True), (needed - 1, False)):
+        found = SimpleNamespace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
+        if fits:
+            fit(model, ratings, **size)
+        else:
+            with pytest.raises(FitError, match="num_draws"):
+                fit(model, ratings, **size)

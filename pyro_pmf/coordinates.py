@@ -1,0 +1,189 @@
+"""The vector of unconstrained numbers in which the posterior of a model is sampled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
+from pyro.infer.mcmc.util import initialize_model
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_pmf.centring import centring_for_sampling
+from pyro_pmf.guides import initial_value
+from pyro_pmf.learned import Learned
+from pyro_pmf.models import PMF
+from pyro_pmf.ratings import Ratings
+from pyro_pmf.recording import NotRecordable, Recording
+
+_DRAWS = 50  # that tell the spread of an approximation
+_HELD = 1e-6  # standard deviation of what an approximation holds, with room for rounding
+_LONGER = 4.0  # as far as steps that suit thousands of rows allow
+_STEP = 0.01  # of a finite difference, in unconstrained numbers
+
+
+class Coordinates:
+    """Unconstrained coordinates z of a model's latents, and the potential energy of each z.
+
+    The Normal sites of a `PMF` are partly centred (see `centring`).
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model.
+    ratings : Ratings
+
+    Attributes
+    ----------
+    sites : dict of str to torch.Size
+        The latent sites of the model as it is stated, and their shapes.
+    """
+
+    def __init__(self, model: Callable[..., Any], ratings: Ratings) -> None:
+        self._stated, self._ratings = model, ratings
+        stated = _trace(model, ratings).iter_stochastic_nodes()
+        self.sites = {name: site["value"].shape for name, site in stated}
+        self._sampled = model
+        if isinstance(model, PMF):
+            self._sampled = poutine.reparam(model, centring_for_sampling(model, ratings))
+        first, self._energy, self._transforms, _ = self._initialized()
+        self._shapes = {name: tensor.shape for name, tensor in first.items()}
+        zero = torch.zeros_like(self._packed(first))
+        self._origin, self._scale = zero, torch.ones_like(zero)
+        self._play = self._recorded(self._packed(first))
+
+    def whiten(self, approximation: Learned) -> None:
+        """Measure coordinates in standard deviations of an approximate posterior, from a draw.
+
+        What the approximation holds at a value is measured by the curvature of the density. What
+        all ratings share, such as mu, sigma_U or the cut points, varies far more than mean field
+        or curvature tell, along with all rows: it is given a longer measure.
+
+        Parameters
+        ----------
+        approximation : Learned
+            Its draws are taken from torch's random state.
+        """
+        draws = torch.stack([self.of(draw) for draw in approximation.draws(_DRAWS)])
+        scale = draws.std(0)
+        self._origin = draws[0]
+        for index in (scale < _HELD).nonzero().flatten():
+            step = torch.zeros_like(scale)
+            step[index] = _STEP
+            slopes = [self.gradient(z)[index] for z in (step, -step)]
+            curvature = (slopes[0] - slopes[1]) / (2 * _STEP)
+            scale[index] = curvature.clamp(min=1.0) ** -0.5
+        nodes = _trace(self._sampled, self._ratings).nodes
+        measures = {
+            name: torch.full(shape, 1.0 if nodes[name]["cond_indep_stack"] else _LONGER)
+            for name, shape in self._shapes.items()
+        }
+        self._scale = scale * self._packed(measures)
+
+    def first(self) -> Tensor:
+        """Return where to begin without an approximation, from torch's random state."""
+        return self._packed(self._initialized()[0])
+
+    def of(self, draw: Mapping[str, Tensor]) -> Tensor:
+        """Return the coordinates of a draw of the stated latents, shape (n,)."""
+        given = init_to_value(values={name: draw[name] for name in self.sites})
+        with torch.no_grad(), pyro.validation_enabled(False), InitMessenger(given):
+            nodes = _trace(self._sampled, self._ratings).nodes
+        values = {name: nodes[name]["value"] for name in self._shapes}
+        free = {
+            name: self._transforms[name](x) if name in self._transforms else x
+            for name, x in values.items()
+        }
+        return (self._packed(free) - self._origin) / self._scale
+
+    def draw(self, z: Tensor) -> tuple[dict[str, Tensor], float]:
+        """Return the stated latents at some coordinates, and their log likelihood."""
+        values = {
+            name: self._transforms[name].inv(x) if name in self._transforms else x
+            for name, x in self._unpacked(z * self._scale + self._origin).items()
+        }
+        with torch.no_grad(), pyro.validation_enabled(False):
+            nodes = _trace(poutine.condition(self._sampled, data=values), self._ratings).nodes
+            found = {name: nodes[name]["value"] for name in self.sites}
+            trace = _trace(poutine.condition(self._stated, data=found), self._ratings)
+            trace.compute_log_prob(lambda name, _: name == "rating")
+        return found, float(trace.nodes["rating"]["log_prob_sum"])
+
+    def potential(self, z: Tensor) -> Tensor:
+        """Return minus the log density of coordinates but for a constant, with a gradient."""
+        x = z * self._scale + self._origin
+        if self._play is None:
+            return self._energy(self._unpacked(x))
+        return _Played.apply(x, self._play)
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Return the gradient of the potential."""
+        leaf = z.detach().requires_grad_()
+        return torch.autograd.grad(self.potential(leaf), leaf)[0]
+
+    def _initialized(self) -> Any:
+        return initialize_model(
+            self._sampled, model_args=(self._ratings,), init_strategy=initial_value
+        )
+
+    def _recorded(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        """Write the energy and its gradient down, to be played where Python has no part in it."""
+        leaf = x.clone().requires_grad_()
+
+        def gradient() -> tuple[Tensor, ...]:
+            energy = self._energy(self._unpacked(leaf))
+            return energy.detach(), *torch.autograd.grad(energy, leaf)
+
+        try:
+            with pyro.validation_enabled(False):
+                recording = Recording(gradient, varying=[leaf])
+        except NotRecordable:
+            return None
+        if recording.is_random:
+            return None
+        inputs = tuple(recording.inputs)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            played = torch.jit.trace(  # of small tensors, most time would be Python's
+                lambda *inputs: recording._play(*inputs), inputs, check_trace=False
+            )
+
+        def play(x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                leaf.data.copy_(x)
+                energy, slope = played(*inputs)
+            return energy.clone(), slope.clone()
+
+        return play
+
+    def _packed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """One vector: the sampler works on each name by itself, which takes time."""
+        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
+
+    def _unpacked(self, x: Tensor) -> dict[str, Tensor]:
+        parts = x.split([shape.numel() for shape in self._shapes.values()])
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+
+class _Played(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, play: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        energy, slope = play(x)
+        ctx.save_for_backward(slope)
+        return energy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def _trace(model: Callable[..., Any], ratings: Ratings) -> Any:
+    return prune_subsample_sites(poutine.trace(model).get_trace(ratings))
