@@ -196,7 +196,9 @@ def diagnostics(fitted: Fitted) -> str:
     """Say in a sentence how far the draws of NUTS can be trusted."""
     posterior = fitted.posterior
     by_chain = {name: fitted.sites[name] for name in ("mu", *SCALES)}
-    by_chain["log joint"] = torch.tensor(posterior.history["log_joint"].to_numpy(copy=True))
+    by_chain["log likelihood"] = torch.tensor(
+        posterior.history["log_likelihood"].to_numpy(copy=True)
+    )
     pairs = fitted.scores[:, :: max(1, fitted.scores.shape[1] // 100)]
     by_chain |= {f"score {k}": x for k, x in enumerate(pairs.T)}
     draws = {k: x.numpy().reshape(posterior.num_chains, -1) for k, x in by_chain.items()}
@@ -206,7 +208,7 @@ def diagnostics(fitted: Fitted) -> str:
     return (
         f"NUTS: highest R-hat {rhat[worst]:.3f} ({worst}); effective sample size "
         f"{ess[fewest]:.0f} at least ({fewest}), {np.median(list(ess.values())):.0f} in the "
-        f"median, over mu, the standard deviations, the log joint density and about 100 scores; "
+        f"median, over mu, the standard deviations, the log likelihood and about 100 scores; "
         f"{int(posterior.history['divergent'].sum())} divergent draws; "
         f"converged: {'yes' if posterior.converged else 'no'}."
     )

@@ -151,7 +151,9 @@ def _held_out(ratings: Ratings, truth: dict[str, Tensor], seed: int) -> pd.DataF
 
 def scores_of(sites: dict[str, Tensor], user: Tensor, item: Tensor) -> Tensor:
     """Return mu + b_i + c_j + U_i . V_j of draws, shape (..., n_pairs): no rotation changes it."""
-    score = sites["mu"][..., None] + sites["b"][..., user] + sites["c"][..., item]
+    score = sites["b"][..., user] + sites["c"][..., item]
+    if "mu" in sites:
+        score = score + sites["mu"][..., None]
     if "U" in sites:
         score = score + (sites["U"][..., user, :] * sites["V"][..., item, :]).sum(-1)
     return score

@@ -1,6 +1,6 @@
 """How far the predictions' uncertainty can be believed, beside myFM, on the same ratings.
 
-python -m benchmarks.uncertainty                               # a quarter of an hour
+python -m benchmarks.uncertainty                               # half an hour
 python -m benchmarks.uncertainty --movielens DIR               # an unpacked MovieLens folder too
 python -m benchmarks.uncertainty --data insteval --seeds 0
 """
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import arviz
 import numpy as np
 import pandas as pd
 import torch
@@ -30,25 +31,30 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # myFM has a bar that nothing else t
 from benchmarks import machine
 from benchmarks.compare import pool, rmse_difference
 from benchmarks.data import DATA, as_tables
-from pyro_pmf import PMF, OrderedLogit, Ratings, fit
+from benchmarks.sbc import scores_of
+from pyro_pmf import PMF, OrderedLogit, Posterior, Ratings, fit
 from pyro_pmf.datasets import movielens
 from pyro_pmf.metrics import calibration, score_each, summarize, summarize_by
 from pyro_pmf.predictive import PosteriorPredictive
 
 LEVELS = {"movielens-small": 10, "insteval": 5, "movielens-100k": 5}
 RANK, ITERATIONS = 10, 300  # of myFM
-REFERENCE, PEER = "default", "myFM"
+DRAWS, PEER = "ordinal, HMC", "myFM"
+BY_COUNT = (DRAWS, "default")  # reported by the number of training ratings too
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 COLORS = {
     "default": "#D55E00",
     "shared noise": "#E69F00",
     "ordinal": "#CC79A7",
+    DRAWS: "#009E73",
     "myFM": "#0072B2",
     "myFM, ordered probit": "#56B4E9",
 }
 NOTES = """
 *default*: `fit(PMF(users="hierarchical", items="hierarchical"), train)`, whatever the data;
-*shared noise* the same with `noise="shared"`, *ordinal* with `likelihood=OrderedLogit(n_levels)`.
+*shared noise* the same with `noise="shared"`, *ordinal* with `likelihood=OrderedLogit(n_levels)`,
+*ordinal, HMC* with that and `inference="hmc"`: draws from the posterior, all standard deviations
+learnt.
 *myFM*: Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; its ordered probit alike.
 
 *Against myFM*: RMSE less that of myFM on the same held-out ratings, mean over splits ± a standard
@@ -101,13 +107,31 @@ class Levels(Distribution):
 
 
 def ours(
-    train: Ratings, test: Ratings, seed: int, levels: np.ndarray, **options: Any
+    train: Ratings,
+    test: Ratings,
+    seed: int,
+    levels: np.ndarray,
+    inference: str = "svi",
+    **options: Any,
 ) -> pd.DataFrame:
     """Score a model of this package."""
-    posterior = fit(
-        PMF(users="hierarchical", items="hierarchical", **options), train, progress=False
-    )
-    return posterior.scores(test, levels=levels)
+    model = PMF(users="hierarchical", items="hierarchical", **options)
+    posterior = fit(model, train, inference=inference, progress=False)
+    scores = posterior.scores(test, levels=levels)
+    if inference == "hmc":
+        scores.attrs["mixing"] = mixing(posterior)
+    return scores
+
+
+def mixing(posterior: Posterior) -> tuple[float, float, float]:
+    """Return, of 200 training pairs' scores, median and 95% quantile of R-hat, and median ESS."""
+    train, draws = posterior.ratings, posterior.latents
+    some = torch.linspace(0, len(train) - 1, 200).long()
+    scores = scores_of(draws, train.user[some], train.item[some]).double().numpy()
+    by_chain = [score.reshape(posterior.num_chains, -1) for score in scores.T]
+    rhat = [float(arviz.rhat(draws)) for draws in by_chain]
+    ess = [float(arviz.ess(draws)) for draws in by_chain]
+    return float(np.median(rhat)), float(np.quantile(rhat, 0.95)), float(np.median(ess))
 
 
 def myfm(
@@ -159,6 +183,7 @@ def methods(n_levels: int) -> dict[str, Score]:
         "default": ours,
         "shared noise": partial(ours, noise="shared"),
         "ordinal": partial(ours, likelihood=OrderedLogit(n_levels)),
+        DRAWS: partial(ours, likelihood=OrderedLogit(n_levels), inference="hmc"),
         "myFM": myfm,
         "myFM, ordered probit": partial(myfm, ordinal=True),
     }
@@ -203,7 +228,7 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
         each = pd.DataFrame([summarize(part) for part in parts]).mean()
         behind, error = against(found, method)
         inside = np.mean([coverage(part, 0.9) for part in parts])
-        discrete = method in ("ordinal", "myFM, ordered probit")
+        discrete = "ord" in method
         cells = [
             f"{each.rmse:.4f}",
             "" if method == PEER else f"{behind:+.4f} ± {error:.4f}",
@@ -217,6 +242,12 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
             f"{seconds[method]:.1f}",
         ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    rhat, high, ess = np.mean([part.attrs["mixing"] for part in found[DRAWS]], 0)
+    lines += [
+        "",
+        f"*{DRAWS}*: of the scores of 200 training pairs, the median R-hat is {rhat:.3f}, the 95% "
+        f"quantile {high:.3f}, and the median effective sample size {ess:.0f}, mean over splits.",
+    ]
     lines += ["", f"Coverage of central intervals, all {len(found[PEER])} splits together:", ""]
     lines += [
         f"| | {' | '.join(f'{p:.0%}' for p in INTERVALS)} |",
@@ -226,20 +257,27 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
         together = pd.concat(parts)
         inside = " | ".join(f"{coverage(together, p):.1%}" for p in INTERVALS)
         lines.append(f"| {method} | {inside} |")
-    for of in ("user", "item"):
-        lines += ["", f"*default*, by the training ratings of the {of}:", ""]
-        together = pd.concat(found[REFERENCE])
-        by = summarize_by(together, together[f"n_{of}"])
-        few = together[together[f"n_{of}"] < 20]
-        lines += ["| training ratings | n | RMSE | NLL | in 90% interval | mean sd | Spearman |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        by.loc["< 20 together"] = summarize(few)
-        for label, row in by.iterrows():
-            lines.append(
-                f"| {label} | {row.n:,.0f} | {row.rmse:.4f} | {row.nll:.4f} | {row.coverage:.1%} "
-                f"| {row.sharpness:.3f} | {row.error_sd_spearman:.3f} |"
-            )
+    for method in BY_COUNT:
+        for of in ("user", "item"):
+            lines += ["", f"*{method}*, by the training ratings of the {of}:", ""]
+            lines += by_count(pd.concat(found[method]), of)
     return [*lines, ""]
+
+
+def by_count(scores: pd.DataFrame, of: str) -> list[str]:
+    """Report ratings by the number of training ratings of their user or item."""
+    inside = 2 * (scores["pit"] - 0.5).abs() <= 0.9  # of levels, too: see `calibration`
+    scores = scores.assign(covered=inside)
+    table = summarize_by(scores, scores[f"n_{of}"])
+    table.loc["< 20 together"] = summarize(scores[scores[f"n_{of}"] < 20])
+    lines = ["| training ratings | n | RMSE | NLL | in 90% interval | mean sd | Spearman |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for label, row in table.iterrows():
+        lines.append(
+            f"| {label} | {row.n:,.0f} | {row.rmse:.4f} | {row.nll:.4f} | {row.coverage:.1%} "
+            f"| {row.sharpness:.3f} | {row.error_sd_spearman:.3f} |"
+        )
+    return lines
 
 
 def coverage(scores: pd.DataFrame, probability: float) -> float:
@@ -262,7 +300,7 @@ def draw(every: dict[str, Found], path: Path) -> None:
         for method, parts in found.items():
             table = calibration(pd.concat(parts)["pit"].to_numpy())
             gap = 100 * (table["coverage"] - table["probability"])
-            style = "-" if method in (REFERENCE, "ordinal", "shared noise") else "--"
+            style = "--" if "myFM" in method else "-"
             axis.plot(100 * table["probability"], gap, style, color=COLORS[method], label=method)
         axis.set(title=name, xlabel="central interval (%)", xlim=(0, 100))
         axis.spines[["top", "right"]].set_visible(False)

@@ -99,15 +99,15 @@ def plot_elbo(posterior: Posterior, ax: Axes | None = None) -> Axes:
 def _plot_traces(posterior: Posterior, ax: Axes) -> Axes:
     chains = posterior.history.groupby("chain")
     for k, (_, draws) in enumerate(chains):
-        step, log_joint = np.arange(1, len(draws) + 1), draws["log_joint"].to_numpy()
+        step, log_likelihood = np.arange(1, len(draws) + 1), draws["log_likelihood"].to_numpy()
         divergent = draws["divergent"].to_numpy(bool)
         colour = _CYCLE[k % len(_CYCLE)]
-        ax.plot(step, log_joint, color=colour, linewidth=0.9, label=f"chain {k + 1}")
+        ax.plot(step, log_likelihood, color=colour, linewidth=0.9, label=f"chain {k + 1}")
         if divergent.any():
             style: dict[str, Any] = {"color": "black", "ms": 6, "mew": 1.5, "zorder": 3}
-            ax.plot(step[divergent], log_joint[divergent], "x", label="divergent", **style)
+            ax.plot(step[divergent], log_likelihood[divergent], "x", label="divergent", **style)
     longest = int(chains.size().max())
-    ax.set(xlim=(1, max(2, longest)), xlabel="Draw", ylabel="Log joint density (nats)")
+    ax.set(xlim=(1, max(2, longest)), xlabel="Draw", ylabel="Log likelihood (nats)")
     ax.yaxis.set_major_formatter("{x:,.0f}")
     state = "Mixed" if posterior.converged else "Not mixed"
     plural = "s" if len(chains) > 1 else ""

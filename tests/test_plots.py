@@ -169,21 +169,22 @@ class TestTraces:
             {
                 "step": range(1, 41),
                 "chain": np.repeat([0, 1], 20),
-                "log_joint": generator.normal(-300, 5, 40),
+                "log_likelihood": generator.normal(-300, 5, 40),
                 "divergent": np.arange(40) == 33,
             }
         )
         return replace(posterior, num_chains=2, history=history, converged=False)
 
-    def test_draw_the_log_joint_of_each_chain(self, chains):
+    def test_draw_the_log_likelihood_of_each_chain(self, chains):
         ax = plot_elbo(chains)
         first, second, divergent = ax.lines
         for line, draws in ((first, slice(0, 20)), (second, slice(20, 40))):
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 21))
-            np.testing.assert_array_equal(line.get_ydata(), chains.history["log_joint"][draws])
+            shown = chains.history["log_likelihood"][draws]
+            np.testing.assert_array_equal(line.get_ydata(), shown)
         np.testing.assert_array_equal(divergent.get_xdata(), [14])
         assert texts(ax) == ["chain 1", "chain 2", "divergent"]
-        assert ax.get_ylabel() == "Log joint density (nats)"
+        assert ax.get_ylabel() == "Log likelihood (nats)"
         assert ax.get_title("left") == "Not mixed after 2 chains of 20 draws"
         assert inside_the_figure(ax)
 
