@@ -1,6 +1,6 @@
 """Simulation-based calibration: whether the truth is a draw like any other from a posterior.
 
-python -m benchmarks.sbc             # 100 replications: about half an hour on one core
+python -m benchmarks.sbc             # 100 replications: about an hour on one core
 
 Parameters and ratings are drawn from the model's own prior. Then the true value of any quantity is
 as good a draw from the posterior given these ratings as those of an exact sampler: its rank among
@@ -34,10 +34,10 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.random_state import isolated_random_state
 
 N_RANKS = 60  # the truth is below 0, 1, ..., 59 of 59 draws
-THIN = 4
+THIN = {"NUTS": 4, "HMC": 16}  # of draws that are ranked against, each chain's every so many
 VI_DRAWS = 1000  # for means, standard deviations and coverage
 FALSE_ALARM = 0.01  # of all tests of one method together
-NUTS, VI, VI_HELD = METHODS = ("NUTS", "VI", "VI, scales known")
+NUTS, HMC, VI, VI_HELD = METHODS = ("NUTS", "HMC", "VI", "VI, scales known")
 
 # Every standard deviation is known to a factor of about two: no narrow necks, and none that the
 # ratings would fix alone.
@@ -100,9 +100,10 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
     known = {name: Fixed(float(truth[name])) for name in SCALES}
     for method in METHODS:
         started = time.process_time()
-        if method == NUTS:
-            options: dict[str, Any] = {"inference": "nuts", "num_chains": 1, "warm_up": warm_up}
-            options["num_draws"] = THIN * N_RANKS
+        thin = THIN.get(method, 1)
+        if method in THIN:
+            options: dict[str, Any] = {"inference": method.lower(), "num_chains": 1}
+            options |= {"warm_up": warm_up, "num_draws": thin * N_RANKS}
             posterior = fit(MODEL, ratings, seed=seed, progress=False, **options)
         else:
             priors = replace(PRIORS, **known) if method == VI_HELD else PRIORS
@@ -122,7 +123,7 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
             if method == VI_HELD and name in SCALES:
                 continue
             x = value.numpy()
-            few = x[THIN - 1 :: THIN][: N_RANKS - 1]
+            few = x[thin - 1 :: thin][: N_RANKS - 1]
             yield shared | {
                 "quantity": name,
                 "rank": int((few < true[name]).sum()),
@@ -130,8 +131,8 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
                 "mean": x.mean(),
                 "sd": x.std(),
                 "true": true[name],
-                "ess": float(arviz.ess(x[None])) if method == NUTS else np.nan,
-                "ess_thinned": float(arviz.ess(few[None])) if method == NUTS else np.nan,
+                "ess": float(arviz.ess(x[None])) if method in THIN else np.nan,
+                "ess_thinned": float(arviz.ess(few[None])) if method in THIN else np.nan,
             }
         for k, below in enumerate(pit):
             rank = min(int(below * N_RANKS), N_RANKS - 1)
@@ -245,7 +246,6 @@ def report(rows: pd.DataFrame) -> str:
     uniformity = Uniformity(n)
     sd = rows.pivot(index=["seed", "quantity"], columns="method", values="sd")
     first = rows.drop_duplicates(["seed", "method"]).groupby("method")
-    nuts = rows[rows["method"] == NUTS]
     facts = [", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + "."]
     command = " ".join(["python -m benchmarks.sbc", *sys.argv[1:]])
     seconds = first["seconds"].mean()
@@ -263,15 +263,7 @@ def report(rows: pd.DataFrame) -> str:
         "",
         f"    {MODEL}",
         "",
-        f"NUTS: one chain, {THIN * N_RANKS} draws, of which every {THIN}th is ranked against. "
-        f"Effective sample size of all draws, median over replications: "
-        f"{nuts.groupby('quantity')['ess'].median().min():.0f} for the worst quantity "
-        f"({nuts.groupby('quantity')['ess'].median().idxmin()}), "
-        f"{nuts['ess'].median():.0f} for the median one; of the {N_RANKS - 1} thinned draws "
-        f"{nuts.groupby('quantity')['ess_thinned'].median().min():.0f} and "
-        f"{nuts['ess_thinned'].median():.0f}. Divergent draws: "
-        f"{first['divergent'].sum()[NUTS]} in all. Converged by their own account: "
-        f"{first['converged'].sum()[NUTS]} of {n} chains.",
+        *(chain_report(rows[rows["method"] == method], method) for method in THIN),
         "",
         f"A fit takes on average {times} of processor time.",
         "",
@@ -310,13 +302,30 @@ def report(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def chain_report(rows: pd.DataFrame, method: str) -> str:
+    """Say how far the draws of a sampler are independent, and whether its chains converged."""
+    all_draws, ranked = rows.groupby("quantity")[["ess", "ess_thinned"]].median().to_numpy().T
+    worst = rows.groupby("quantity")["ess"].median().idxmin()
+    chains = rows.drop_duplicates("seed")
+    return (
+        f"{method}: one chain, {THIN[method] * N_RANKS} draws, of which every {THIN[method]}th is "
+        "ranked against. Effective sample size of all draws, median over replications: "
+        f"{np.nanmin(all_draws):.0f} for the worst quantity ({worst}), "
+        f"{np.nanmedian(all_draws):.0f} for the median one; of the {N_RANKS - 1} thinned draws "
+        f"{np.nanmin(ranked):.0f} and {np.nanmedian(ranked):.0f}. Divergent draws: "
+        f"{chains['divergent'].sum()} in all. Converged by their own account: "
+        f"{chains['converged'].sum()} of {len(chains)} chains.\n"
+    )
+
+
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """Draw the difference of each rank distribution to the uniform one."""
     from matplotlib import pyplot
 
     from pyro_pmf.plots import BLUE, GREEN, VERMILLION
 
-    looks = {NUTS: (BLUE, "-"), VI: (VERMILLION, "-"), VI_HELD: (GREEN, (0, (4, 1.5)))}
+    looks = {NUTS: (BLUE, "-"), HMC: (GREEN, "-"), VI: (VERMILLION, "-")}
+    looks[VI_HELD] = (VERMILLION, (0, (4, 1.5)))
     n = rows["seed"].nunique()
     uniformity = Uniformity(n)
     level = FALSE_ALARM / rows[rows["method"] == NUTS]["quantity"].nunique()

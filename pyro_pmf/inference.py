@@ -140,7 +140,7 @@ def fit(
     progress : bool
         Whether to show a progress bar, with the ELBO and the time left at most.
     callback : callable, optional
-        Called with a `Progress` after each step.
+        Called with a `Progress` after each step; with "hmc", of the fit that it starts from.
 
     Returns
     -------
@@ -171,8 +171,10 @@ def fit(
     counts |= {"warm_up": warm_up, "num_chains": num_chains}
     _check_arguments(ratings, counts, learning_rate, tolerance, dtype)
     if inference != "svi":
-        if guide != "normal" or batches != 1 or callback is not None:
-            raise FitError(f"inference={inference!r} takes no guide, no batches and no callback.")
+        if guide != "normal" or batches != 1:
+            raise FitError(f"inference={inference!r} takes no guide and no batches.")
+        if inference == "nuts" and callback is not None:
+            raise FitError('inference="nuts" has no steps and takes no callback.')
         if num_draws < 4:
             raise FitError(f"num_draws must be 4, 5, 6, ... of chains, not {num_draws!r}.")
         _refuse_unbounded(model, ratings)
@@ -190,6 +192,7 @@ def fit(
                     device=device,
                     dtype=dtype,
                     progress=progress,
+                    callback=callback,
                 )
         size = num_draws, warm_up, num_chains
         return _sample(model, ratings, size, seed, dtype, progress, approximation)

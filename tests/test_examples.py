@@ -123,6 +123,20 @@ def test_movies_of_a_folder(run, folder, tmp_path):
     assert max(map(len, printed.splitlines()[:-1])) <= 100  # the last names a folder
 
 
+def test_movies_with_draws(run, folder, tmp_path, monkeypatch):
+    def few_draws(model, ratings, **options):
+        if options.get("inference") == "hmc":
+            options |= {"num_draws": 4, "warm_up": 4}
+        return fit(model, ratings, **options)
+
+    monkeypatch.setattr(pyro_pmf, "fit", few_draws)
+    printed = run("movies.py", "--data", folder, "--sample", 600, "--out", tmp_path, "--draws")
+    *others, last = table(printed)
+    assert len(others) == len(MOVIES)
+    assert last.startswith("HMC, with ordered levels")
+    assert "Not converged after 8 draws" in printed
+
+
 def test_movies_goes_on_after_a_fit_that_fails(run, folder, tmp_path, monkeypatch):
     def fails_as_map(model, ratings, guide="normal", **options):
         if guide == "delta":

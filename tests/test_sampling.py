@@ -282,7 +282,7 @@ def test_random_state_and_parameters_are_left_alone(few, inference):
         {"inference": "gibbs"},
         {"inference": "hmc", "guide": "delta"},
         {"inference": "hmc", "batches": 2},
-        {"inference": "hmc", "callback": print},
+        {"callback": print},
         {"num_draws": 3},
         {"num_draws": -1},
         {"num_draws": 2.5},
