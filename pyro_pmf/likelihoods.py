@@ -24,10 +24,13 @@ class Likelihood(ABC):
         Whether the noise sigma is a latent. If not it is 1, which sets the unit of the score.
     has_mu : bool
         Whether the mean score mu is a latent. If not it is 0.
+    has_bounds : bool
+        Whether the mean of a rating lies between 0 and 1, the lowest and the highest there can be.
     """
 
     has_sigma: ClassVar[bool] = True
     has_mu: ClassVar[bool] = True
+    has_bounds: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
@@ -73,6 +76,8 @@ class NormalSigmoid(Likelihood):
 
     Salakhutdinov & Mnih 2007, section 2: the logistic function bounds the range of predictions.
     """
+
+    has_bounds: ClassVar[bool] = True
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
         return dist.Normal(torch.sigmoid(score), sigma)

@@ -469,8 +469,8 @@ def small_ratings(rating, scale):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"guide": "delta"}, {"inference": "nuts"}],
-    ids=["normal", "delta", "nuts"],
+    [{}, {"guide": "delta"}, {"inference": "nuts"}, {"inference": "hmc"}],
+    ids=["normal", "delta", "nuts", "hmc"],
 )
 @pytest.mark.parametrize(
     ("likelihood", "message"),
@@ -483,6 +483,15 @@ def test_ratings_that_a_likelihood_cannot_have_made(likelihood, message, options
     ratings = small_ratings([1, 2, 3, 4.5, 5, 5, 1, 1], (1, 5))
     with pytest.raises(FitError, match=message):
         fit(PMF(1, likelihood=likelihood), ratings, progress=False, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"guide": "delta"}, {"inference": "hmc"}], ids=str)
+@pytest.mark.parametrize("transform", ["standardize", "log1p", "count"])
+def test_ratings_without_bounds_are_none_for_a_sigmoid(transform, options):
+    frame = small_ratings([1, 2, 3, 4, 5, 5, 1, 1], (1, 5)).to_frame()
+    ratings = Ratings.from_frame(frame, transform=transform)
+    with pytest.raises(FitError, match="no lowest and no highest.*NormalIdentity"):
+        fit(PMF(1, noise="shared"), ratings, progress=False, **options)
 
 
 def test_ratings_that_are_levels_up_to_rounding():
