@@ -490,7 +490,7 @@ def test_ratings_that_a_likelihood_cannot_have_made(likelihood, message, options
 def test_ratings_without_bounds_are_none_for_a_sigmoid(transform, options):
     frame = small_ratings([1, 2, 3, 4, 5, 5, 1, 1], (1, 5)).to_frame()
     ratings = Ratings.from_frame(frame, transform=transform)
-    with pytest.raises(FitError, match="no lowest and no highest.*NormalIdentity"):
+    with pytest.raises(FitError, match=r"no lowest and no highest.*NormalIdentity"):
         fit(PMF(1, noise="shared"), ratings, progress=False, **options)
 
 
