@@ -55,8 +55,9 @@ class Learned:
         Parameters
         ----------
         num_draws : int, optional
-            Required where the posterior has a closed form. Draws that represent a posterior are
-            taken in their order, and again from the first when they run out.
+            Required where the posterior has a closed form. Of draws that represent a posterior,
+            fewer than there are come from all of them, evenly spaced; when they run out, they are
+            taken again from the first.
         """
         if self.num_draws is None:
             for _ in range(num_draws or 0):
@@ -65,9 +66,11 @@ class Learned:
                     for name, value in self.latents.items()
                 }
         else:
-            for k in range(num_draws or self.num_draws):
+            wanted = num_draws or self.num_draws
+            apart = max(1.0, self.num_draws / wanted)
+            for k in range(wanted):
                 yield {
-                    name: value[k % self.num_draws]
+                    name: value[int(k * apart) % self.num_draws]
                     for name, value in self.latents.items()
                     if isinstance(value, Tensor)
                 }

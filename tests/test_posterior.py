@@ -334,6 +334,17 @@ def test_levels_of_an_ordinal_posterior(options):
     np.testing.assert_allclose(between, expected[:, 3:].sum(1), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "taken"),
+    [(None, range(7)), (7, range(7)), (3, [0, 2, 4]), (1, [0]), (9, [*range(7), 0, 1])],
+)
+def test_draws_that_represent_a_posterior_are_spread_evenly(wanted, taken):
+    closed = ordinal_posterior()
+    latents = {"b": torch.arange(7.0)[:, None].expand(7, 3)}
+    posterior = Posterior(closed.model, closed.ratings, latents, 7, closed.history, True)
+    assert [int(draw["b"][0]) for draw in posterior.draws(wanted)] == list(taken)
+
+
 def test_levels_from_draws_are_averages():
     closed = ordinal_posterior()
     torch.manual_seed(0)
