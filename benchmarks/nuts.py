@@ -1,4 +1,4 @@
-"""Variational inference beside NUTS on the same ratings: means, standard deviations, accuracy.
+"""Variational inference and HMC beside NUTS: means, standard deviations, accuracy.
 
 python -m benchmarks.nuts            # some minutes on one core
 """
@@ -36,7 +36,7 @@ TRUE = {
     "sigma_b": 0.4,
     "sigma_c": 0.4,
 }
-NUTS, LEARNT, HELD = METHODS = ("NUTS", "VI, scales learnt", "VI, scales held")
+NUTS, HMC, LEARNT, HELD = METHODS = ("NUTS", "HMC", "VI, scales learnt", "VI, scales held")
 VI_DRAWS = 2000
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     chains["num_chains"] = options.chains
     command = " ".join(["python -m benchmarks.nuts", *sys.argv[1:]])
     lines = [
-        "# Variational inference beside NUTS",
+        "# Variational inference and HMC beside NUTS",
         "",
         f"`{command}`, {datetime.date.today().isoformat()}",
         "",
@@ -72,8 +72,8 @@ def main() -> None:
         "",
         f"    {MODEL}",
         "",
-        f"NUTS: {options.chains} chains of {options.draws} draws after {options.warm_up} of "
-        "warm-up, all standard deviations learnt.",
+        f"NUTS and HMC: {options.chains} chains of {options.draws} draws after {options.warm_up} "
+        "of warm-up, all standard deviations learnt.",
     ]
     panels = []
     for data in (simulated(), film_ratings()):
@@ -125,8 +125,8 @@ class Fitted:
     def __init__(self, data: Data, method: str, chains: dict[str, int]) -> None:
         started = time.process_time()
         options: dict[str, Any] = {"learn_scales": method == LEARNT}
-        if method == NUTS:
-            options = {"inference": "nuts", **chains}
+        if method in (NUTS, HMC):
+            options = {"inference": method.lower(), **chains}
         train = data.train.to("cpu", torch.float64)
         self.posterior: Posterior = fit(MODEL, train, progress=False, **options)
         self.seconds = time.process_time() - started
@@ -147,7 +147,7 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         f"{train.n_users} users, {train.n_items} items, {len(train)} ratings, "
         f"{len(data.test)} held out."
     )
-    yield from ("", diagnostics(found[NUTS]), "")
+    yield from ("", diagnostics(found[NUTS], NUTS), "", diagnostics(found[HMC], HMC), "")
     yield "RMSE and NLL are of the held-out ratings" + (
         ", score RMSE of the true scores of all pairs that are not observed."
         if data.truth
@@ -166,11 +166,11 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         yield "| " + " | ".join([*cells, f"{fitted.seconds:.1f}"]) + " |"
     yield ""
     yield (
-        "Beside NUTS, over pairs: the slope of the means of VI on those of NUTS, their RMS "
+        "Beside NUTS, over pairs: the slope of the posterior means on those of NUTS, their RMS "
         "difference, and standard deviations as a share of those of NUTS (median, 5% and 95%)."
     )
     yield from ("", "| | | slope | RMS difference | sd, share | 5% | 95% |", "|---" * 7 + "|")
-    for method in (LEARNT, HELD):
+    for method in (HMC, LEARNT, HELD):
         for kind, name in (("scores", "score"), ("products", "U_i . V_j")):
             for among, where in ((observed, "observed"), (~observed, "other")):
                 ours, theirs = (getattr(found[m], kind)[:, among] for m in (method, NUTS))
@@ -192,8 +192,8 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         yield "| " + " | ".join([name, *cells]) + " |"
 
 
-def diagnostics(fitted: Fitted) -> str:
-    """Say in a sentence how far the draws of NUTS can be trusted."""
+def diagnostics(fitted: Fitted, method: str) -> str:
+    """Say in a sentence how far the draws of a sampler can be trusted."""
     posterior = fitted.posterior
     by_chain = {name: fitted.sites[name] for name in ("mu", *SCALES)}
     by_chain["log likelihood"] = torch.tensor(
@@ -206,7 +206,7 @@ def diagnostics(fitted: Fitted) -> str:
     ess = {k: float(arviz.ess(x)) for k, x in draws.items()}
     worst, fewest = max(rhat, key=rhat.__getitem__), min(ess, key=ess.__getitem__)
     return (
-        f"NUTS: highest R-hat {rhat[worst]:.3f} ({worst}); effective sample size "
+        f"{method}: highest R-hat {rhat[worst]:.3f} ({worst}); effective sample size "
         f"{ess[fewest]:.0f} at least ({fewest}), {np.median(list(ess.values())):.0f} in the "
         f"median, over mu, the standard deviations, the log likelihood and about 100 scores; "
         f"{int(posterior.history['divergent'].sum())} divergent draws; "
@@ -228,12 +228,12 @@ def _mean_and_sd(draws: Tensor) -> str:
 
 
 def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
-    """Draw means and standard deviations of all scores, VI against NUTS."""
+    """Draw means and standard deviations of all scores, against those of NUTS."""
     from matplotlib import pyplot
 
-    from pyro_pmf.plots import BLUE, VERMILLION
+    from pyro_pmf.plots import BLUE, GREEN, VERMILLION
 
-    looks = {LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
+    looks = {HMC: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
     figure, grid = pyplot.subplots(len(panels), 2, figsize=(8, 7.6), layout="constrained")
     for (data, found), row in zip(panels, grid, strict=True):
         for panel, what in zip(row, ("mean", "standard deviation"), strict=True):
@@ -258,14 +258,14 @@ def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
             panel.set_aspect("equal")
             panel.spines[["top", "right"]].set_visible(False)
             panel.set_xlabel(f"{what} by NUTS (logit scale)")
-            panel.set_ylabel(f"{what} by VI (logit scale)")
+            panel.set_ylabel(f"{what} by the other (logit scale)")
             panel.set_title(f"{data.name}: {what}s of scores", loc="left", fontsize="medium")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=2,
+        ncols=3,
         frameon=False,
         markerscale=2,
     )
