@@ -30,7 +30,7 @@ class PartlyCentred(Reparam):
     centredness : Tensor, shape (n_rows,)
         c of each row, from 0 to 1.
     scales : bool
-        Whether s, where it is a latent, is treated in the same way, as suits a sampler:
+        Whether s is treated in the same way, as suits a sampler for which it is a latent:
         x = m + s^(1 - c) (y - c m), y ~ Normal(c m, s^(2 c) I).
     """
 

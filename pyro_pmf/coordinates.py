@@ -15,6 +15,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_pmf.centring import centring_for_sampling
+from pyro_pmf.errors import FitError
 from pyro_pmf.guides import initial_value
 from pyro_pmf.learned import Learned
 from pyro_pmf.models import PMF
@@ -42,15 +43,23 @@ class Coordinates:
     ----------
     sites : dict of str to torch.Size
         The latent sites of the model as it is stated, and their shapes.
+
+    Raises
+    ------
+    FitError
+        If a latent is discrete.
     """
 
     def __init__(self, model: Callable[..., Any], ratings: Ratings) -> None:
-        self._stated, self._ratings = model, ratings
-        stated = _trace(model, ratings).iter_stochastic_nodes()
-        self.sites = {name: site["value"].shape for name, site in stated}
-        self._sampled = model
+        self._ratings = ratings
+        stated = dict(_trace(model, ratings).iter_stochastic_nodes())
+        for name, site in stated.items():
+            if site["fn"].has_enumerate_support:
+                raise FitError(f"Site {name!r} is discrete: only continuous latents are sampled.")
+        self.sites = {name: site["value"].shape for name, site in stated.items()}
+        self._model, self._has_rows = model, isinstance(model, PMF)
         if isinstance(model, PMF):
-            self._sampled = poutine.reparam(model, centring_for_sampling(model, ratings))
+            self._model = poutine.reparam(model, centring_for_sampling(model, ratings))
         first, self._energy, self._transforms, _ = self._initialized()
         self._shapes = {name: tensor.shape for name, tensor in first.items()}
         zero = torch.zeros_like(self._packed(first))
@@ -58,32 +67,35 @@ class Coordinates:
         self._play = self._recorded(self._packed(first))
 
     def whiten(self, approximation: Learned) -> None:
-        """Measure coordinates in standard deviations of an approximate posterior, from a draw.
+        """Measure coordinates from a draw of an approximate posterior, in standard deviations.
 
-        What the approximation holds at a value is measured by the curvature of the density. What
-        all ratings share, such as mu, sigma_U or the cut points, varies far more than mean field
-        or curvature tell, along with all rows: it is given a longer measure.
+        These are of draws of its sites, as independent as it takes them to be. What it holds at a
+        value is measured by the curvature of the density. Of a `PMF`, what is in no plate, such as
+        mu, sigma_U or the cut points, varies together with all rows, by more than mean field or
+        curvature tell: it is given a longer measure.
 
         Parameters
         ----------
         approximation : Learned
             Its draws are taken from torch's random state.
         """
-        draws = torch.stack([self.of(draw) for draw in approximation.draws(_DRAWS)])
+        draws = torch.stack([self._unconstrained(draw) for draw in approximation.draws(_DRAWS)])
+        self._origin, self._scale = draws[0], torch.ones_like(draws[0])
         scale = draws.std(0)
-        self._origin = draws[0]
         for index in (scale < _HELD).nonzero().flatten():
             step = torch.zeros_like(scale)
             step[index] = _STEP
             slopes = [self.gradient(z)[index] for z in (step, -step)]
             curvature = (slopes[0] - slopes[1]) / (2 * _STEP)
             scale[index] = curvature.clamp(min=1.0) ** -0.5
-        nodes = _trace(self._sampled, self._ratings).nodes
-        measures = {
-            name: torch.full(shape, 1.0 if nodes[name]["cond_indep_stack"] else _LONGER)
-            for name, shape in self._shapes.items()
-        }
-        self._scale = scale * self._packed(measures)
+        if self._has_rows:
+            nodes = _trace(self._model, self._ratings).nodes
+            measures = {
+                name: torch.full(shape, 1.0 if nodes[name]["cond_indep_stack"] else _LONGER)
+                for name, shape in self._shapes.items()
+            }
+            scale = scale * self._packed(measures)
+        self._scale = scale
 
     def first(self) -> Tensor:
         """Return where to begin without an approximation, from torch's random state."""
@@ -91,15 +103,7 @@ class Coordinates:
 
     def of(self, draw: Mapping[str, Tensor]) -> Tensor:
         """Return the coordinates of a draw of the stated latents, shape (n,)."""
-        given = init_to_value(values={name: draw[name] for name in self.sites})
-        with torch.no_grad(), pyro.validation_enabled(False), InitMessenger(given):
-            nodes = _trace(self._sampled, self._ratings).nodes
-        values = {name: nodes[name]["value"] for name in self._shapes}
-        free = {
-            name: self._transforms[name](x) if name in self._transforms else x
-            for name, x in values.items()
-        }
-        return (self._packed(free) - self._origin) / self._scale
+        return (self._unconstrained(draw) - self._origin) / self._scale
 
     def draw(self, z: Tensor) -> tuple[dict[str, Tensor], float]:
         """Return the stated latents at some coordinates, and their log likelihood."""
@@ -108,11 +112,10 @@ class Coordinates:
             for name, x in self._unpacked(z * self._scale + self._origin).items()
         }
         with torch.no_grad(), pyro.validation_enabled(False):
-            nodes = _trace(poutine.condition(self._sampled, data=values), self._ratings).nodes
-            found = {name: nodes[name]["value"] for name in self.sites}
-            trace = _trace(poutine.condition(self._stated, data=found), self._ratings)
+            trace = _trace(poutine.condition(self._model, data=values), self._ratings)
             trace.compute_log_prob(lambda name, _: name == "rating")
-        return found, float(trace.nodes["rating"]["log_prob_sum"])
+        log_likelihood = float(trace.nodes["rating"]["log_prob_sum"])
+        return {name: trace.nodes[name]["value"] for name in self.sites}, log_likelihood
 
     def potential(self, z: Tensor) -> Tensor:
         """Return minus the log density of coordinates but for a constant, with a gradient."""
@@ -128,7 +131,19 @@ class Coordinates:
 
     def _initialized(self) -> Any:
         return initialize_model(
-            self._sampled, model_args=(self._ratings,), init_strategy=initial_value
+            self._model, model_args=(self._ratings,), init_strategy=initial_value
+        )
+
+    def _unconstrained(self, draw: Mapping[str, Tensor]) -> Tensor:
+        given = init_to_value(values={name: draw[name] for name in self.sites})
+        with torch.no_grad(), pyro.validation_enabled(False), InitMessenger(given):
+            nodes = _trace(self._model, self._ratings).nodes
+        values = {name: nodes[name]["value"] for name in self._shapes}
+        return self._packed(
+            {
+                name: self._transforms[name](x) if name in self._transforms else x
+                for name, x in values.items()
+            }
         )
 
     def _recorded(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

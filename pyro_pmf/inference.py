@@ -26,6 +26,7 @@ from pyro_pmf.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import run
+from pyro_pmf.priors import Fixed
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
 from pyro_pmf.sampling import sample_chains
@@ -108,9 +109,9 @@ def fit(
     inference : {"svi", "hmc", "nuts"}
         "svi" fits the guide. The others draw from the exact posterior, all standard deviations
         learnt, on the CPU. "hmc" starts from the guide "normal", and Hamiltonian Monte Carlo
-        takes its variances for masses: it predicts best, and takes about a minute for 100,000
-        ratings. "nuts", the No-U-Turn sampler, starts from nothing and takes minutes for a few
-        hundred: it is there to check the faster methods by.
+        moves each latent in steps of its standard deviation: it predicts best, and takes minutes
+        for 100,000 ratings. "nuts", the No-U-Turn sampler, starts from nothing and takes minutes
+        for a few hundred: it is there to check the faster methods by.
     max_steps : int
     learning_rate : float
         Adam's step size until the decay. L-BFGS needs none.
@@ -153,8 +154,8 @@ def fit(
     FitError
         If an argument is not valid, memory would not suffice, the ELBO stops being finite, or a
         point estimate collapses. Or if draws are to be of a continuous likelihood whose noise
-        differs by user or item, and the ratings have few levels: its density grows without bound
-        where the ratings of one user or item are met exactly.
+        differs by user or item, by a spread that is learnt, and the ratings have few levels: the
+        density has no bound where the ratings of some users or items are met exactly.
 
     Warns
     -----
@@ -170,6 +171,7 @@ def fit(
     counts = {"max_steps": max_steps, "batches": batches, "num_draws": num_draws}
     counts |= {"warm_up": warm_up, "num_chains": num_chains}
     _check_arguments(ratings, counts, learning_rate, tolerance, dtype)
+    _require_bounds(model, ratings)
     if inference != "svi":
         if guide != "normal" or batches != 1:
             raise FitError(f"inference={inference!r} takes no guide and no batches.")
@@ -195,7 +197,7 @@ def fit(
                     callback=callback,
                 )
         size = num_draws, warm_up, num_chains
-        return _sample(model, ratings, size, seed, dtype, progress, approximation)
+        return _sample(model, ratings, size, seed, dtype, progress, approximation, started)
     train = ratings.to(_device(device), dtype)
     history: list[dict[str, Any]] = []
     with isolated_random_state(seed), pyro.get_param_store().scope():
@@ -267,6 +269,7 @@ def _sample(
     dtype: torch.dtype | None,
     progress: bool,
     approximation: Posterior | None,
+    started: float,
 ) -> Posterior:
     """Draw from the posterior, on the CPU."""
     if approximation is None:
@@ -275,7 +278,7 @@ def _sample(
         train = approximation.ratings
     with isolated_random_state(seed), pyro.get_param_store().scope():
         require_possible(model, train)
-        chains = sample_chains(model, train, *size, progress, approximation)
+        chains = sample_chains(model, train, *size, progress, approximation, started)
     num_draws, _, num_chains = size
     return Posterior(
         model=model,
@@ -288,20 +291,33 @@ def _sample(
     )
 
 
+def _require_bounds(model: Callable[..., Any], ratings: Ratings) -> None:
+    """Raise where a likelihood keeps to bounds that the ratings do not have."""
+    if isinstance(model, PMF) and model.likelihood.has_bounds and not ratings.transform.bounds:
+        raise FitError(
+            f"These ratings have no lowest and no highest value, and {model.likelihood} keeps to "
+            "such bounds. Give PMF(likelihood=NormalIdentity()), or a likelihood of counts."
+        )
+
+
 def _refuse_unbounded(model: Callable[..., Any], ratings: Ratings) -> None:
     """Raise where the density of levels, taken for exact numbers, would be what is sampled."""
     if not isinstance(model, PMF) or model.noise == "shared":
         return
     if not isinstance(model.likelihood, NormalSigmoid | NormalIdentity):
         return
+    spreads = {"user": model.priors.sigma_s, "item": model.priors.sigma_t}
+    if all(isinstance(x, Fixed) for side, x in spreads.items() if side in model.noise):
+        return  # a known spread of noise keeps it from zero
     assert ratings.value is not None
     n_levels = len(ratings.value.unique())
     if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
         raise FitError(
             f"These ratings have {n_levels} levels. A continuous likelihood whose noise differs "
-            f"by {model.noise.replace('_', ' ')} can meet some of them exactly, with a noise of "
-            "zero and a density without bound: draws from the posterior end there. Give "
-            f'PMF(likelihood=OrderedLogit(n_levels)) if they are evenly spaced, or noise="shared".'
+            f"by {model.noise.replace('_', ' ')} can meet those of some exactly, at a noise near "
+            "zero, and the wider the spread of noise, the higher the density, without bound: "
+            "draws from the posterior end there. Give PMF(likelihood=OrderedLogit(n_levels)) if "
+            'the levels are evenly spaced, or noise="shared".'
         )
 
 

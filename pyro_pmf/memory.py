@@ -36,7 +36,7 @@ def fit_memory(
 
 
 def draws_memory(n_latents: int, num_draws: int, num_chains: int, dtype: torch.dtype) -> int:
-    """Return about how many bytes the draws of Markov chains need, besides a fit.
+    """Return how many bytes the draws of Markov chains are.
 
     Parameters
     ----------
@@ -45,8 +45,7 @@ def draws_memory(n_latents: int, num_draws: int, num_chains: int, dtype: torch.d
     num_draws, num_chains : int
     dtype : torch.dtype
     """
-    # All that are kept, and those of one chain in the sampler's list and in its tensor.
-    return n_latents * num_draws * (num_chains + 2) * dtype.itemsize
+    return n_latents * num_draws * num_chains * dtype.itemsize
 
 
 def require_memory(needed: int, device: torch.device, remedy: str = "Raise batches") -> None:

@@ -244,11 +244,6 @@ def require_possible(model: Callable[..., Any], ratings: Ratings) -> dict[str, A
     assert ratings.value is not None  # a fit has checked it
     if isinstance(model, PMF) and (fault := model.likelihood.fault(ratings.value)):
         raise FitError(f"Some ratings {fault}: {model.likelihood} cannot have made them.")
-    if isinstance(model, PMF) and model.likelihood.has_bounds and not ratings.transform.bounds:
-        raise FitError(
-            f"These ratings have no lowest and no highest value, and {model.likelihood} keeps to "
-            "such bounds. Give PMF(likelihood=NormalIdentity()), or a likelihood of counts."
-        )
     sites = prune_subsample_sites(poutine.trace(model).get_trace(ratings)).nodes
     if "rating" not in sites or not sites["rating"].get("is_observed"):
         raise FitError(

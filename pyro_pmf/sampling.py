@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pyro.infer import HMC, MCMC, NUTS
+from pyro.infer import HMC, NUTS
 from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,7 +26,6 @@ _ACCEPTANCE_OF_HMC = 0.7  # 0.65 is best for independent coordinates (Beskos et 
 _LENGTH = 1.5  # of a trajectory, in standard deviations: a quarter turn of a Normal is pi / 2
 _MOST_STEPS = 64  # of a trajectory, while the step is being found
 _R_HAT = 1.05
-_SIDES = ("sigma_U", "sigma_W"), ("sigma_V", "sigma_Z")
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,11 @@ class Chains:
         One row a draw: step (from 1), chain, log_likelihood of the training ratings (nats),
         divergent, seconds.
     converged : bool
-        Whether no draw diverged and split R-hat (Vehtari et al., Bayesian Analysis 2021) is below
-        1.05 for the log likelihood and every scalar site. Ratings tell of the standard deviations
-        of a `PMF`'s factors only the products sigma_U sigma_V, sigma_W sigma_V and so on, as U V^T
-        is that of a U and V / a: these products are looked at. Predictions mix long before them.
+        Whether no draw diverged and split R-hat (Gelman et al., Bayesian Data Analysis, 3rd
+        edition, section 11.4) is below 1.05 for the log likelihood and every site of one number.
+        Ratings tell of the standard deviations of a `PMF`'s factors only the products sigma_U
+        sigma_V, sigma_W sigma_V and so on, as U V^T is that of a U and V / a: these are looked
+        at. Predictions mix long before them.
     """
 
     latents: dict[str, Tensor]
@@ -60,6 +60,7 @@ def sample_chains(
     num_chains: int,
     progress: bool,
     approximation: Learned | None = None,
+    started: float | None = None,
 ) -> Chains:
     """Draw from the exact posterior, from torch's random state.
 
@@ -73,10 +74,17 @@ def sample_chains(
     progress : bool
     approximation : Learned, optional
         Of the same posterior. Where it is given, each chain starts from a draw of it, and
-        Hamiltonian Monte Carlo with trajectories of one length takes its variances for masses.
-        Without, the No-U-Turn sampler finds all that itself.
+        Hamiltonian Monte Carlo measures each coordinate in its standard deviations. Without, the
+        No-U-Turn sampler finds all that itself.
+    started : float, optional
+        What `time.perf_counter` said when the fit began; now, if left out.
+
+    Raises
+    ------
+    FitError
+        If the draws would not fit into memory, or the model has discrete latents.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     coordinates = Coordinates(model, ratings)
     n_latents = sum(shape.numel() for shape in coordinates.sites.values())
     require_memory(
@@ -93,37 +101,34 @@ def sample_chains(
         name: torch.empty(num_chains * num_draws, *shape, dtype=ratings.dtype)
         for name, shape in coordinates.sites.items()
     }
-    rows_of_history: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
     total = num_chains * (warm_up + num_draws)
     with tqdm(total=total, desc="sample", unit="draw", disable=not progress) as bar:
-        for chain, start in enumerate(starts):
+        for chain, z in enumerate(starts):
             kernel = _nuts(coordinates) if approximation is None else _JitteredHMC(coordinates)
-            chains = MCMC(
-                kernel,
-                num_samples=num_draws,
-                warmup_steps=warm_up,
-                initial_params={"z": start},
-                disable_progbar=True,
-                hook_fn=lambda *_: bar.update(),
-            )
-            chains.run()
-            divergent = set(chains.diagnostics()["divergences"]["chain 0"])
-            for k, z in enumerate(chains.get_samples()["z"]):
-                draw, log_likelihood = coordinates.draw(z)
+            kernel.initial_params = params = {"z": z}
+            kernel.setup(warm_up)
+            for k in range(-warm_up, num_draws):
+                params = kernel.sample(params)
+                bar.update()
+                if k < 0:
+                    continue
+                draw, log_likelihood = coordinates.draw(params["z"])
                 for name, value in draw.items():
-                    latents[name][len(rows_of_history)] = value
-                rows_of_history.append(
+                    latents[name][len(history)] = value
+                history.append(
                     {
-                        "step": len(rows_of_history) + 1,
+                        "step": len(history) + 1,
                         "chain": chain,
                         "log_likelihood": log_likelihood,
-                        "divergent": k in divergent,
+                        "divergent": k in kernel.diagnostics()["divergences"],
                         "seconds": time.perf_counter() - started,
                     }
                 )
-    history = pd.DataFrame(rows_of_history)
-    quantities = _identified(latents) if isinstance(model, PMF) else latents
-    return Chains(latents, history, _mixed(quantities, history, num_chains))
+            kernel.cleanup()
+    table = pd.DataFrame(history)
+    quantities = _identified(model, latents) if isinstance(model, PMF) else latents
+    return Chains(latents, table, _mixed(quantities, table, num_chains))
 
 
 def _nuts(coordinates: Coordinates) -> NUTS:
@@ -147,23 +152,23 @@ class _JitteredHMC(HMC):
         )
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        length = _LENGTH * float(torch.rand(()) + 0.5)
-        self.trajectory_length = min(length, _MOST_STEPS * self.step_size)
+        """Draw once, by a trajectory of half to one and a half times the usual length."""
+        self.trajectory_length = _LENGTH * float(torch.rand(()) + 0.5)
+        if self._t < self._warmup_steps:
+            longest = _MOST_STEPS * self.step_size
+            self.trajectory_length = min(self.trajectory_length, longest)
         return super().sample(params)
 
 
-def _identified(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Draws of what ratings can tell: standard deviations of factors only as products."""
-    found = dict(latents)
-    of_users, of_items = (
-        {name: latents[name] for name in names if name in latents} for names in _SIDES
-    )
-    if of_users and of_items:
-        for ours, theirs in itertools.product(of_users, of_items):
-            found[f"{ours} {theirs}"] = of_users[ours] * of_items[theirs]
-        for name in (*of_users, *of_items):
-            del found[name]
-    return found
+def _identified(model: PMF, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Draws of what ratings can tell: of the factors' standard deviations, products."""
+    of_users = ["sigma_U"] + ["sigma_W"] * (model.users == "hierarchical")
+    of_items = ["sigma_V"] + ["sigma_Z"] * (model.items == "hierarchical")
+    if not latents.keys() >= {*of_users, *of_items}:
+        return dict(latents)  # a known one sets the unit of the others
+    others = {name: x for name, x in latents.items() if name not in (*of_users, *of_items)}
+    pairs = itertools.product(of_users, of_items)
+    return others | {f"{ours} {theirs}": latents[ours] * latents[theirs] for ours, theirs in pairs}
 
 
 def _mixed(quantities: Mapping[str, Tensor], history: pd.DataFrame, num_chains: int) -> bool:

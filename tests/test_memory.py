@@ -59,7 +59,8 @@ def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypa
         found = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
         if fits:
-            fit(model, ratings, **size)
+            latents = fit(model, ratings, **size).latents
+            assert sum(value.nbytes for value in latents.values()) == needed
         else:
             with pytest.raises(FitError, match="num_draws"):
                 fit(model, ratings, **size)
