@@ -57,11 +57,20 @@ class Coordinates:
             if site["fn"].has_enumerate_support:
                 raise FitError(f"Site {name!r} is discrete: only continuous latents are sampled.")
         self.sites = {name: site["value"].shape for name, site in stated.items()}
-        self._model, self._has_rows = model, isinstance(model, PMF)
+        self._model = model
         if isinstance(model, PMF):
             self._model = poutine.reparam(model, centring_for_sampling(model, ratings))
         first, self._energy, self._transforms, _ = self._initialized()
         self._shapes = {name: tensor.shape for name, tensor in first.items()}
+        nodes = _trace(self._model, ratings).nodes
+        shared = {name for name in first if not nodes[name]["cond_indep_stack"]}
+        longer = shared if isinstance(model, PMF) else set()
+        self._measure = self._packed(
+            {
+                name: torch.full_like(x, _LONGER if name in longer else 1.0)
+                for name, x in first.items()
+            }
+        )
         zero = torch.zeros_like(self._packed(first))
         self._origin, self._scale = zero, torch.ones_like(zero)
         self._play = self._recorded(self._packed(first))
@@ -88,14 +97,7 @@ class Coordinates:
             slopes = [self.gradient(z)[index] for z in (step, -step)]
             curvature = (slopes[0] - slopes[1]) / (2 * _STEP)
             scale[index] = curvature.clamp(min=1.0) ** -0.5
-        if self._has_rows:
-            nodes = _trace(self._model, self._ratings).nodes
-            measures = {
-                name: torch.full(shape, 1.0 if nodes[name]["cond_indep_stack"] else _LONGER)
-                for name, shape in self._shapes.items()
-            }
-            scale = scale * self._packed(measures)
-        self._scale = scale
+        self._scale = scale * self._measure
 
     def first(self) -> Tensor:
         """Return where to begin without an approximation, from torch's random state."""
