@@ -264,7 +264,6 @@ def report(rows: pd.DataFrame) -> str:
         f"    {MODEL}",
         "",
         *(chain_report(rows[rows["method"] == method], method) for method in THIN),
-        "",
         f"A fit takes on average {times} of processor time.",
         "",
         "p is that of the test of uniform ranks by the simultaneous envelope of their empirical "
