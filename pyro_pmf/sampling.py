@@ -59,8 +59,8 @@ def sample_chains(
     warm_up: int,
     num_chains: int,
     progress: bool,
-    approximation: Learned | None = None,
-    started: float | None = None,
+    approximation: Learned | None,
+    started: float,
 ) -> Chains:
     """Draw from the exact posterior, from torch's random state.
 
@@ -72,19 +72,18 @@ def sample_chains(
     num_draws, warm_up, num_chains : int
         Draws of each chain, and before those others that only tune it.
     progress : bool
-    approximation : Learned, optional
+    approximation : Learned or None
         Of the same posterior. Where it is given, each chain starts from a draw of it, and
         Hamiltonian Monte Carlo measures each coordinate in its standard deviations. Without, the
         No-U-Turn sampler finds all that itself.
-    started : float, optional
-        What `time.perf_counter` said when the fit began; now, if left out.
+    started : float
+        What `time.perf_counter` said when the fit began.
 
     Raises
     ------
     FitError
         If the draws would not fit into memory, or the model has discrete latents.
     """
-    started = time.perf_counter() if started is None else started
     coordinates = Coordinates(model, ratings)
     n_latents = sum(shape.numel() for shape in coordinates.sites.values())
     require_memory(
