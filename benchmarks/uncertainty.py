@@ -1,6 +1,6 @@
 """How far the predictions' uncertainty can be believed, beside myFM, on the same ratings.
 
-python -m benchmarks.uncertainty                               # half an hour
+python -m benchmarks.uncertainty                               # three quarters of an hour
 python -m benchmarks.uncertainty --movielens DIR               # an unpacked MovieLens folder too
 python -m benchmarks.uncertainty --data insteval --seeds 0
 """
