@@ -246,6 +246,16 @@ def test_factors_are_known_up_to_a_scale_and_so_are_their_standard_deviations():
     torch.testing.assert_close(found["sigma_W sigma_V"], 2 * torch.ones(50))
 
 
+def test_convergence_is_judged_by_what_ratings_can_tell(few, monkeypatch):
+    judged = []
+    monkeypatch.setattr(sampling, "_mixed", lambda found, *_: bool(judged.append(set(found))))
+    sample(PMF(1, noise="shared"), few, num_draws=4, warm_up=2)
+    sample(plain_model, few, num_draws=4, warm_up=2)
+    assert judged[0] >= {"sigma_U sigma_V", "sigma_b", "mu"}
+    assert not judged[0] & {"sigma_U", "sigma_V"}
+    assert judged[1] == {"b"}
+
+
 @pytest.mark.parametrize("fixed", ["sigma_U", "sigma_V", "sigma_W"])
 def test_a_known_standard_deviation_sets_the_unit_of_the_others(fixed):
     latents = {name: torch.rand(50) for name in ("sigma_U", "sigma_W", "sigma_V") if name != fixed}
