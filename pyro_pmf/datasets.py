@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.errors import PMFError
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.random_state import isolated_random_state
@@ -108,8 +109,7 @@ def lastfm_hetrec(
     """
     limits = {"min_listeners": min_listeners, "min_artists": min_artists}
     for name, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise PMFError(f"{name} must be 1, 2, 3, ..., not {value!r}")
+        require_integer(name, value)
     table = _read_lastfm(_download_lastfm() if path is None else Path(path))
     n_rows = None
     while len(table) != n_rows:
@@ -255,7 +255,9 @@ def simulate(
     PMFError
         If there are not that many pairs.
     """
-    if not 0 < n_ratings <= n_users * n_items:
+    for name, value in {"n_users": n_users, "n_items": n_items, "n_ratings": n_ratings}.items():
+        require_integer(name, value)
+    if n_ratings > n_users * n_items:
         raise PMFError(f"n_ratings={n_ratings} is outside 1 to {n_users * n_items}, all pairs.")
     generator = np.random.default_rng(seed)
     cells = np.sort(generator.choice(n_users * n_items, n_ratings, replace=False, shuffle=False))

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.errors import PMFError
 from pyro_pmf.learned import Learned
 from pyro_pmf.pairs import Pairs
@@ -84,6 +85,8 @@ def from_dict(groups: Groups, **described: Any) -> Any:
 
 def chosen_draws(learned: Learned, num_samples: int | None) -> Draws:
     """Draws, chain by chain and as many of each; those that represent a posterior at most once."""
+    if num_samples is not None:
+        require_integer("num_samples", num_samples)
     if learned.num_draws is None:
         return list(learned.draws(num_samples or 1000))
     draws = list(learned.draws())

@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.distributions import GammaPoisson, OrderedLogistic
-from pyro_pmf.errors import PMFError
 
 
 class Likelihood(ABC):
@@ -124,10 +124,7 @@ class OrderedLogit(Likelihood):
     has_mu: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_levels, bool) or not isinstance(self.n_levels, int):
-            raise PMFError(f"n_levels must be 2, 3, 4, ..., not {self.n_levels!r}")
-        if self.n_levels < 2:
-            raise PMFError(f"n_levels must be 2, 3, 4, ..., not {self.n_levels!r}")
+        require_integer("n_levels", self.n_levels, least=2)
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
         return OrderedLogistic(score, sigma, own["cutpoints"])

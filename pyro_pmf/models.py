@@ -30,12 +30,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.bilinear import dot, weighted_sum
 from pyro_pmf.errors import PMFError
 from pyro_pmf.likelihoods import Likelihood, NormalSigmoid
@@ -102,10 +102,7 @@ class PMF:
             raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
         if not isinstance(self.biases, bool):
             raise PMFError(f"biases must be True or False, not {self.biases!r}")
-        if isinstance(self.n_factors, bool) or not isinstance(self.n_factors, int | np.integer):
-            raise PMFError(f"n_factors must be 0, 1, 2, ..., not {self.n_factors!r}")
-        if self.n_factors < 0:
-            raise PMFError(f"n_factors must be 0, 1, 2, ..., not {self.n_factors!r}")
+        require_integer("n_factors", self.n_factors, least=0)
         if not self.n_factors and not self.biases:
             raise PMFError("a model without factors and without biases has nothing to learn")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_pmf.errors import PMFError
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.learned import Learned
 from pyro_pmf.prediction import LocatedPairs
 
@@ -22,8 +22,7 @@ def recommend(
     exclude_seen: bool = True,
 ) -> pd.DataFrame:
     """Implement `Posterior.recommend`."""
-    if not isinstance(n, int) or n < 1:
-        raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
+    require_integer("n", n)
     several = isinstance(users, Iterable) and not isinstance(users, str)
     ids = pd.Index(list(users) if several else [users])  # type: ignore[arg-type]
     train = learned.ratings

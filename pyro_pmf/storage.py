@@ -130,7 +130,8 @@ def _write(learned: Learned, folder: Path) -> None:
         "transform": {"family": type(train.transform).__name__, **vars(train.transform)},
         "dtype": str(train.dtype).removeprefix("torch."),
     }
-    (folder / "posterior.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
+    text = json.dumps(header, indent=2, default=int)  # NumPy's integers, too
+    (folder / "posterior.json").write_text(text, encoding="utf-8")
     tensors = {
         key: value.contiguous()
         for site, latent in learned.latents.items()

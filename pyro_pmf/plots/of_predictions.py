@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from pyro_pmf.errors import PMFError, RatingsError
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.errors import RatingsError
 from pyro_pmf.metrics import calibration, pit_histogram
 from pyro_pmf.plots.style import (
     BLUE,
@@ -121,7 +122,7 @@ def plot_pit(
     RatingsError
         If the pairs have no ratings.
     """
-    _require_positive("n_bins", n_bins)
+    require_integer("n_bins", n_bins)
     ax = axes_or_new(ax, (6.4, 4.2))
     n = len(ratings)
     low, high = binom.ppf([0.005, 0.995], n, 1 / n_bins) / n
@@ -189,7 +190,7 @@ def plot_error_by_sd(
     RatingsError
         If the pairs have no ratings.
     """
-    _require_positive("n_bins", n_bins)
+    require_integer("n_bins", n_bins)
     ax = axes_or_new(ax, (5.6, 5.4))
     tables = {
         name: _error_by_sd(posterior.scores(ratings), n_bins)
@@ -282,7 +283,7 @@ def plot_user(
     RatingsError
         If the user has no rating among these.
     """
-    _require_positive("n", n)
+    require_integer("n", n)
     frame = ratings.to_frame() if isinstance(ratings, Ratings) else ratings
     theirs = frame[frame["user"] == user]
     if theirs.empty:
@@ -348,11 +349,6 @@ def plot_user(
 
 def _named(posteriors: Posterior | Mapping[str, Posterior]) -> Mapping[str, Posterior]:
     return {"": posteriors} if isinstance(posteriors, Posterior) else posteriors
-
-
-def _require_positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise PMFError(f"{name} must be 1, 2, 3, ..., not {value!r}")
 
 
 def _percent() -> Any:

@@ -1,0 +1,23 @@
+"""Checks of arguments that many functions have."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+from pyro_pmf.errors import PMFError
+
+
+def require_integer(
+    name: str, value: Any, least: int = 1, error: type[PMFError] = PMFError
+) -> None:
+    """Raise unless a value is an integer of at least this."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        known = ", ".join(str(least + k) for k in range(3))
+        raise error(f"{name} must be {known}, ..., not {value!r}")
+
+
+def require_probability(name: str, value: Any) -> None:
+    """Raise unless a value lies inside (0, 1)."""
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise PMFError(f"{name} must lie between 0 and 1, not {value!r}")
