@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse.linalg import LinearOperator, svds
 from scipy.stats import norm
 from torch import Tensor
 
-from pyro_pmf.bilinear import dot
+from pyro_pmf.arguments import require_probability
 from pyro_pmf.errors import PMFError
 from pyro_pmf.gaussian import Value
 from pyro_pmf.learned import Learned
 
 _DEAD = 0.01  # as a share of the strongest factor's sd
-_NOTHING = 1e-3  # an sd of U_i . V_j that changes no prediction
+_NOTHING = 1e-3  # an sd on the scale of the score that changes no prediction
 
 
 def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9) -> pd.DataFrame:
     """Implement `Posterior.user_effects` and `Posterior.item_effects`."""
-    if not 0 < interval < 1:
-        raise PMFError(f"interval must lie between 0 and 1, not {interval!r}")
+    require_probability("interval", interval)
     tail, train = [(1 - interval) / 2, (1 + interval) / 2], learned.ratings
     if learned.num_draws is None:
         mean, var = _effect(learned.latents, of)
@@ -61,32 +62,47 @@ def _effect(latents: Mapping[str, Value], of: str) -> tuple[Tensor, Tensor]:
 
 def factor_norms(learned: Learned) -> pd.DataFrame:
     """Implement `Posterior.factor_norms`."""
-    draws = [learned.latents] if learned.num_draws is None else list(learned.draws())
-    if not {"U", "V"} <= draws[0].keys():
+    latents = learned.latents
+    if not {"U", "V"} <= latents.keys():
         raise PMFError("The model has no factors: no sites 'U' and 'V'.")
-    strengths = [
-        _strength(_moments(draw["U"])[0], _moments(draw["V"])[0], learned) for draw in draws
-    ]
-    variance, square_U, square_V = torch.stack(strengths).mean(0)
-    sd = variance.sqrt()
+    U, V = (_moments(latents[name])[0].double() for name in "UV")
+    if learned.num_draws is None:
+        U, V = U[None], V[None]
+    train = learned.ratings
+    by_user, by_item = (
+        (counts.double() / len(train)).sqrt() for counts in (train.user_counts, train.item_counts)
+    )
+    sd = _singular_values(U * by_user[:, None], V * by_item[:, None])
     table = pd.DataFrame(
         {
-            "sd": sd.numpy(),
-            "share": (variance / variance.sum().clamp_min(torch.finfo(sd.dtype).tiny)).numpy(),
-            "norm_U": square_U.sqrt().numpy(),
-            "norm_V": square_V.sqrt().numpy(),
-            "dead": (sd < max(_NOTHING, _DEAD * float(sd.max()))).numpy(),
+            "sd": sd,
+            "share": sd**2 / max(float((sd**2).sum()), np.finfo(float).tiny),
+            "dead": sd < max(_NOTHING, _DEAD * float(sd.max())),
         }
     )
-    return table.rename_axis("factor").sort_values("sd", ascending=False, kind="stable")
+    return table.rename_axis("factor")
 
 
-def _strength(U: Tensor, V: Tensor, learned: Learned) -> Tensor:
-    """Variance of U_ik V_jk over the training pairs, and mean squares; shape (3, n_factors)."""
-    pattern = learned.ratings.pattern
-    products = (dot(u[:, None], v[:, None], pattern) for u, v in zip(U.T, V.T, strict=True))
-    variance = torch.stack([product.var(correction=0) for product in products])
-    return torch.stack([variance, U.square().mean(0), V.square().mean(0)])
+def _singular_values(U: Tensor, V: Tensor) -> np.ndarray:
+    """The largest of the mean of U V^T over draws, as many as there are factors, descending."""
+    num_draws, n, k = U.shape
+    m = V.shape[1]
+    if k >= min(n, m):
+        found = torch.linalg.svdvals(torch.einsum("snk,smk->nm", U, V) / num_draws).numpy()
+        return np.pad(found, (0, k - len(found)))
+
+    def times(A: Tensor, B: Tensor, x: np.ndarray) -> np.ndarray:
+        inner = torch.einsum("smk,m->sk", B, torch.from_numpy(x.ravel()))
+        return (torch.einsum("snk,sk->n", A, inner) / num_draws).numpy()
+
+    mean = LinearOperator(
+        (n, m), matvec=lambda x: times(U, V, x), rmatvec=lambda x: times(V, U, x), dtype=float
+    )
+    generator = np.random.default_rng(0)
+    if not mean.matvec(generator.normal(size=m)).any():  # ARPACK knows no matrix of zeros
+        return np.zeros(k)
+    start = generator.normal(size=min(n, m))
+    return np.sort(svds(mean, k=k, v0=start, return_singular_vectors=False))[::-1]
 
 
 def _moments(value: Value) -> tuple[Tensor, Tensor]:

@@ -181,52 +181,65 @@ def test_a_model_that_has_neither_biases_nor_factors():
 # Factors
 
 
-def strength(U, V, pairs):
-    """Standard deviation over the pairs, and root mean squares, by factor."""
-    products = U[pairs.user.numpy()] * V[pairs.item.numpy()]
-    return products.var(0), (U**2).mean(0), (V**2).mean(0)
-
-
-def assert_factors(table, variance, square_U, square_V):
+def assert_factors(table, product, pairs, n_factors):
+    """Those of NumPy's dense decomposition."""
+    weights = (pairs.user_counts.numpy()[:, None] * pairs.item_counts.numpy()) ** 0.5
+    expected = np.linalg.svd(product * weights / len(pairs), compute_uv=False)[:n_factors]
     assert table.index.name == "factor"
-    assert table.columns.tolist() == ["sd", "share", "norm_U", "norm_V", "dead"]
-    assert table["sd"].is_monotonic_decreasing
-    found = table.sort_index()
-    assert found.index.tolist() == list(range(len(variance)))
-    np.testing.assert_allclose(found["sd"], np.sqrt(variance))
-    np.testing.assert_allclose(found["share"], variance / variance.sum())
-    np.testing.assert_allclose(found["norm_U"], np.sqrt(square_U))
-    np.testing.assert_allclose(found["norm_V"], np.sqrt(square_V))
+    assert table.index.tolist() == list(range(n_factors))
+    assert table.columns.tolist() == ["sd", "share", "dead"]
+    np.testing.assert_allclose(table["sd"], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(table["share"], expected**2 / (expected**2).sum(), atol=1e-9)
 
 
 def test_factors_in_closed_form():
-    """Of the posterior means, over the training pairs and not over all."""
+    """Of the posterior means, weighted as the training pairs and not as all."""
     posterior = closed_form()
-    U, V = (posterior.latents[name].mean.numpy() for name in "UV")
-    assert_factors(posterior.factor_norms(), *strength(U, V, posterior.ratings))
+    U, V = (posterior.latents[name].mean.double().numpy() for name in "UV")
+    assert_factors(posterior.factor_norms(), U @ V.T, posterior.ratings, U.shape[1])
     assert not posterior.factor_norms()["dead"].any()
 
 
 def test_factors_from_draws():
     posterior = drawn()
-    U, V = (posterior.latents[name].numpy() for name in "UV")
-    each = [strength(u, v, posterior.ratings) for u, v in zip(U, V, strict=True)]
-    assert_factors(posterior.factor_norms(), *np.mean(each, 0))
+    U, V = (posterior.latents[name].double().numpy() for name in "UV")
+    assert_factors(posterior.factor_norms(), (U @ V.mT).mean(0), posterior.ratings, U.shape[-1])
 
 
-@pytest.mark.parametrize("make", [closed_form, drawn])
+def test_factors_are_those_of_the_product_whatever_the_rotation():
+    posterior = drawn()
+    latents = dict(posterior.latents)
+    rng = np.random.default_rng(0)
+    n_draws, _, k = latents["U"].shape
+    turns = np.linalg.qr(rng.normal(size=(n_draws, k, k)))[0]  # another one for each draw
+    for name in "UV":
+        latents[name] = latents[name] @ torch.from_numpy(turns).to(latents[name])
+    turned = replace(posterior, latents=latents).factor_norms()
+    np.testing.assert_allclose(turned["sd"], posterior.factor_norms()["sd"], rtol=1e-5)
+
+
+def test_more_factors_than_rows():
+    posterior = closed_form()
+    latents = dict(posterior.latents)
+    more = max(posterior.ratings.n_users, posterior.ratings.n_items) + 2
+    for name in "UV":
+        mean = torch.ones(len(latents[name].mean), more).double()
+        latents[name] = Gaussian(mean, torch.ones_like(mean), latents[name].sites)
+    table = replace(posterior, latents=latents).factor_norms()
+    assert len(table) == more
+    assert table["dead"].tolist() == [False] + [True] * (more - 1)
+    assert table["share"].iloc[0] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(("factor", "dead"), [(1e-3, True), (0.5, False), (0.0, True)])
-def test_a_factor_without_strength_is_dead(make, factor, dead):
+def test_a_factor_without_strength_is_dead(factor, dead):
     """Against the strongest: a hundredth of its standard deviation."""
-    posterior = make()
+    posterior = closed_form()
     U = posterior.latents["U"]
     scale = torch.tensor([1.0, factor, 1.0]).double()
-    U = Gaussian(U.mean * scale, U.var, U.sites) if isinstance(U, Gaussian) else U * scale
+    U = Gaussian(U.mean * scale, U.var, U.sites)
     table = replace(posterior, latents={**posterior.latents, "U": U}).factor_norms()
-    assert table.loc[1, "dead"] == dead
-    assert not table.loc[[0, 2], "dead"].any()
-    if dead:
-        assert table.index[-1] == 1
+    assert table["dead"].tolist() == [False, False, dead]
 
 
 def test_factors_that_are_all_nothing_are_all_dead():
@@ -254,6 +267,3 @@ def test_a_fit_of_two_factors_too_many_says_so():
     table = posterior.factor_norms()
     assert table["dead"].tolist() == [False, True, True]
     assert table["share"].iloc[0] > 0.999
-    U, V = (posterior.latents[name].mean.numpy() for name in "UV")
-    expected = np.sqrt(strength(U, V, posterior.ratings)[0])
-    np.testing.assert_allclose(table["sd"].sort_index(), expected, rtol=1e-3, atol=1e-6)

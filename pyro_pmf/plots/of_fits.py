@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_pmf.arguments import require_probability
 from pyro_pmf.errors import PMFError
 from pyro_pmf.gaussian import Uncertain
 from pyro_pmf.likelihoods import NegativeBinomialLog, NormalIdentity
@@ -105,8 +106,8 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     """Plot the standard deviations: a point for the median, a line for the interval.
 
     sigma is the noise of a rating on the model scale, the others are on the scale of the score,
-    as the legend says. Standard deviations that a point
-    estimate holds fixed have no line.
+    as the legend says. Standard deviations that a fit held at a value have no line, as those of
+    the factors in variational inference, unless ``learn_scales="elbo"``.
 
     Parameters
     ----------
@@ -123,7 +124,9 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     ------
     PMFError
         If the model has no latent standard deviation: a scalar site whose name starts with sigma.
+        Or if ``interval`` is not inside (0, 1).
     """
+    require_probability("interval", interval)
     draws = _scale_draws(posterior)
     if not draws:
         raise PMFError("There is nothing to plot: no latent site is a scalar named sigma...")
@@ -155,9 +158,9 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
 def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
     """Plot how much each factor moves the score, the strongest first.
 
-    A bar is the standard deviation of U_ik V_jk over the training pairs, the text on it the
-    factor's share of the variance of all. A dead factor, one that changes nothing beside the
-    strongest, is hatched: fewer factors would do.
+    A bar is a singular value of the posterior mean of U V^T, see `Posterior.factor_norms`, the
+    text on it the factor's share of the sum of their squares. A dead factor, one that changes
+    nothing beside the strongest, is hatched: fewer factors would do.
 
     Parameters
     ----------
@@ -197,7 +200,7 @@ def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
     ax.set(
         xlim=(-0.6, max(len(table), 6) - 0.4),
         ylim=(0, 1.1 * top),
-        ylabel=r"Standard deviation of $U_{ik} V_{jk}$" "\n(on the scale of the score)",
+        ylabel="Root mean square of its part\n(on the scale of the score)",
     )
     dying = f"{dead.sum()} of {len(table)} factors dead" if dead.any() else "no factor is dead"
     ax.set_title(f"What each factor adds to the score: {dying}", loc="left")
