@@ -10,10 +10,11 @@ import pandas as pd
 from scipy.stats import chisquare, kstest, pearsonr, spearmanr
 from torch import Tensor
 
-from pyro_pmf.errors import PMFError
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.predictive import PosteriorPredictive
 
 _ROUNDING = 1e-6  # of a rating and of an interval's end, as a share of the rating scale
+_INTERVALS = 50, 80, 90, 95  # percent: central ones whose coverage is always told
 
 
 def score_each(
@@ -21,6 +22,7 @@ def score_each(
     rating: Tensor,
     interval: float = 0.9,
     levels: Sequence[float] | Tensor | None = None,
+    generator: np.random.Generator | None = None,
 ) -> pd.DataFrame:
     """Score the prediction of each rating; `summarize` turns the scores into one line.
 
@@ -34,6 +36,8 @@ def score_each(
     levels : sequence of float or Tensor, optional
         The ratings that can be given, ascending, in rating units. With them a continuous
         prediction gets a log loss too, as if rounded to the nearest level.
+    generator : numpy.random.Generator, optional
+        Of `PosteriorPredictive.pit`.
 
     Returns
     -------
@@ -41,6 +45,11 @@ def score_each(
         Columns error, sd, crps and width (rating units), nll (nats; of a level minus the log of
         its mass), covered (by the interval) and pit (see `PosteriorPredictive.pit`); log_loss
         (minus the log probability of the observed level, nats) where the levels are known.
+
+    Raises
+    ------
+    PMFError
+        If ``interval`` is not inside (0, 1), or a rating is none of the levels.
     """
     lower, upper = predictive.interval(interval)
     slack = _ROUNDING * predictive.width
@@ -52,7 +61,7 @@ def score_each(
             "crps": predictive.crps(rating),
             "covered": ((rating >= lower - slack) & (rating <= upper + slack)).numpy(),
             "width": (upper - lower).numpy(),
-            "pit": predictive.pit(rating).numpy(),
+            "pit": predictive.pit(rating, generator).numpy(),
         }
     )
     levels = predictive.levels if levels is None else levels
@@ -69,8 +78,10 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
     pandas.Series
         n; rmse, mae and crps (rating units); nll (minus the mean log predictive density or mass,
         nats); log_loss, where there is one; coverage and mean width of the central interval;
-        sharpness, the mean standard deviation. Gneiting, Balabdaoui & Raftery (2007) call sharp
-        what is concentrated, and measure it by the width.
+        coverage_50, coverage_80, coverage_90 and coverage_95, as of `calibration`; sharpness, the
+        mean standard deviation. Gneiting, Balabdaoui & Raftery (2007) call sharp what is
+        concentrated, and measure it by the width. An interval of levels is made of whole ones,
+        and its coverage is above its probability; those of `calibration` are right for levels too.
 
         Then how far the standard deviation tells large errors from small ones:
         error_sd_spearman and error_sd_pearson, its rank and linear correlation with the absolute
@@ -87,6 +98,7 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
             "crps": scores["crps"].mean(),
             "coverage": scores["covered"].mean(),
             "width": scores["width"].mean(),
+            **{f"coverage_{p}": _inside(scores["pit"], p / 100).mean() for p in _INTERVALS},
             "sharpness": np.mean(sd),
             "error_sd_spearman": spearmanr(size, sd).statistic if vary else np.nan,
             "error_sd_pearson": pearsonr(size, sd).statistic if vary else np.nan,
@@ -177,13 +189,17 @@ def calibration(
     pandas.DataFrame
         Columns probability and coverage; equal where the predictions are calibrated.
     """
-    distance = 2 * np.abs(np.asarray(pit) - 0.5)
     return pd.DataFrame(
         {
             "probability": list(probabilities),
-            "coverage": [float(np.mean(distance <= p)) for p in probabilities],
+            "coverage": [float(_inside(pit, p).mean()) for p in probabilities],
         }
     )
+
+
+def _inside(pit: np.ndarray | pd.Series, probability: float) -> np.ndarray:
+    """Whether probability integral transforms are within a central interval."""
+    return 2 * np.abs(np.asarray(pit) - 0.5) <= probability
 
 
 def pit_histogram(pit: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
@@ -203,6 +219,7 @@ def pit_histogram(pit: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
     pandas.DataFrame
         A row for each bin: its ends low and high, count, and the count expected of a uniform.
     """
+    require_integer("n_bins", n_bins)
     # A mixture's probabilities may add up to a little more than 1.
     count, ends = np.histogram(np.clip(pit, 0, 1), bins=n_bins, range=(0, 1))
     return pd.DataFrame(
@@ -269,8 +286,7 @@ def ranking_scores(
     PMFError
         If ``n`` is not a positive integer.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise PMFError(f"n must be 1, 2, 3, ..., not {n!r}")
+    require_integer("n", n)
     if seen is not None:
         score, relevant = np.where(seen, -np.inf, score), relevant & ~seen
     best = np.argsort(-score, axis=1, kind="stable")[:, :n]

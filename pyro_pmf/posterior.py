@@ -53,7 +53,7 @@ class Posterior(Learned):
         RatingsError
             If a column is missing, or no id is known because all are of another type.
         PMFError
-            If ``interval`` is not inside (0, 1).
+            If ``interval`` is not inside (0, 1), or ``at_least`` is no number.
         """
         return prediction.predict(self, pairs, interval, at_least)
 
@@ -74,7 +74,7 @@ class Posterior(Learned):
         -------
         pandas.DataFrame
             One row a pair, in their order: user, item, and a column for each level. A row's
-            probabilities sum to one.
+            probabilities sum to one, unless a likelihood of levels has others too.
 
         Raises
         ------
@@ -128,8 +128,9 @@ class Posterior(Learned):
         Returns
         -------
         pandas.Series, or with ``by`` pandas.DataFrame
-            n, rmse, mae, nll, log_loss (where there are levels), crps, coverage, width, sharpness,
-            error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
+            n, rmse, mae, nll, log_loss (where there are levels), crps, coverage, width,
+            coverage_50, coverage_80, coverage_90, coverage_95, sharpness, error_sd_spearman,
+            error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
             for each range of training ratings.
 
         Raises
@@ -223,13 +224,16 @@ class Posterior(Learned):
     def factor_norms(self) -> pd.DataFrame:
         """How much each factor matters, the strongest first.
 
+        U and V are known up to a rotation, under which U V^T stays what it is: factors are its
+        principal ones, of the posterior mean of U V^T.
+
         Returns
         -------
         pandas.DataFrame
-            By factor, from 0: sd, the standard deviation of U_ik V_jk over the training pairs, on
-            the scale of the score; share of all factors' variance; norm_U and norm_V, root mean
-            squares over users and items; dead, whether sd is below a hundredth of the strongest's.
-            Of posterior means; where draws represent the posterior, averaged over them.
+            By factor, from 0: sd, the singular value of E[U V^T] with rows and columns weighted by
+            their ratings, that is the root mean square of what the factor adds to the score;
+            share of the sum of squares; dead, whether sd is below a hundredth of the strongest's,
+            or below 0.001.
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.gaussian import (
     Gaussian,
@@ -41,6 +43,8 @@ def predict(
     at_least: float | None = None,
 ) -> pd.DataFrame:
     """Implement `Posterior.predict`."""
+    if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
+        raise PMFError(f"at_least must be a rating, not {at_least!r}")
     where = LocatedPairs.of(learned, pairs)
     names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)
     columns = {name: np.empty(len(where)) for name in names}
@@ -91,8 +95,9 @@ def scores(
     """Implement `Posterior.scores`."""
     rating = torch.from_numpy(observed(pairs))
     where = LocatedPairs.of(learned, pairs)
+    generator = np.random.default_rng(0)
     parts = [
-        score_each(predictive, rating[rows], interval, levels).set_index(rows)
+        score_each(predictive, rating[rows], interval, levels, generator).set_index(rows)
         for rows, predictive in where.predictives()
     ]
     if not parts:
@@ -103,10 +108,20 @@ def scores(
     return table
 
 
+def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
+    """Log density or mass of each rating, shape (n_pairs,), in their order."""
+    rating = torch.from_numpy(observed(pairs))
+    logs = np.empty(len(rating))
+    for rows, predictive in LocatedPairs.of(learned, pairs).predictives():
+        logs[rows] = predictive.log_prob(rating[rows]).numpy()
+    return logs
+
+
 def sample(
     learned: Learned, pairs: Ratings | pd.DataFrame, num_samples: int = 100, seed: int = 0
 ) -> np.ndarray:
     """Implement `Posterior.sample`."""
+    require_integer("num_samples", num_samples)
     where = LocatedPairs.of(learned, pairs)
     samples = np.empty((num_samples, len(where)))
     every_pair = list(where.chunks(max(1, len(where))))

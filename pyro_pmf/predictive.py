@@ -12,6 +12,7 @@ from scipy.special import betainc, ndtr
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal
 
+from pyro_pmf.arguments import require_probability
 from pyro_pmf.errors import PMFError
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.transforms import Affine, Log1p, Transform
@@ -89,10 +90,11 @@ class PosteriorPredictive:
         raise NotImplementedError
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
-        """Log probability of a rating among these levels, shape (n_pairs,).
+        """Log probability of a rating that is one of these levels, shape (n_pairs,).
 
-        So that a model of continuous ratings can be compared with one of levels: its ratings are
-        taken to be rounded to the nearest level, and the levels at the ends to take the tails.
+        Of a model of levels it is the mass of that level, whichever others are named. So that a
+        model of continuous ratings can be compared with it, its ratings are taken to be rounded to
+        the nearest level, and the levels at the ends to take the tails.
 
         Parameters
         ----------
@@ -100,6 +102,12 @@ class PosteriorPredictive:
             Each one of the levels.
         levels : sequence of float or Tensor, shape (n_levels,)
             Ascending, in rating units.
+
+        Raises
+        ------
+        PMFError
+            If the levels do not ascend, a rating is none of them, or a model of levels does not
+            have it.
         """
         raise NotImplementedError
 
@@ -140,8 +148,7 @@ class PosteriorPredictive:
         PMFError
             If the probability is not inside (0, 1), or torch lacks the family's quantiles.
         """
-        if not 0 < probability < 1:
-            raise PMFError(f"interval must lie between 0 and 1, not {probability!r}")
+        require_probability("interval", probability)
         tail = (1 - probability) / 2
         try:
             lower, upper = self.quantile(tail), self.quantile(1 - tail)
@@ -157,8 +164,15 @@ class PosteriorPredictive:
         """Continuous ranked probability score, in rating units, shape (n_pairs,)."""
         raise NotImplementedError
 
-    def pit(self, rating: Tensor) -> Tensor:
-        """Probability integral transform, uniform if the prediction is right, (n_pairs,)."""
+    def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        """Probability integral transform, uniform if the prediction is right, (n_pairs,).
+
+        Parameters
+        ----------
+        rating : Tensor
+        generator : numpy.random.Generator, optional
+            Randomises that of levels; the same at every call if left out.
+        """
         raise NotImplementedError
 
     def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
@@ -204,29 +218,11 @@ class ContinuousPredictive(PosteriorPredictive):
         return self.log_prob_between(count - 0.5, count + 0.5)
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
-        """Log probability of ratings that round to this level, shape (n_pairs,).
-
-        Raises
-        ------
-        PMFError
-            If the levels do not ascend, or a rating is none of them.
-        """
-        levels = torch.as_tensor(levels, dtype=torch.float64)
-        gaps = levels.diff()
-        if not (gaps > 0).all():
-            raise PMFError(f"levels must ascend, not {levels.tolist()}")
-        rating = torch.as_tensor(rating, dtype=torch.float64)
-        cuts = levels[:-1] + gaps / 2
-        level = torch.searchsorted(cuts, rating.contiguous())
-        tolerance = _ON_LEVEL * (gaps.min() if len(gaps) else self.width)
-        off = (rating - levels[level]).abs() > tolerance
-        if off.any():
-            wrong = rating[off][:5].tolist()
-            raise PMFError(f"Ratings that are none of the levels, such as {wrong}: add them.")
-        infinity = cuts.new_tensor([math.inf])
-        ends = self._value(torch.cat([-infinity, cuts, infinity]))
-        low, high = ends[level], ends[level + 1]
-        return self._average(lambda part: _probability_between(part, low, high)).log()
+        """Log probability of ratings that round to this level, shape (n_pairs,)."""
+        levels, level = _located(rating, levels)
+        infinity = levels.new_tensor([math.inf])
+        ends = torch.cat([-infinity, levels[:-1] + levels.diff() / 2, infinity])
+        return self.log_prob_between(ends[level], ends[level + 1])
 
     def cdf(self, rating: Tensor | float) -> Tensor:
         """Probability of a rating at most this, shape (n_pairs,)."""
@@ -234,9 +230,7 @@ class ContinuousPredictive(PosteriorPredictive):
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
         """Probability of this rating or a higher one, shape (n_pairs,)."""
-        x = self._value(rating)
-        end = torch.full_like(x, math.inf)
-        return self._average(lambda part: _probability_between(part, x, end))
+        return self.log_prob_between(rating, math.inf).exp()
 
     def quantile(self, probability: float) -> Tensor:
         """The rating that has this probability below it, shape (n_pairs,).
@@ -287,7 +281,7 @@ class ContinuousPredictive(PosteriorPredictive):
             scores = scoringrules.crps_ensemble(self._part_value(rating).numpy(), draws.numpy())
         return self.width * np.asarray(scores)
 
-    def pit(self, rating: Tensor) -> Tensor:
+    def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Probability of a rating at most this, shape (n_pairs,)."""
         return self.cdf(rating)
 
@@ -336,7 +330,12 @@ class DiscretePredictive(PosteriorPredictive):
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
         """Log mass of a level, whichever other levels there are, shape (n_pairs,)."""
-        return self.log_prob(rating)
+        levels, level = _located(rating, levels)
+        position = self._position(levels[level])
+        nearest = position.round().clamp(0, self.last)
+        if ((position - nearest).abs() > _ON_LEVEL).any():
+            raise PMFError(f"The model has other levels than {levels.tolist()}.")
+        return self.log_prob(levels[level])
 
     def log_mass(self, count: Tensor) -> Tensor:
         """Log mass of a level, shape (n_pairs,)."""
@@ -360,7 +359,7 @@ class DiscretePredictive(PosteriorPredictive):
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
         """Probability of this rating or a higher one, shape (n_pairs,)."""
-        return 1 - self._cdf_below(rating)
+        return (1 - self._cdf_below(rating)).clamp_min(0)
 
     def quantile(self, probability: float) -> Tensor:
         """The lowest level whose `cdf` is at least this probability, shape (n_pairs,)."""
@@ -384,15 +383,15 @@ class DiscretePredictive(PosteriorPredictive):
             scores = (below + above).numpy()
         return self.width * self.spacing * scores
 
-    def pit(self, rating: Tensor) -> Tensor:
+    def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Randomised probability integral transform, shape (n_pairs,).
 
         Uniform between the probability of lower ratings and that of this one or a lower one, and
-        so over [0, 1] if the prediction is right (Czado, Gneiting & Held 2009). The same at every
-        call.
+        so over [0, 1] if the prediction is right (Czado, Gneiting & Held 2009).
         """
         below, to = self._cdf_below(rating), self.cdf(rating)
-        return below + torch.from_numpy(np.random.default_rng(0).random(len(to))) * (to - below)
+        generator = np.random.default_rng(0) if generator is None else generator
+        return below + torch.from_numpy(generator.random(len(to))) * (to - below)
 
     def _position(self, rating: Tensor | float) -> Tensor:
         """Level of a rating, a fraction if it is none, float64, shape (n_pairs,)."""
@@ -427,19 +426,23 @@ class DiscretePredictive(PosteriorPredictive):
         return high
 
 
-def _probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """Probability of values from low to high; no digits are lost in a Normal's upper tail."""
-    if not isinstance(part, Normal):
-        return part.cdf(high) - part.cdf(low)
-    loc, scale = part.loc.double(), part.scale.double() * math.sqrt(2)
-    low, high = (low - loc) / scale, (high - loc) / scale
-    upper = low > 0
-    low, high = torch.where(upper, -high, low), torch.where(upper, -low, high)
-    return (torch.erfc(-high) - torch.erfc(-low)) / 2
+def _located(rating: Tensor | float, levels: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
+    """Levels, and which of them each rating is; refuse ratings that are none."""
+    levels = torch.as_tensor(levels, dtype=torch.float64)
+    gaps = levels.diff()
+    if not (len(levels) and levels.isfinite().all() and (gaps > 0).all()):
+        raise PMFError(f"levels must be numbers that ascend, not {levels.tolist()}")
+    rating = torch.as_tensor(rating, dtype=torch.float64).contiguous()
+    level = torch.searchsorted(levels[:-1] + gaps / 2, rating)
+    off = (rating - levels[level]).abs() > _ON_LEVEL * (gaps.min() if len(gaps) else 1.0)
+    if off.any():
+        wrong = rating[off][:5].tolist()
+        raise PMFError(f"Ratings that are none of the levels, such as {wrong}: add them.")
+    return levels, level
 
 
 def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """Log of `_probability_between`, from the logs of a Normal's tails."""
+    """Log probability of values from low to high, from the logs of a Normal's tails."""
     if not isinstance(part, Normal):
         return (part.cdf(high) - part.cdf(low)).log()
     loc, scale = part.loc.double(), part.scale.double()

@@ -65,6 +65,10 @@ def test_summary_in_rating_units(scores):
         "crps": crps.mean(),
         "coverage": 0.75,
         "width": width.mean(),
+        **{
+            f"coverage_{p}": np.mean(np.abs(z) <= scipy.stats.norm.ppf((1 + p / 100) / 2))
+            for p in (50, 80, 90, 95)
+        },
         "sharpness": SD.mean(),
         "error_sd_spearman": scipy.stats.spearmanr(np.abs(error), SD).statistic,
         "error_sd_pearson": np.corrcoef(np.abs(error), SD)[0, 1],

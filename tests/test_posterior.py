@@ -373,6 +373,22 @@ def test_levels_from_draws_are_averages():
     np.testing.assert_allclose(got, 1 - at_most_2, atol=1e-12)
 
 
+@pytest.mark.parametrize("at_least", [np.nan, np.inf, [3.0, 4.0], "4"])
+def test_at_least_what_is_no_rating(at_least):
+    posterior = known_posterior()
+    with pytest.raises(PMFError, match="at_least must be a rating"):
+        posterior.predict(all_pairs(posterior), at_least=at_least)
+
+
+def test_transforms_of_levels_differ_from_chunk_to_chunk(monkeypatch):
+    """Randomised once for all ratings, not the same in each chunk."""
+    posterior = ordinal_posterior()
+    pairs = all_pairs(posterior).assign(rating=3.0)
+    whole = posterior.scores(pairs)["pit"]
+    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    np.testing.assert_allclose(posterior.scores(pairs)["pit"], whole)
+
+
 @pytest.mark.parametrize("levels", [(1, 2, 3, 4, 5), (2.0, 4.5), (3,)])
 def test_levels_of_a_continuous_posterior_are_the_nearest(levels):
     posterior = known_posterior()

@@ -268,10 +268,20 @@ class TestLevelsOfContinuous:
     def test_a_single_level_is_certain(self, predictive):
         np.testing.assert_allclose(predictive.level_probabilities([3.0]), 1)
 
-    @pytest.mark.parametrize("levels", [[1, 3, 2], [1, 1, 2]])
-    def test_levels_that_do_not_ascend(self, predictive, levels):
-        with pytest.raises(PMFError, match="ascend"):
-            predictive.level_probabilities(levels)
+    @pytest.mark.parametrize("levels", [[1, 3, 2], [1, 1, 2], [1, np.nan], [1, np.inf], []])
+    def test_levels_that_do_not_ascend(self, predictive, ordered, levels):
+        for distribution in (predictive, ordered):
+            with pytest.raises(PMFError, match="ascend"):
+                distribution.log_prob_of_level(torch.tensor([1.0]), levels)
+
+    def test_far_in_the_tail(self):
+        """The log of a probability that no float holds, from SciPy's log survival function."""
+        part = Normal(torch.tensor([0.1]), torch.tensor([0.01]))
+        predictive = PosteriorPredictive([(1.0, part)], (1.0, 5.0))
+        loss = predictive.log_prob_of_level(torch.tensor([5.0]), [1, 2, 3, 4, 5])
+        z = (3.5 / 4 - part.loc.double()) / part.scale.double()
+        np.testing.assert_allclose(loss, scipy.stats.norm.logsf(z), rtol=1e-9)
+        assert float(loss) < -2000
 
     def test_a_rating_that_is_no_level(self, predictive):
         with pytest.raises(PMFError, match=r"2\.5"):
@@ -290,6 +300,19 @@ class TestOrdered:
     def test_probabilities(self, ordered):
         np.testing.assert_allclose(ordered.probabilities(), MASS)
         np.testing.assert_allclose(ordered.level_probabilities([2.0, 5.0]), MASS[:, [3, 9]])
+
+    def test_levels_of_which_there_are_none(self, ordered):
+        with pytest.raises(PMFError, match="other levels than"):
+            ordered.level_probabilities([0.7, 2.0])
+        with pytest.raises(PMFError, match=r"none of the levels, such as \[3\.4\]"):
+            ordered.log_prob_of_level(double(0.5, 3.4, 2.0, 5.0), STARS)
+
+    def test_no_probability_is_negative(self, ordered):
+        none = ordered.probability_at_least(5.5)
+        assert (none >= 0).all()
+        assert (none < 1e-15).all()
+        above = [ordered.probability_at_least(float(star)) for star in STARS]
+        np.testing.assert_allclose(torch.stack(above, -1), MASS[:, ::-1].cumsum(1)[:, ::-1])
 
     def test_log_mass(self, ordered):
         expected = np.log(MASS[np.arange(4), self.LEVEL])
