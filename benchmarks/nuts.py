@@ -124,7 +124,7 @@ class Fitted:
 
     def __init__(self, data: Data, method: str, chains: dict[str, int]) -> None:
         started = time.process_time()
-        options: dict[str, Any] = {"learn_scales": method == LEARNT}
+        options: dict[str, Any] = {"learn_scales": "elbo" if method == LEARNT else None}
         if method in (NUTS, HMC):
             options = {"inference": method.lower(), **chains}
         train = data.train.to("cpu", torch.float64)

@@ -108,7 +108,7 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
         else:
             priors = replace(PRIORS, **known) if method == VI_HELD else PRIORS
             model = replace(MODEL, priors=priors)
-            posterior = fit(model, ratings, learn_scales=True, seed=seed, progress=False)
+            posterior = fit(model, ratings, learn_scales="elbo", seed=seed, progress=False)
         seconds = time.process_time() - started
         draws = quantities(posterior_draws(posterior, VI_DRAWS, seed), ratings, held_out)
         pit = posterior.scores(held_out)["pit"].to_numpy()

@@ -16,23 +16,8 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_pmf.likelihoods import Likelihood
-from pyro_pmf.models import PMF
-from pyro_pmf.pairs import Pairs
-
 _INITIAL_SPREAD = 0.1  # of real sites, on the scale of their values
 _INITIAL_GLOBAL_SCALE = 0.01  # guide's standard deviation of sites outside all plates
-_SHRINKAGE = 5.0  # ratings' worth of zero in a mean
-
-# Standard deviations that MAP holds fixed, on the logit scale. See `map_scales`.
-MAP_SCALES = {
-    "sigma_U": 0.25,
-    "sigma_V": 0.25,
-    "sigma_W": 0.15,
-    "sigma_Z": 0.15,
-    "sigma_b": 0.5,
-    "sigma_c": 0.5,
-}
 
 
 class NormalGuide(AutoNormal):
@@ -122,73 +107,6 @@ class NormalGuide(AutoNormal):
             density = -transform.log_abs_det_jacobian(loc, value)
             return dist.Delta(value, density, event_dim=1)
         return dist.TransformedDistribution(normal, [biject_to(support)])
-
-
-def factor_scales(model: PMF, value: Tensor | None = None) -> dict[str, float]:
-    """Values at which variational inference holds the standard deviations of factors.
-
-    The ELBO of a mean-field guide is no measure of them: its distance from the evidence grows with
-    every factor that is alive, so that it prefers a few strong factors, or none, to many weak
-    ones, which predict better.
-
-    Parameters
-    ----------
-    model : PMF
-    value : Tensor, shape (n,), optional
-        The training ratings, on the model scale, for a likelihood whose score is on it too.
-
-    Returns
-    -------
-    dict of str to float
-        By site, on the scale of the score.
-    """
-    unit = model.likelihood.noise_sd(value) ** 0.5  # that of U_i . V_j is the noise's
-    scales = {
-        "sigma_U": 0.3 if model.users == "independent" else 0.25,
-        "sigma_V": 0.3 if model.items == "independent" else 0.25,
-        "sigma_W": 0.2,
-        "sigma_Z": 0.2,
-    }
-    return {site: unit * scale for site, scale in scales.items()}
-
-
-def map_scales(ratings: Pairs, likelihood: Likelihood | None = None) -> dict[str, Tensor]:
-    """Values at which MAP holds the standard deviations of a `PMF`.
-
-    The joint density of factors and free standard deviations has no useful maximum: it grows
-    without bound as sigma_U and U go to zero together, and as sigma goes to zero where the factors
-    can interpolate the ratings. So MAP is given all of them. sigma is the standard deviation of
-    the ratings about shrunken item and user means, which is a little more than the noise.
-
-    Parameters
-    ----------
-    ratings : Pairs
-        The training ratings.
-    likelihood : Likelihood, optional
-        Says on which scale sigma is the spread of the ratings; by default on theirs.
-
-    Returns
-    -------
-    dict of str to Tensor
-        By site; sigma on that scale, the others on the scale of the score.
-    """
-    value = ratings.value
-    assert value is not None  # a fit has checked it
-    if likelihood is not None:
-        value = likelihood.linearized(value)
-    residual = value - value.mean()
-    for index, counts in (
-        (ratings.item, ratings.item_counts),
-        (ratings.user, ratings.user_counts),
-    ):
-        sums = torch.zeros(len(counts), dtype=residual.dtype, device=residual.device)
-        sums.index_add_(0, index, residual)
-        residual = residual - (sums / (counts + _SHRINKAGE))[index]
-    unit = 1.0 if likelihood is None else likelihood.noise_sd(ratings.value)
-    units = {name: unit if name in ("sigma_b", "sigma_c") else unit**0.5 for name in MAP_SCALES}
-    return {"sigma": residual.std()} | {
-        name: residual.new_tensor(units[name] * value) for name, value in MAP_SCALES.items()
-    }
 
 
 def initial_value(site: dict[str, Any]) -> Tensor:

@@ -22,20 +22,14 @@ from pyro_pmf.centring import centring
 from pyro_pmf.elbo import GaussianELBO, integrated_traces
 from pyro_pmf.errors import FitError
 from pyro_pmf.gaussian import Gaussian, NoClosedForm, Uncertain, Value
-from pyro_pmf.guides import (
-    NormalGuide,
-    factor_scales,
-    initial_value,
-    is_positive,
-    is_real,
-    map_scales,
-)
+from pyro_pmf.guides import NormalGuide, initial_value, is_positive, is_real
 from pyro_pmf.memory import fit_memory, require_memory
 from pyro_pmf.models import PMF
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.prediction import run, takes_history
 from pyro_pmf.ratings import Ratings
 from pyro_pmf.recording import NotRecordable, Recording
+from pyro_pmf.scales import factor_scales, map_scales
 
 # What the model may raise when its latents are random quantities and it needs tensors.
 _NEEDS_TENSORS = (NoClosedForm, TypeError, AttributeError)
@@ -258,9 +252,17 @@ def pose(
     guide: str | Callable[..., Any],
     ratings: Ratings,
     batches: int = 1,
-    learn_scales: bool = False,
+    scales: Mapping[str, float] | None = None,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
+
+    Parameters
+    ----------
+    model, guide, ratings, batches
+        As of `fit`.
+    scales : mapping of str to float, optional
+        Values at which guide "normal" holds standard deviations of a `PMF`, by site; those that
+        it lacks are latents. If left out, those of `factor_scales`.
 
     Raises
     ------
@@ -277,16 +279,15 @@ def pose(
     held: dict[str, Tensor] = {}
     stated = model
     if isinstance(stated, PMF) and guide in ("normal", "delta"):
-        if guide == "delta" or not learn_scales:
-            latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
-            scales: Mapping[str, Tensor | float] = (
-                map_scales(ratings, stated.likelihood)
-                if guide == "delta"
-                else factor_scales(stated, ratings.value)
-            )
-            like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
-            held = {k: like.new_tensor(float(v)) for k, v in scales.items() if k in latent}
-            model = poutine.condition(model, data=held)
+        latent = {name for name, site in sites.items() if not site.get("is_observed", True)}
+        known: Mapping[str, Tensor | float]
+        if guide == "delta":
+            known = map_scales(ratings, stated.likelihood)
+        else:
+            known = factor_scales(stated, ratings.value) if scales is None else scales
+        like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
+        held = {k: like.new_tensor(float(v)) for k, v in known.items() if k in latent}
+        model = poutine.condition(model, data=held)
         model = poutine.reparam(model, centring(stated, ratings))
     family: Callable[..., Any]
     if guide == "delta":
@@ -307,7 +308,7 @@ def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: 
     except _NEEDS_TENSORS as reason:
         warnings.warn(
             f"Falling back to Trace_ELBO, which samples: {reason} has no closed form here.",
-            stacklevel=4,
+            stacklevel=5,
         )
         return Trace_ELBO()
     return GaussianELBO()

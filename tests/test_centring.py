@@ -22,10 +22,11 @@ from pyro_pmf import PMF, Fixed, Priors, Ratings, fit
 from pyro_pmf.centring import PartlyCentred, centring
 from pyro_pmf.elbo import GaussianELBO
 from pyro_pmf.gaussian import Gaussian
-from pyro_pmf.guides import NormalGuide, factor_scales
+from pyro_pmf.guides import NormalGuide
 from pyro_pmf.likelihoods import Likelihood
 from pyro_pmf.objective import pose
 from pyro_pmf.pairs import Pairs
+from pyro_pmf.scales import factor_scales
 
 N_USERS, N_ITEMS = 8, 6
 COUNTS = [0, 1, 2, 3, 3, 4, 5, 6]  # of the users; nobody rated the last item but user 7
@@ -251,7 +252,7 @@ def test_nuts_may_run_in_these_coordinates(pairs, jit):
 def posed(model, pairs, coordinates, monkeypatch, learn_scales=False):
     """A fit's objective away from its start."""
     monkeypatch.setattr("pyro_pmf.objective.centring", partial(config, coordinates=coordinates))
-    objective = pose(model, "normal", pairs, learn_scales=learn_scales)
+    objective = pose(model, "normal", pairs, scales={} if learn_scales else None)
     leaves = [leaf for _, leaf in objective.parameters()]
     with torch.no_grad():
         for leaf in leaves:

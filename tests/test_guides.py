@@ -1,7 +1,6 @@
 """The normal guide, and where a search begins."""
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,14 +12,7 @@ from scipy import stats
 from torch.distributions import constraints, kl_divergence
 
 from pyro_pmf.datasets import simulate
-from pyro_pmf.guides import (
-    MAP_SCALES,
-    NormalGuide,
-    initial_value,
-    is_positive,
-    is_real,
-    map_scales,
-)
+from pyro_pmf.guides import NormalGuide, initial_value, is_positive, is_real
 from pyro_pmf.models import PMF
 
 DRAWS = 20_000
@@ -191,33 +183,6 @@ def test_supports_are_respected():
 )
 def test_real_and_positive_supports(support, real, positive):
     assert (is_real(support), is_positive(support)) == (real, positive)
-
-
-# MAP's standard deviations
-
-
-def test_map_scales_are_those_of_shrunken_means(ratings):
-    frame = pd.DataFrame(
-        {
-            "user": ratings.user.numpy(),
-            "item": ratings.item.numpy(),
-            "residual": ratings.value.double().numpy(),
-        }
-    )
-    frame["residual"] -= frame["residual"].mean()
-    for column in ("item", "user"):
-        groups = frame.groupby(column)["residual"]
-        frame["residual"] -= groups.transform("sum") / (groups.transform("size") + 5)
-    scales = map_scales(ratings)
-    assert scales["sigma"].item() == pytest.approx(frame["residual"].std(), rel=1e-5)
-    assert {k: v.item() for k, v in scales.items() if k != "sigma"} == pytest.approx(MAP_SCALES)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_map_scales_have_the_type_of_the_ratings(ratings, dtype):
-    scales = map_scales(ratings.to(dtype=dtype))
-    assert {scale.dtype for scale in scales.values()} == {dtype}
-    assert all(scale > 0 and scale.shape == () for scale in scales.values())
 
 
 # Where a search begins

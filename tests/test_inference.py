@@ -20,8 +20,9 @@ from scipy import optimize, special, stats
 from pyro_pmf import PMF, FitError, Fixed, Priors, Progress, Ratings, datasets, fit
 from pyro_pmf.elbo import GaussianELBO
 from pyro_pmf.gaussian import Gaussian, LogGaussian
-from pyro_pmf.guides import MAP_SCALES, NormalGuide, factor_scales, initial_value
+from pyro_pmf.guides import NormalGuide, initial_value
 from pyro_pmf.likelihoods import Likelihood
+from pyro_pmf.scales import MAP_SCALES, factor_scales
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 # With scales under which MAP, too, finds factors in `tiny`.
@@ -208,7 +209,7 @@ def test_guides_in_closed_form(tiny, guide):
 
 def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
     train, model = simulated[0], PMF(**BOTH, noise="shared")
-    learnt = quick(model, train, learn_scales=True).latents
+    learnt = quick(model, train, learn_scales="elbo").latents
     normal, delta = (quick(model, train, guide).latents for guide in ("normal", "delta"))
     assert set(learnt) == set(normal) == set(delta)
     held = factor_scales(model)

@@ -33,7 +33,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.distributions import GammaPoisson
 from pyro_pmf.elbo import GaussianELBO
 from pyro_pmf.gaussian import Gaussian, LogGaussian, NoClosedForm
-from pyro_pmf.guides import NormalGuide, factor_scales, initial_value, map_scales
+from pyro_pmf.guides import NormalGuide, initial_value
 from pyro_pmf.likelihoods import BernoulliLogit, OrderedLogit
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.predictive import PosteriorPredictive
@@ -254,51 +254,6 @@ def test_predictive_mixture_against_scipy():
     np.testing.assert_array_equal(predictive.quantile(0.9), (table >= 0.9).argmax(-1))
     crps = ((table - (np.arange(6000) >= 30)) ** 2).sum(-1)
     np.testing.assert_allclose(predictive.crps(torch.full((2,), 30.0)), crps, rtol=0.01)
-
-
-class TestScales:
-    def test_factors_are_measured_against_the_noise(self):
-        value = torch.tensor([0.0, 1.0, 3.0, 4.0])
-        identity = PMF(2, likelihood=NormalIdentity())
-        scales = factor_scales(identity, value)
-        assert scales["sigma_U"] == pytest.approx(0.3 * (0.8 * float(value.std())) ** 0.5)
-        wider = factor_scales(identity, 4 * value)
-        assert wider["sigma_U"] == pytest.approx(2 * scales["sigma_U"])
-        assert factor_scales(identity)["sigma_U"] == pytest.approx(0.3 * 0.2**0.5)
-
-    @pytest.mark.parametrize("likelihood", [NormalSigmoid(), NegativeBinomialLog()])
-    def test_of_other_links_the_ratings_do_not_matter(self, likelihood):
-        model = PMF(2, likelihood=likelihood)
-        assert factor_scales(model, torch.arange(9.0)) == factor_scales(model)
-        assert factor_scales(model)["sigma_U"] == 0.3
-
-    def test_map_noise_of_counts(self):
-        ratings, _, _ = simulated("shared", 500)
-        logs = Ratings.from_frame(ratings.to_frame().assign(rating=np.log1p(ratings.rating)))
-        low, high = logs.scale
-        expected = map_scales(logs)["sigma"] * (high - low)
-        given = map_scales(ratings, NegativeBinomialLog())["sigma"]
-        torch.testing.assert_close(given, expected)
-
-    def test_a_fit_follows_the_unit_of_the_values(self):
-        generator = np.random.default_rng(0)
-        cells = generator.choice(40 * 30, 700, replace=False)
-        frame = pd.DataFrame({"user": cells // 30, "item": cells % 30})
-        frame["rating"] = np.exp(generator.normal(5, 1, 700)).round()
-        model = PMF(2, noise="shared", likelihood=NormalIdentity())
-        held = {
-            name: float(
-                fit(
-                    model,
-                    Ratings.from_frame(frame, transform=name),
-                    max_steps=2,
-                    progress=False,
-                ).latents["sigma_U"]
-            )
-            for name in ("unit", "standardize")
-        }
-        assert held["standardize"] == pytest.approx(0.3 * 0.8**0.5, rel=1e-3)
-        assert held["unit"] < held["standardize"]
 
 
 # Real numbers, levels, yes and no: all other likelihoods

@@ -1,5 +1,7 @@
 """Cross-validation against a loop by hand, and models of which the right one is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,7 +55,7 @@ def test_numbers_are_those_of_a_loop_by_hand():
         assert row["difference"] == pytest.approx(behind.mean())
         assert row["se"] == pytest.approx(behind.std(ddof=0) / np.sqrt(len(ratings)))
         assert row["rmse"] == pytest.approx(np.sqrt((scores[name]["error"] ** 2).mean()))
-        assert row["coverage"] == pytest.approx(summarize(scores[name])["coverage"])
+        assert row["coverage"] == pytest.approx(summarize(scores[name])["coverage_90"])
     assert table.loc[best, ["difference", "se"]].tolist() == [0.0, 0.0]
 
 
@@ -106,7 +108,32 @@ def test_models_of_levels_are_compared_by_log_mass():
     assert table.loc["factors", "elpd"] > -np.log(5)  # of levels that are equally likely
 
 
+@pytest.mark.statistical
+def test_levels_compare_a_density_with_a_mass():
+    """Two factors against biases, whichever of the two is continuous."""
+    ratings, levels = simulated(2), (1, 2, 3, 4, 5)
+    flat, strong = PMF(0, noise="shared"), model(2)
+    ordered = OrderedLogit(5)
+    for models in (
+        {"flat": replace(flat, likelihood=ordered), "strong": strong},
+        {"flat": flat, "strong": replace(strong, likelihood=ordered)},
+    ):
+        table = cross_validate(models, ratings, k=2, levels=levels, progress=False)
+        assert table.index.tolist() == ["strong", "flat"]
+        assert (table["elpd"] < 0).all()
+        assert table.loc["flat", "difference"] < -10 * table.loc["flat", "se"]
+        train, test = next(iter(ratings.k_fold(2, 0)))
+        loss = fit(models["strong"], train, progress=False).evaluate(test, levels=levels).log_loss
+        assert table.loc["strong", "elpd"] == pytest.approx(-loss, abs=0.05)
+
+
 # Errors
+
+
+def test_a_density_and_a_mass_without_levels():
+    models = {"levels": model(1, likelihood=OrderedLogit(5)), "continuous": model(1)}
+    with pytest.raises(PMFError, match=r"give levels=\(1, 2"):
+        cross_validate(models, simulated(1, 20, 15), k=2, max_steps=5, progress=False)
 
 
 def test_no_models():

@@ -1,0 +1,71 @@
+"""Arguments that cannot be, and how that is said."""
+
+import numpy as np
+import pytest
+
+from pyro_pmf import PMF, FitError, PMFError, fit
+from pyro_pmf.arguments import require_integer, require_probability
+from pyro_pmf.datasets import simulate
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int64(3)])
+def test_integers(value):
+    require_integer("n", value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.float64(2)])
+def test_what_is_no_positive_integer(value):
+    with pytest.raises(PMFError, match=r"n must be 1, 2, 3, \.\.\., not"):
+        require_integer("n", value)
+
+
+def test_the_least_integer_and_the_error():
+    require_integer("n", 0, least=0)
+    with pytest.raises(FitError, match=r"draws must be 4, 5, 6, \.\.\., not 3"):
+        require_integer("draws", 3, least=4, error=FitError)
+
+
+@pytest.mark.parametrize("value", [0.01, 0.5, np.float32(0.9)])
+def test_probabilities(value):
+    require_probability("interval", value)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 90, float("nan"), "0.9", [0.5, 0.9], None])
+def test_what_is_no_probability(value):
+    with pytest.raises(PMFError, match="interval must lie between 0 and 1, not"):
+        require_probability("interval", value)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    ratings, _ = simulate(PMF(2, noise="shared"), 12, 8, 60)
+    return fit(PMF(2, noise="shared"), ratings, max_steps=5, progress=False), ratings
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda p, pairs: p.predict(pairs, interval=[0.5, 0.9]), "interval must lie"),
+        (lambda p, pairs: p.sample(pairs, num_samples=-1), "num_samples must be 1, 2, 3"),
+        (lambda p, pairs: p.sample(pairs, seed=-1), "seed must be 0, 1, 2"),
+        (lambda p, pairs: p.to_arviz(num_samples=0), "num_samples must be 1, 2, 3"),
+        (lambda p, pairs: p.recommend(0, n=True), "n must be 1, 2, 3"),
+    ],
+)
+def test_a_posterior_refuses_them(fitted, ask, message):
+    with pytest.raises(PMFError, match=message):
+        ask(*fitted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed must be 0, 1, 2"),
+        ({"seed": "a"}, "seed must be .*not 'a'"),
+        ({"seed": 1.5}, "seed must be .*not 1.5"),
+        ({"max_steps": True}, "max_steps must be .*not True"),
+    ],
+)
+def test_a_fit_refuses_them(fitted, options, message):
+    with pytest.raises(FitError, match=message):
+        fit(PMF(2), fitted[1], progress=False, **options)
