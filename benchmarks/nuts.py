@@ -158,9 +158,8 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
     yield from ("", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|")
     for method, fitted in found.items():
         score = fitted.posterior.evaluate(data.test)
-        half = fitted.posterior.evaluate(data.test, interval=0.5)["coverage"]
-        cells = [method, f"{score['rmse']:.4f}", f"{score['nll']:.4f}", f"{half:.1%}"]
-        cells.append(f"{score['coverage']:.1%}")
+        cells = [method, f"{score['rmse']:.4f}", f"{score['nll']:.4f}"]
+        cells += [f"{score[f'coverage_{percent}']:.1%}" for percent in (50, 90)]
         if data.truth is not None:
             cells.append(f"{_score_error(data, fitted, ~observed):.3f}")
         yield "| " + " | ".join([*cells, f"{fitted.seconds:.1f}"]) + " |"

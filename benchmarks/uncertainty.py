@@ -227,7 +227,6 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
     for method, parts in found.items():
         each = pd.DataFrame([summarize(part) for part in parts]).mean()
         behind, error = against(found, method)
-        inside = np.mean([coverage(part, 0.9) for part in parts])
         discrete = "ord" in method
         cells = [
             f"{each.rmse:.4f}",
@@ -235,7 +234,7 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
             "" if discrete else f"{each.nll:.4f}",
             f"{each.log_loss:.4f}",
             f"{each.crps:.4f}",
-            f"{inside:.1%}",
+            f"{each.coverage_90:.1%}",
             f"{each.error_sd_spearman:.3f}",
             f"{each.error_sd_pearson:.3f}",
             f"{each.rpi:.2f}",
@@ -254,8 +253,8 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
         "|---|" + "---|" * len(INTERVALS),
     ]
     for method, parts in found.items():
-        together = pd.concat(parts)
-        inside = " | ".join(f"{coverage(together, p):.1%}" for p in INTERVALS)
+        table = calibration(pd.concat(parts)["pit"].to_numpy(), INTERVALS)
+        inside = " | ".join(f"{share:.1%}" for share in table["coverage"])
         lines.append(f"| {method} | {inside} |")
     for method in BY_COUNT:
         for of in ("user", "item"):
@@ -266,23 +265,16 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
 
 def by_count(scores: pd.DataFrame, of: str) -> list[str]:
     """Report ratings by the number of training ratings of their user or item."""
-    inside = 2 * (scores["pit"] - 0.5).abs() <= 0.9  # of levels, too: see `calibration`
-    scores = scores.assign(covered=inside)
     table = summarize_by(scores, scores[f"n_{of}"])
     table.loc["< 20 together"] = summarize(scores[scores[f"n_{of}"] < 20])
     lines = ["| training ratings | n | RMSE | NLL | in 90% interval | mean sd | Spearman |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for label, row in table.iterrows():
         lines.append(
-            f"| {label} | {row.n:,.0f} | {row.rmse:.4f} | {row.nll:.4f} | {row.coverage:.1%} "
+            f"| {label} | {row.n:,.0f} | {row.rmse:.4f} | {row.nll:.4f} | {row.coverage_90:.1%} "
             f"| {row.sharpness:.3f} | {row.error_sd_spearman:.3f} |"
         )
     return lines
-
-
-def coverage(scores: pd.DataFrame, probability: float) -> float:
-    """Return the share of ratings inside central intervals."""
-    return float(calibration(scores["pit"].to_numpy(), [probability])["coverage"].iloc[0])
 
 
 def draw(every: dict[str, Found], path: Path) -> None:

@@ -187,7 +187,8 @@ def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
     ax.bar(place[dead], mark, width=0.75, **style)
     if len(table) <= _LABELLED:
         for x, height, share in zip(place[~dead], sd[~dead], table["share"][~dead], strict=True):
-            ax.text(x, height, f"{share:.0%}", ha="center", va="bottom", fontsize="small")
+            text = f"{share:.0%}" if share >= 0.005 else "<1%"
+            ax.text(x, height, text, ha="center", va="bottom", fontsize="small")
         for x, height in zip(place[dead], mark, strict=True):
             ax.text(
                 x, height, "dead", ha="center", va="bottom", fontsize="small", color=VERMILLION
