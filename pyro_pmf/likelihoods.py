@@ -103,10 +103,11 @@ class OrderedLogit(Likelihood):
     """P(R_ij <= level k) = sigmoid((cutpoint_k - score_ij) / sigma_ij): ordered categories.
 
     McCullagh, Regression models for ordinal data, JRSS B 1980; for ratings, Koren & Sill, OrdRec,
-    RecSys 2011. A user's bias shifts all of the user's cut points, and with noise of users
-    sigma_ij stretches them. The cut points take the place of mu, and sigma is 1: both only set
-    where the scale of the score begins, and its unit. The prior of the cut points is that the
-    shares of the levels at a score of 0 are uniform over all that sum to one.
+    RecSys 2011. A user's bias shifts all of the user's cut points (``PMF(biases="item")`` has no
+    such shift), and with noise of users sigma_ij stretches them. The cut points take the place of
+    mu, and sigma is 1: both only set where the scale of the score begins, and its unit. The prior
+    of the cut points is that the shares of the levels at a score of 0 are uniform over all that
+    sum to one.
 
     Parameters
     ----------

@@ -58,8 +58,8 @@ class PMF:
     users, items : {"independent", "hierarchical"}
         Whether a user's factors share strength through the items that the user rated, and an
         item's through the users who rated it. Hierarchical users help those with few ratings.
-    biases : bool
-        Whether the score has the terms b_i and c_j.
+    biases : bool or {"user", "item"}
+        Whether the score has the terms b_i and c_j, or only one of them.
     divisor : {"sqrt_count", "count"}
         d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
     noise : {"shared", "user", "item", "user_and_item"}
@@ -79,7 +79,7 @@ class PMF:
     n_factors: int = 16
     users: Rows = "independent"
     items: Rows = "independent"
-    biases: bool = True
+    biases: bool | Literal["user", "item"] = True
     divisor: Divisor = "sqrt_count"
     noise: Noise = "user_and_item"
     priors: Priors = field(default_factory=Priors)
@@ -100,8 +100,8 @@ class PMF:
             raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
         if not isinstance(self.likelihood, Likelihood):
             raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
-        if not isinstance(self.biases, bool):
-            raise PMFError(f"biases must be True or False, not {self.biases!r}")
+        if not isinstance(self.biases, bool) and self.biases not in ("user", "item"):
+            raise PMFError(f'biases must be True, False, "user" or "item", not {self.biases!r}')
         require_integer("n_factors", self.n_factors, least=0)
         if not self.n_factors and not self.biases:
             raise PMFError("a model without factors and without biases has nothing to learn")
@@ -150,10 +150,12 @@ class PMF:
         b = c = None
         U, V = no_factors = zero.expand(ratings.n_users, 0), zero.expand(ratings.n_items, 0)
 
-        if self.biases:
-            sigma_b, sigma_c = scalar("sigma_b"), scalar("sigma_c")
+        sigma_b = scalar("sigma_b") if self.biases in (True, "user") else None
+        sigma_c = scalar("sigma_c") if self.biases in (True, "item") else None
+        if sigma_b is not None:
             with users:
                 b = pyro.sample("b", dist.Normal(zero, sigma_b))
+        if sigma_c is not None:
             with items:
                 c = pyro.sample("c", dist.Normal(zero, sigma_c))
 

@@ -36,6 +36,8 @@ MODELS = [
 ] + [
     PMF(0, noise="shared"),
     PMF(0, noise="item"),
+    PMF(3, biases="user", noise="shared"),
+    PMF(3, biases="item", noise="shared"),
     PMF(3, "hierarchical", "hierarchical", noise="user_and_item"),
     PMF(3, noise="user", priors=Priors(sigma=Fixed(0.3))),
     PMF(3, noise="shared", priors=FIXED),
@@ -45,7 +47,7 @@ MODELS = [
 
 def label(model):
     parts = [f"{model.n_factors}", model.users[:3], model.items[:3], model.divisor]
-    parts += [model.noise] + ["b"] * model.biases + ["fixed"] * (model.priors != Priors())
+    parts += [model.noise] + [f"{model.biases}"] + ["fixed"] * (model.priors != Priors())
     return "-".join(parts)
 
 

@@ -60,6 +60,10 @@ CONFIGURATIONS += [
     CONFIGURATIONS[-1] | {"n_factors": k, "biases": True, "noise": noise}
     for k, noise in product((0, 2), ("user", "item", "user_and_item"))
 ]
+CONFIGURATIONS += [
+    CONFIGURATIONS[-1] | {"n_factors": k, "biases": biases, "noise": "shared"}
+    for k, biases in product((0, 2), ("user", "item"))
+]
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical", "noise": "shared"}
 AUTOGUIDES = (AutoDelta, AutoNormal, AutoLowRankMultivariateNormal)
 
@@ -87,8 +91,10 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
     k = options["n_factors"]
     user_rows, item_rows = (N_USERS, k), (N_ITEMS, k)
     shapes = {"sigma": (), "mu": (), "rating": (len(VALUE),)}
-    if options["biases"]:
-        shapes |= {"sigma_b": (), "sigma_c": (), "b": (N_USERS,), "c": (N_ITEMS,)}
+    if options["biases"] in (True, "user"):
+        shapes |= {"sigma_b": (), "b": (N_USERS,)}
+    if options["biases"] in (True, "item"):
+        shapes |= {"sigma_c": (), "c": (N_ITEMS,)}
     if k:
         shapes |= {"sigma_U": (), "sigma_V": (), "U": user_rows, "V": item_rows}
         if options["users"] == "hierarchical":
@@ -121,8 +127,10 @@ def dense_means(model: PMF, value, seen: Pairs) -> dict[str, np.ndarray]:
 
 def dense_score(model: PMF, value, pairs: Pairs) -> np.ndarray:
     score = np.full((pairs.n_users, pairs.n_items), value["mu"])
-    if model.biases:
-        score = score + value["b"][:, None] + value["c"]
+    if model.biases in (True, "user"):
+        score = score + value["b"][:, None]
+    if model.biases in (True, "item"):
+        score = score + value["c"]
     if model.n_factors:
         score = score + value["U"] @ value["V"].T
     return score[pairs.user, pairs.item]
