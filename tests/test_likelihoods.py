@@ -14,7 +14,7 @@ from pyro.infer import Predictive, Trace_ELBO
 from pyro.poutine.util import prune_subsample_sites
 from scipy.special import expit
 
-import pyro_pmf.inference
+import pyro_pmf.svi
 from pyro_pmf import (
     PMF,
     FitError,
@@ -541,7 +541,7 @@ def fit_quietly(monkeypatch, model, ratings, guide="normal", **options):
     def unwanted(*args, **kwargs):
         raise AssertionError("the loss was not recorded, or has no metric")
 
-    monkeypatch.setattr(pyro_pmf.inference, "Adam", unwanted)
+    monkeypatch.setattr(pyro_pmf.svi, "Adam", unwanted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return fit(model, ratings, guide, progress=False, **options)
