@@ -49,10 +49,11 @@ def best_on(test: Ratings, model: PMF, train: Ratings) -> Posterior:
     Searched as `scales.learnt_scales` does.
     """
 
-    def height(scales: Mapping[str, float]) -> float:
-        return -float(fit_with(model, train, scales).evaluate(test)["rmse"]) / WORTH
+    def rmse(scales: Mapping[str, float]) -> float:
+        return float(fit_with(model, train, scales).evaluate(test)["rmse"])
 
-    return fit_with(model, train, search(factor_scales(model), height))
+    best = search(factor_scales(model), rmse, lambda new, old: new < old - WORTH)
+    return fit_with(model, train, best)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,14 @@ def report(name: str, doc: str | None, title: str, what: str, variants: Variants
     ----------
     name : str
         Of the module that is run, and of the file of results.
-    doc : str
+    doc : str or None
         What the module does.
     title : str
         Of the table.
     what : str
         What varies.
     variants : callable
+        Yields the fits of one split.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",

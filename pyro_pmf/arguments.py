@@ -7,6 +7,15 @@ from typing import Any
 
 from pyro_pmf.errors import PMFError
 
+_MOST = 2**32 - 1  # that NumPy takes for a seed
+
+
+def require_seed(value: Any) -> None:
+    """Raise unless a value is a seed of every generator of random numbers."""
+    require_integer("seed", value, least=0)
+    if int(value) > _MOST:
+        raise PMFError(f"seed must be at most {_MOST}, not {value!r}")
+
 
 def require_integer(
     name: str, value: Any, least: int = 1, error: type[PMFError] = PMFError

@@ -17,8 +17,8 @@ from pyro_pmf.errors import PMFError
 from pyro_pmf.gaussian import Value
 from pyro_pmf.learned import Learned
 
-_DEAD = 0.01  # as a share of the strongest factor's sd
-_NOTHING = 1e-3  # an sd on the scale of the score that changes no prediction
+_DEAD = 0.01  # as a share of the strongest factor
+_NOTHING = 1e-3  # on the scale of the score: it changes no prediction
 
 
 def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def _effect(latents: Mapping[str, Value], of: str) -> tuple[Tensor, Tensor]:
         mean, var = _moments(latents[own])
         parts.append((mean @ average, var @ average**2))
     if not parts:
-        raise PMFError("The model has no biases and no factors: no sites 'b', 'c', 'U', 'V'.")
+        raise PMFError(f"The model has no {of} biases and no factors: no sites {bias!r}, {own!r}.")
     means, variances = zip(*parts, strict=True)
     return torch.stack(means).sum(0), torch.stack(variances).sum(0)
 
@@ -65,38 +65,46 @@ def factor_norms(learned: Learned) -> pd.DataFrame:
     latents = learned.latents
     if not {"U", "V"} <= latents.keys():
         raise PMFError("The model has no factors: no sites 'U' and 'V'.")
-    U, V = (_moments(latents[name])[0].double() for name in "UV")
+    U, V = (_moments(latents[name])[0] for name in "UV")
     if learned.num_draws is None:
         U, V = U[None], V[None]
     train = learned.ratings
     by_user, by_item = (
-        (counts.double() / len(train)).sqrt() for counts in (train.user_counts, train.item_counts)
+        (counts.to(U.dtype) / len(train)).sqrt()
+        for counts in (train.user_counts, train.item_counts)
     )
-    sd = _singular_values(U * by_user[:, None], V * by_item[:, None])
+    rms = _singular_values(U, V, by_user, by_item)
     table = pd.DataFrame(
         {
-            "sd": sd,
-            "share": sd**2 / max(float((sd**2).sum()), np.finfo(float).tiny),
-            "dead": sd < max(_NOTHING, _DEAD * float(sd.max())),
+            "rms": rms,
+            "share": rms**2 / max(float((rms**2).sum()), np.finfo(float).tiny),
+            "dead": rms < max(_NOTHING, _DEAD * float(rms.max())),
         }
     )
     return table.rename_axis("factor")
 
 
-def _singular_values(U: Tensor, V: Tensor) -> np.ndarray:
-    """The largest of the mean of U V^T over draws, as many as there are factors, descending."""
+def _singular_values(U: Tensor, V: Tensor, by_row: Tensor, by_column: Tensor) -> np.ndarray:
+    """The largest of the mean of U V^T over draws, weighted by row and by column, descending.
+
+    As many as there are factors.
+    """
     num_draws, n, k = U.shape
     m = V.shape[1]
     if k >= min(n, m):
-        found = torch.linalg.svdvals(torch.einsum("snk,smk->nm", U, V) / num_draws).numpy()
+        product = torch.einsum("snk,smk->nm", U, V) / num_draws * by_row[:, None] * by_column
+        found = torch.linalg.svdvals(product).numpy()
         return np.pad(found, (0, k - len(found)))
 
-    def times(A: Tensor, B: Tensor, x: np.ndarray) -> np.ndarray:
-        inner = torch.einsum("smk,m->sk", B, torch.from_numpy(x.ravel()))
-        return (torch.einsum("snk,sk->n", A, inner) / num_draws).numpy()
+    def times(A: Tensor, B: Tensor, by_a: Tensor, by_b: Tensor, x: np.ndarray) -> np.ndarray:
+        inner = torch.einsum("smk,m->sk", B, torch.from_numpy(x.ravel()).to(by_b) * by_b)
+        return (torch.einsum("snk,sk->n", A, inner) / num_draws * by_a).double().numpy()
 
     mean = LinearOperator(
-        (n, m), matvec=lambda x: times(U, V, x), rmatvec=lambda x: times(V, U, x), dtype=float
+        (n, m),
+        matvec=lambda x: times(U, V, by_row, by_column, x),
+        rmatvec=lambda x: times(V, U, by_column, by_row, x),
+        dtype=float,
     )
     generator = np.random.default_rng(0)
     if not mean.matvec(generator.normal(size=m)).any():  # ARPACK knows no matrix of zeros

@@ -26,7 +26,7 @@ from pyro_pmf.scales import learnt_scales
 from pyro_pmf.svi import NO_FACTORS, Progress, fit_guide
 
 _CHAINS = {"hmc": (150, 100), "nuts": (500, 500)}  # draws, and before those of warm-up
-_ROUGHER = 10.0  # tolerance while scales are learnt: the density of ratings changes little more
+_ROUGHER = 10.0  # tolerance while scales are learnt: fits from other starts differ by more
 _MOST_LEVELS = 100  # of ratings that are a choice, and no measurement
 
 
@@ -85,16 +85,17 @@ def fit(
     learn_scales : {"held_out", "elbo"}, optional
         How guide "normal" learns the standard deviations of a `PMF`'s factors that the priors do
         not fix; if left out, it holds them at `scales.factor_scales`. "held_out" maximises their
-        prior times the density of a tenth of the ratings given the others, by a search of some 10
-        to 20 quicker fits (`scales.learnt_scales`), and holds the values that it finds. "elbo"
-        makes them latents like all others, with a posterior; but the ELBO is no good judge of
-        them: where factors are weak it prefers none.
+        prior times the density of a tenth of the ratings given the others, by a search of quicker
+        fits, three or more with independent rows and about a dozen with hierarchical ones
+        (`scales.learnt_scales`), and holds the values that it finds. "elbo" makes them latents
+        like all others, with a posterior; but the ELBO is no good judge of them: where factors
+        are weak it prefers none.
     batches : int
         Blocks of users that the ratings are cut into, of which a step looks at one, by Adam. That
         saves memory; where memory suffices, all ratings at once reach the same ELBO sooner.
     seed : int
         The same seed gives the same result, on the CPU. The caller's random state is left as it
-        was.
+        was. It also says which tenth is held out to learn scales.
     device : {"auto", "cpu", "cuda"} or torch.device
         "auto" takes a GPU if there is one. The posterior comes back on the CPU.
     dtype : torch.dtype, optional
@@ -109,7 +110,8 @@ def fit(
     progress : bool
         Whether to show a progress bar, with the ELBO and the time left at most.
     callback : callable, optional
-        Called with a `Progress` after each step; with "hmc", of the fit that it starts from.
+        Called with a `Progress` after each step; with "hmc", of the fit that it starts from, and
+        with ``learn_scales="held_out"`` of the last one.
 
     Returns
     -------

@@ -209,7 +209,7 @@ class Posterior(Learned):
         Raises
         ------
         PMFError
-            If the model has no biases and no factors, or ``interval`` is not inside (0, 1).
+            If the model has no such biases and no factors, or ``interval`` is not inside (0, 1).
         """
         return effects.effects(self, "user", interval)
 
@@ -224,16 +224,17 @@ class Posterior(Learned):
     def factor_norms(self) -> pd.DataFrame:
         """How much each factor matters, the strongest first.
 
-        U and V are known up to a rotation, under which U V^T stays what it is: factors are its
-        principal ones, of the posterior mean of U V^T.
+        U and V are known up to a rotation, under which U V^T stays what it is. So these are the
+        principal factors of its posterior mean, and no columns of U and V. What all users have
+        alike, which hierarchical rows take over from the item biases, counts as any other part.
 
         Returns
         -------
         pandas.DataFrame
-            By factor, from 0: sd, the singular value of E[U V^T] with rows and columns weighted by
-            their ratings, that is the root mean square of what the factor adds to the score;
-            share of the sum of squares; dead, whether sd is below a hundredth of the strongest's,
-            or below 0.001.
+            By factor, from 0: rms, the singular value of E[U V^T] with rows and columns weighted
+            by their ratings, that is the root mean square of what the factor adds to the score of
+            a user and an item drawn each by their number of ratings; share of the sum of squares;
+            dead, whether rms is below a hundredth of the strongest's, or below 0.001.
 
         Raises
         ------

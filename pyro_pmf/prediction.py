@@ -29,7 +29,7 @@ from pyro_pmf.gaussian import (
 from pyro_pmf.learned import Learned
 from pyro_pmf.metrics import score_each
 from pyro_pmf.pairs import Pairs
-from pyro_pmf.predictive import PosteriorPredictive
+from pyro_pmf.predictive import DiscretePredictive, PosteriorPredictive
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.ratings import Ratings
 
@@ -115,6 +115,13 @@ def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
     for rows, predictive in LocatedPairs.of(learned, pairs).predictives():
         logs[rows] = predictive.log_prob(rating[rows]).numpy()
     return logs
+
+
+def is_discrete(learned: Learned) -> bool:
+    """Whether ratings have probabilities, as levels and counts do, and no density."""
+    first = learned.ratings.to_frame().head(1)
+    _, predictive = next(LocatedPairs.of(learned, first).predictives())
+    return isinstance(predictive, DiscretePredictive)
 
 
 def sample(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 import pyro
@@ -21,7 +22,7 @@ def _require(condition: bool, message: str, got: object) -> None:
 
 def _require_positive(family: str, value: float) -> None:
     _require(
-        isinstance(value, int | float) and 0 < value < math.inf,
+        isinstance(value, Real) and 0 < float(value) < math.inf,
         f"{family}: give a positive number",
         value,
     )
@@ -157,7 +158,10 @@ class Priors:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the priors as plain data: family and parameters by name."""
         return {
-            f.name: {"family": type(prior).__name__, **asdict(prior)}
+            f.name: {
+                "family": type(prior).__name__,
+                **{name: float(value) for name, value in asdict(prior).items()},
+            }
             for f in fields(self)
             if (prior := getattr(self, f.name))
         }

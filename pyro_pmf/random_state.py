@@ -9,13 +9,13 @@ import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_seed
 
 
 @contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's random states, and put them back afterwards."""
-    require_integer("seed", seed, least=0)
+    require_seed(seed)
     state = get_rng_state()
     with torch.random.fork_rng():  # for the GPUs, which Pyro's state leaves out
         pyro.set_rng_seed(seed)

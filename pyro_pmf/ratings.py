@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer, require_seed
 from pyro_pmf.errors import RatingsError
 from pyro_pmf.pairs import Pairs
 from pyro_pmf.table import (
@@ -285,6 +286,7 @@ class Ratings(Pairs):
         RatingsError
             If the fraction is outside (0, 1) or leaves one side empty.
         """
+        require_seed(seed)
         place = np.random.default_rng(seed).permutation(len(self))
         return self._partition(place < self._share(test_fraction))
 
@@ -294,6 +296,7 @@ class Ratings(Pairs):
         Parameters, results and errors are those of `split`.
         """
         self._share(test_fraction)
+        require_seed(seed)
         counts = self.user_counts.cpu().numpy()
         n_test = np.minimum(np.rint(counts * test_fraction).astype(int), counts - 1)
         user = self.user.cpu().numpy()
@@ -326,7 +329,9 @@ class Ratings(Pairs):
         RatingsError
             If k is less than 2 or more than the number of ratings.
         """
-        if not 2 <= k <= len(self):
+        require_integer("k", k, least=2, error=RatingsError)
+        require_seed(seed)
+        if k > len(self):
             raise RatingsError(f"k={k} is outside 2 to {len(self)}, the number of ratings.")
         fold = np.random.default_rng(seed).permutation(len(self)) % k
         return (self._partition(fold == i) for i in range(k))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,7 +35,7 @@ MAP_SCALES = {
 # U_i . V_j is the same for U a and V / a: of sigma_U and sigma_V ratings tell the product alone.
 _TOGETHER = ("sigma_U", "sigma_V"), ("sigma_W",), ("sigma_Z",)
 _STEP = 1.4  # from one value that is tried to the next
-_WORTH = 1.0  # what a step has to gain
+_ERRORS = 2.0  # standard errors: what a step has to gain
 _HELD_OUT = 0.1  # of the ratings
 
 
@@ -127,8 +129,10 @@ def learnt_scales(
     likelihood, and generalization, ICML 2022), with each held-out rating by itself.
 
     The search begins at `factor_scales` and goes up and down by steps of a factor of 1.4, in one
-    standard deviation after the other (sigma_U and sigma_V as one), for as long as a step gains a
-    nat.
+    standard deviation after the other (sigma_U and sigma_V as one), for as long as a step gains
+    more than twice the standard error of its gain over the held-out ratings. So it stays where it
+    begins if they do not tell; and fits from other starts, which may differ by tens of nats,
+    hardly mislead it.
 
     Parameters
     ----------
@@ -158,26 +162,30 @@ def learnt_scales(
     train, test = ratings.split(_HELD_OUT, seed)
     with tqdm(desc="scales", unit="fit", disable=not progress) as bar:
 
-        def log_density(scales: Mapping[str, float]) -> float:
+        def held_out(scales: Mapping[str, float]) -> tuple[float, np.ndarray]:
             log_prior = sum(_log_prior(model, site, value) for site, value in scales.items())
-            log_likelihood = float(log_prob(fit_with(train, scales), test).sum())
+            log_probs = log_prob(fit_with(train, scales), test)
             bar.update()
-            return log_prior + log_likelihood
+            return log_prior, log_probs
 
-        return search(usual, log_density)
+        return search(usual, held_out, _is_gain)
 
 
 def search(
-    usual: Mapping[str, float], height: Callable[[Mapping[str, float]], float]
+    usual: Mapping[str, float],
+    judge: Callable[[Mapping[str, float]], Any],
+    is_gain: Callable[[Any, Any], bool],
 ) -> dict[str, float]:
-    """Look for the scales of the greatest height, in steps from the usual ones.
+    """Look for the best scales, in steps from the usual ones.
 
     Parameters
     ----------
     usual : mapping of str to float
         Where to begin, by site.
-    height : callable
-        Of scales by site. A step is worth while if it gains 1.
+    judge : callable
+        What is to be known of scales by site, found once.
+    is_gain : callable
+        Whether the first of two such judgements is worth a step from the second.
 
     Returns
     -------
@@ -193,7 +201,16 @@ def search(
             for site in sites
         }
 
-    return at(_climb(cache(lambda steps: height(at(steps))), len(groups)))
+    judged = cache(lambda steps: judge(at(steps)))
+    return at(_climb(lambda new, old: is_gain(judged(new), judged(old)), len(groups)))
+
+
+def _is_gain(new: tuple[float, np.ndarray], old: tuple[float, np.ndarray]) -> bool:
+    """Whether prior times density rises by more than chance would have it."""
+    with np.errstate(invalid="ignore"):  # what is no number is no gain
+        each = new[1] - old[1]
+        error = each.std() * len(each) ** 0.5
+        return bool(each.sum() + new[0] - old[0] > _ERRORS * error)
 
 
 def _log_prior(model: PMF, site: str, value: float) -> float:
@@ -201,19 +218,22 @@ def _log_prior(model: PMF, site: str, value: float) -> float:
     return float(getattr(model.priors, site).distribution(x).log_prob(x))
 
 
-def _climb(height: Callable[[tuple[int, ...]], float], n_places: int) -> tuple[int, ...]:
-    """Go up from the origin of a lattice, along one axis after the other."""
+def _climb(
+    is_gain: Callable[[tuple[int, ...], tuple[int, ...]], bool], n_places: int
+) -> tuple[int, ...]:
+    """Go from the origin of a lattice to where no step along an axis is a gain."""
     at = (0,) * n_places
     n_settled = 0  # axes in a row along which there is nothing to gain
     for place in itertools.cycle(range(n_places)):
         before = at
         for direction in (1, -1):
-            while True:
-                ahead = (*at[:place], at[place] + direction, *at[place + 1 :])
-                if not height(ahead) - height(at) >= _WORTH:  # nor where that is no number
-                    break
+            while is_gain(ahead := _step(at, place, direction), at):
                 at = ahead
         n_settled = n_settled + 1 if at == before else 1
         if n_settled == n_places:
             break
     return at
+
+
+def _step(at: tuple[int, ...], place: int, direction: int) -> tuple[int, ...]:
+    return (*at[:place], at[place] + direction, *at[place + 1 :])

@@ -11,6 +11,7 @@ import pandas as pd
 from pyro_pmf.errors import PMFError
 from pyro_pmf.inference import fit
 from pyro_pmf.metrics import summarize
+from pyro_pmf.prediction import is_discrete
 from pyro_pmf.ratings import Ratings
 
 
@@ -64,13 +65,17 @@ def cross_validate(
         raise PMFError("There are no models to compare: give at least one.")
     scores: dict[Any, list[pd.DataFrame]] = {name: [] for name in models}
     for train, test in ratings.k_fold(k, seed):
+        discrete = set()
         for name, model in models.items():
-            scores[name].append(fit(model, train, **options).scores(test, levels=levels))
-    if levels is None and len({"log_loss" in parts[0] for parts in scores.values()}) > 1:
-        raise PMFError(
-            "Some of these models give a rating a density, others a level a probability, and the "
-            "two cannot be compared: give levels=(1, 2, ...), the ratings that there can be."
-        )
+            posterior = fit(model, train, **options)
+            discrete.add(is_discrete(posterior))
+            if levels is None and len(discrete) > 1:
+                raise PMFError(
+                    "Some of these models give a rating a density, others a level a probability, "
+                    "and the two cannot be compared: give levels=(1, 2, ...), the ratings that "
+                    "there can be."
+                )
+            scores[name].append(posterior.scores(test, levels=levels))
     loss = "nll" if levels is None else "log_loss"
     density = {name: -pd.concat(parts)[loss].to_numpy() for name, parts in scores.items()}
     best = max(density, key=lambda name: density[name].mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import tempfile
@@ -130,7 +131,7 @@ def _write(learned: Learned, folder: Path) -> None:
         "transform": {"family": type(train.transform).__name__, **vars(train.transform)},
         "dtype": str(train.dtype).removeprefix("torch."),
     }
-    text = json.dumps(header, indent=2, default=int)  # NumPy's integers, too
+    text = json.dumps(header, indent=2, default=operator.index)  # NumPy's integers, too
     (folder / "posterior.json").write_text(text, encoding="utf-8")
     tensors = {
         key: value.contiguous()

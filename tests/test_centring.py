@@ -249,10 +249,10 @@ def test_nuts_may_run_in_these_coordinates(pairs, jit):
 # --- the ELBO and what is read off ---
 
 
-def posed(model, pairs, coordinates, monkeypatch, learn_scales=False):
+def posed(model, pairs, coordinates, monkeypatch, scales=None):
     """A fit's objective away from its start."""
     monkeypatch.setattr("pyro_pmf.objective.centring", partial(config, coordinates=coordinates))
-    objective = pose(model, "normal", pairs, scales={} if learn_scales else None)
+    objective = pose(model, "normal", pairs, scales=scales)
     leaves = [leaf for _, leaf in objective.parameters()]
     with torch.no_grad():
         for leaf in leaves:
@@ -263,16 +263,16 @@ def posed(model, pairs, coordinates, monkeypatch, learn_scales=False):
 
 @pytest.mark.statistical
 @all_coordinates
-@pytest.mark.parametrize("learn_scales", [False, True])
+@pytest.mark.parametrize("scales", [None, {}], ids=["held", "learnt"])
 @every_model
 def test_value_and_gradient_are_those_of_trace_elbo(
-    pairs, model, coordinates, learn_scales, monkeypatch
+    pairs, model, coordinates, scales, monkeypatch
 ):
     """By t-tests on 30 batches of 16 particles, of the loss and each coordinate.
 
     Bonferroni's bound on a false alarm in any case and coordinate is 10^-3; the seed is fixed.
     """
-    objective, leaves = posed(model, pairs, coordinates, monkeypatch, learn_scales)
+    objective, leaves = posed(model, pairs, coordinates, monkeypatch, scales)
 
     def loss_and_gradient(elbo):
         loss = elbo.differentiable_loss(objective.model, objective.guide, pairs)

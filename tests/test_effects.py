@@ -172,10 +172,19 @@ def test_an_interval_that_cannot_be(of, interval):
 def test_a_model_that_has_neither_biases_nor_factors():
     for posterior in (closed_form(biases=False, n_factors=0), drawn(biases=False, n_factors=0)):
         for ask in (posterior.user_effects, posterior.item_effects):
-            with pytest.raises(PMFError, match="no biases and no factors"):
+            with pytest.raises(PMFError, match="biases and no factors"):
                 ask()
         with pytest.raises(PMFError, match="no factors"):
             posterior.factor_norms()
+
+
+@pytest.mark.parametrize(("side", "other"), [("user", "item"), ("item", "user")])
+def test_biases_of_one_side(side, other):
+    """The other side has none, and without factors nothing to tell."""
+    posterior = fit(PMF(0, biases=side, noise="shared"), block_ratings(), progress=False)
+    assert effects(posterior, side)["mean"].std() > 0
+    with pytest.raises(PMFError, match=f"no {other} biases and no factors"):
+        effects(posterior, other)
 
 
 # Factors
@@ -187,8 +196,8 @@ def assert_factors(table, product, pairs, n_factors):
     expected = np.linalg.svd(product * weights / len(pairs), compute_uv=False)[:n_factors]
     assert table.index.name == "factor"
     assert table.index.tolist() == list(range(n_factors))
-    assert table.columns.tolist() == ["sd", "share", "dead"]
-    np.testing.assert_allclose(table["sd"], expected, rtol=1e-6, atol=1e-9)
+    assert table.columns.tolist() == ["rms", "share", "dead"]
+    np.testing.assert_allclose(table["rms"], expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(table["share"], expected**2 / (expected**2).sum(), atol=1e-9)
 
 
@@ -215,7 +224,7 @@ def test_factors_are_those_of_the_product_whatever_the_rotation():
     for name in "UV":
         latents[name] = latents[name] @ torch.from_numpy(turns).to(latents[name])
     turned = replace(posterior, latents=latents).factor_norms()
-    np.testing.assert_allclose(turned["sd"], posterior.factor_norms()["sd"], rtol=1e-5)
+    np.testing.assert_allclose(turned["rms"], posterior.factor_norms()["rms"], rtol=1e-5)
 
 
 def test_more_factors_than_rows():

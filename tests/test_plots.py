@@ -443,7 +443,7 @@ class TestFactorNorms:
         alive = replace(posterior, latents={**posterior.latents, **rows})
         ax, table = plot_factor_norms(alive), alive.factor_norms()
         np.testing.assert_allclose(
-            [bar.get_height() for bar in ax.patches], table["sd"], rtol=1e-6
+            [bar.get_height() for bar in ax.patches], table["rms"], rtol=1e-6
         )
         assert [label.get_text() for label in ax.get_xticklabels()] == [*map(str, table.index)]
         assert [text.get_text() for text in ax.texts] == [

@@ -308,7 +308,11 @@ class TestOrdered:
             ordered.log_prob_of_level(double(0.5, 3.4, 2.0, 5.0), STARS)
 
     def test_no_probability_is_negative(self, ordered):
-        none = ordered.probability_at_least(5.5)
+        part = ordered.parts[0][1]
+        weights = 0.5, 0.5 + 2.3e-16  # whose sum is more than 1, as rounding may have it
+        assert sum(weights) > 1
+        sum_above_one = PosteriorPredictive([(weight, part) for weight in weights], SCALE)
+        none = sum_above_one.probability_at_least(5.5)
         assert (none >= 0).all()
         assert (none < 1e-15).all()
         above = [ordered.probability_at_least(float(star)) for star in STARS]

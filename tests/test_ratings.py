@@ -700,7 +700,15 @@ def test_a_split_with_an_empty_side(frame, method):
         getattr(Ratings.from_frame(frame, time="time"), method)(0.01)
 
 
-@pytest.mark.parametrize("k", [-1, 0, 1, 6])
+@pytest.mark.parametrize("k", [-1, 0, 1, 6, 2.0, 1.5])
 def test_a_number_of_folds_out_of_range_is_refused_at_the_call(frame, k):
-    with pytest.raises(RatingsError, match=f"k={k} is outside 2 to 5"):
+    message = "k=6 is outside 2 to 5" if k == 6 else rf"k must be 2, 3, 4, \.\.\., not {k}"
+    with pytest.raises(RatingsError, match=message):
         Ratings.from_frame(frame).k_fold(k)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "a"])
+@pytest.mark.parametrize("method", ["split", "split_by_user", "k_fold"])
+def test_seeds_that_are_none(frame, method, seed):
+    with pytest.raises(PMFError, match="seed must be"):
+        getattr(Ratings.from_frame(frame), method)(seed=seed)

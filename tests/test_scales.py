@@ -26,7 +26,14 @@ from pyro_pmf import (
 )
 from pyro_pmf.datasets import simulate
 from pyro_pmf.gaussian import Gaussian, LogGaussian
-from pyro_pmf.scales import MAP_SCALES, _climb, factor_scales, learnt_scales, map_scales
+from pyro_pmf.scales import (
+    MAP_SCALES,
+    _climb,
+    _is_gain,
+    factor_scales,
+    learnt_scales,
+    map_scales,
+)
 
 BOTH = PMF(2, users="hierarchical", items="hierarchical", noise="shared")
 STEP = 1.4
@@ -156,24 +163,38 @@ def test_how_much_the_prior_counts(ratings):
 def test_the_search_finds_the_top_of_a_hill(top):
     def height(at):
         x, y = at[0] - top[0], at[1] - top[1]
-        return -4.0 * (x * x + 0.5 * x * y + y * y)
+        return -(x * x + 0.5 * x * y + y * y)
 
+    assert _climb(lambda new, old: height(new) > height(old), 2) == top
+
+
+def test_the_search_tells_new_from_old():
     asked = []
-    assert _climb(lambda at: asked.append(at) or height(at), 2) == top
-    assert max(asked, key=height) == top
+    assert _climb(lambda new, old: asked.append((new, old)), 1) == (0,)
+    assert asked == [((1,), (0,)), ((-1,), (0,))]
 
 
-def test_a_step_has_to_gain_a_nat():
-    assert _climb(lambda at: 0.99 * at[0], 1) == (0,)
-    assert _climb(lambda at: -0.99 * at[0], 1) == (0,)
-    assert _climb(lambda at: 1.01 * min(at[0], 5), 1) == (5,)
-    assert _climb(lambda at: 1.01 * min(-at[0], 5), 1) == (-5,)
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("prior", [0.0, 3.0])
+def test_a_gain_is_more_than_two_standard_errors_of_the_pairs(factor, prior):
+    """As SciPy's paired test has it, where the prior says nothing; the prior counts as it is."""
+    generator = np.random.default_rng(0)
+    old, change = generator.normal(-1.5, 0.8, 500), generator.normal(0.0, 0.1, 500)
+    error = change.std() * 500**0.5
+    change += (factor * 2 * error - change.sum() - prior) / 500
+    new = old + change
+    assert _is_gain((prior - 7.0, new), (-7.0, old)) == (factor > 1)
+    if not prior:
+        t = stats.ttest_rel(new, old).statistic
+        assert t == pytest.approx(2 * factor, rel=0.01)
+    assert not _is_gain((-7.0, old), (prior - 7.0, new))
 
 
-def test_a_density_that_is_no_number_is_left_alone():
-    assert _climb(lambda at: 0.0 if at == (0, 0) else np.nan, 2) == (0, 0)
-    assert _climb(lambda at: -np.inf, 2) == (0, 0)
-    assert _climb(lambda at: -np.inf if at[0] < 1 else -abs(2.0 * at[0] - 4), 1) == (2,)
+def test_a_density_that_is_no_number_is_no_gain():
+    known, other = np.zeros(3), np.array([np.nan, 0.0, 0.0])
+    nothing = np.full(3, -np.inf)
+    for new, old in ((other, known), (nothing, known), (nothing, nothing), (known, nothing)):
+        assert not _is_gain((0.0, new), (0.0, old))
 
 
 # What is learnt, of a density of held-out ratings that is known

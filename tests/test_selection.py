@@ -1,13 +1,17 @@
 """Cross-validation against a loop by hand, and models of which the right one is known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from pyro_pmf import PMF, Fixed, PMFError, Priors, Ratings, RatingsError, fit
-from pyro_pmf.likelihoods import BernoulliLogit, OrderedLogit
+from pyro_pmf.likelihoods import (
+    BernoulliLogit,
+    NegativeBinomialLog,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+)
 from pyro_pmf.metrics import summarize
 from pyro_pmf.selection import cross_validate
 
@@ -108,32 +112,48 @@ def test_models_of_levels_are_compared_by_log_mass():
     assert table.loc["factors", "elpd"] > -np.log(5)  # of levels that are equally likely
 
 
-@pytest.mark.statistical
+def half_stars(ratings):
+    frame = ratings.to_frame()
+    generator = np.random.default_rng(0)
+    frame["rating"] = (frame["rating"] - 0.5 * generator.integers(0, 2, len(frame))).clip(0.5, 5)
+    return Ratings.from_frame(frame, scale=(0.5, 5))
+
+
 def test_levels_compare_a_density_with_a_mass():
-    """Two factors against biases, whichever of the two is continuous."""
-    ratings, levels = simulated(2), (1, 2, 3, 4, 5)
-    flat, strong = PMF(0, noise="shared"), model(2)
-    ordered = OrderedLogit(5)
-    for models in (
-        {"flat": replace(flat, likelihood=ordered), "strong": strong},
-        {"flat": flat, "strong": replace(strong, likelihood=ordered)},
-    ):
-        table = cross_validate(models, ratings, k=2, levels=levels, progress=False)
-        assert table.index.tolist() == ["strong", "flat"]
-        assert (table["elpd"] < 0).all()
-        assert table.loc["flat", "difference"] < -10 * table.loc["flat", "se"]
-        train, test = next(iter(ratings.k_fold(2, 0)))
-        loss = fit(models["strong"], train, progress=False).evaluate(test, levels=levels).log_loss
-        assert table.loc["strong", "elpd"] == pytest.approx(-loss, abs=0.05)
+    """By the log loss over levels half a star apart, which is no density."""
+    ratings, levels = half_stars(simulated(2, 30, 20)), tuple(np.arange(0.5, 5.1, 0.5))
+    models = {"continuous": model(2), "levels": model(2, likelihood=OrderedLogit(10))}
+    options = {"max_steps": 30, "progress": False}
+    table = cross_validate(models, ratings, k=2, levels=levels, **options)
+    for name, one in models.items():
+        parts = [
+            fit(one, train, **options).scores(test, levels=levels)
+            for train, test in ratings.k_fold(2, 0)
+        ]
+        loss = pd.concat(parts)["log_loss"].mean()
+        assert table.loc[name, "elpd"] == pytest.approx(-loss)
+        if name == "continuous":
+            assert abs(pd.concat(parts)["nll"].mean() - loss) > 0.5
 
 
 # Errors
 
 
-def test_a_density_and_a_mass_without_levels():
-    models = {"levels": model(1, likelihood=OrderedLogit(5)), "continuous": model(1)}
+@pytest.mark.parametrize("transform", ["unit", "count"])
+def test_a_density_and_a_mass_without_levels(transform):
+    """Refused as soon as both have been fitted once."""
+    ratings = simulated(1, 20, 15)
+    likelihoods = OrderedLogit(5), NormalSigmoid()
+    if transform == "count":
+        frame = ratings.to_frame().astype({"rating": int})
+        ratings = Ratings.from_frame(frame, transform="count")
+        likelihoods = NegativeBinomialLog(), NormalIdentity()
+    models = {str(x): PMF(0, noise="shared", likelihood=x) for x in likelihoods}
+    seen = []
+    options = {"max_steps": 5, "progress": False, "callback": seen.append}
     with pytest.raises(PMFError, match=r"give levels=\(1, 2"):
-        cross_validate(models, simulated(1, 20, 15), k=2, max_steps=5, progress=False)
+        cross_validate(models, ratings, k=5, **options)
+    assert len(seen) == 10
 
 
 def test_no_models():
@@ -143,7 +163,7 @@ def test_no_models():
 
 @pytest.mark.parametrize("k", [0, 1, 10_000])
 def test_parts_that_cannot_be(k):
-    with pytest.raises(RatingsError, match=f"k={k}"):
+    with pytest.raises(RatingsError, match=f"k(=| must be .*){k}"):
         cross_validate({1: model(0)}, simulated(1, 10, 8), k=k, progress=False)
 
 

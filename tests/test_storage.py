@@ -12,9 +12,11 @@ import pyro_pmf.storage
 from pyro_pmf import (
     PMF,
     Fixed,
+    HalfNormal,
     LogNormal,
     NegativeBinomialLog,
     NormalIdentity,
+    OrderedLogit,
     Priors,
     Ratings,
     StorageError,
@@ -70,6 +72,18 @@ def test_load_gives_back_what_was_saved(tmp_path, guide, time, dtype):
     pd.testing.assert_frame_equal(loaded.predict(PAIRS[:3]), saved.predict(PAIRS[:3]))
     np.testing.assert_array_equal(loaded.sample(PAIRS, 3), saved.sample(PAIRS, 3))
     pd.testing.assert_frame_equal(loaded.recommend("dan"), saved.recommend("dan"))
+
+
+@pytest.mark.parametrize("biases", [True, "user", "item"])
+def test_models_with_numbers_of_numpy(tmp_path, biases):
+    priors = Priors(sigma_b=Fixed(np.float32(1.7)), sigma_c=HalfNormal(np.float64(0.3)))
+    model = PMF(np.int64(2), biases=biases, priors=priors, likelihood=OrderedLogit(np.int32(5)))
+    saved = fitted(model, "normal", None, torch.float64)
+    saved.save(tmp_path / "movies.pmf")
+    loaded = load(tmp_path / "movies.pmf")
+    assert loaded.model == saved.model
+    unknown = pd.DataFrame({"user": ["nobody"], "item": [PAIRS["item"].iloc[0]]})
+    pd.testing.assert_frame_equal(loaded.predict(unknown), saved.predict(unknown))
 
 
 def test_point_estimate_and_dates(tmp_path):

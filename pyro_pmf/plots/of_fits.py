@@ -178,15 +178,15 @@ def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
     """
     table = posterior.factor_norms()
     ax = axes_or_new(ax, (7.0, 3.8))
-    sd, dead = table["sd"].to_numpy(), table["dead"].to_numpy(bool)
+    rms, dead = table["rms"].to_numpy(), table["dead"].to_numpy(bool)
     place = np.arange(len(table))
-    ax.bar(place[~dead], sd[~dead], color=BLUE, width=0.75)
-    top = 1.0 if dead.all() else sd.max()
+    ax.bar(place[~dead], rms[~dead], color=BLUE, width=0.75)
+    top = 1.0 if dead.all() else rms.max()
     mark = np.full(dead.sum(), 0.03 * top)  # a dead factor's own bar is too low to see
     style: dict[str, Any] = {"color": "none", "edgecolor": VERMILLION, "hatch": "////"}
     ax.bar(place[dead], mark, width=0.75, **style)
     if len(table) <= _LABELLED:
-        for x, height, share in zip(place[~dead], sd[~dead], table["share"][~dead], strict=True):
+        for x, height, share in zip(place[~dead], rms[~dead], table["share"][~dead], strict=True):
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             ax.text(x, height, text, ha="center", va="bottom", fontsize="small")
         for x, height in zip(place[dead], mark, strict=True):
@@ -195,9 +195,9 @@ def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
             )
         ax.set_xticks(place, [str(factor) for factor in table.index])
         ax.tick_params(axis="x", length=0)
-        ax.set_xlabel("Factor")
+        ax.set_xlabel("Principal factor")
     else:
-        ax.set_xlabel("Factors, from the strongest to the weakest")
+        ax.set_xlabel("Principal factors, from the strongest to the weakest")
     ax.set(
         xlim=(-0.6, max(len(table), 6) - 0.4),
         ylim=(0, 1.1 * top),
