@@ -78,8 +78,9 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
     pandas.Series
         n; rmse, mae and crps (rating units); nll (minus the mean log predictive density or mass,
         nats); log_loss, where there is one; coverage and mean width of the central interval;
-        coverage_50, coverage_80, coverage_90 and coverage_95, as of `calibration`; sharpness, the
-        mean standard deviation. Gneiting, Balabdaoui & Raftery (2007) call sharp what is
+        coverage_50, coverage_80, coverage_90 and coverage_95, as of `calibration`; pit_distance,
+        the largest between the distribution of pit and the uniform one; sharpness, the mean
+        standard deviation. Gneiting, Balabdaoui & Raftery (2007) call sharp what is
         concentrated, and measure it by the width. An interval of levels is made of whole ones,
         and its coverage is above its probability; those of `calibration` are right for levels too.
 
@@ -99,6 +100,7 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
             "coverage": scores["covered"].mean(),
             "width": scores["width"].mean(),
             **{f"coverage_{p}": _inside(scores["pit"], p / 100).mean() for p in _INTERVALS},
+            "pit_distance": kstest(scores["pit"], "uniform").statistic,
             "sharpness": np.mean(sd),
             "error_sd_spearman": spearmanr(size, sd).statistic if vary else np.nan,
             "error_sd_pearson": pearsonr(size, sd).statistic if vary else np.nan,

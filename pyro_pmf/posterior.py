@@ -129,8 +129,8 @@ class Posterior(Learned):
         -------
         pandas.Series, or with ``by`` pandas.DataFrame
             n, rmse, mae, nll, log_loss (where there are levels), crps, coverage, width,
-            coverage_50, coverage_80, coverage_90, coverage_95, sharpness, error_sd_spearman,
-            error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
+            coverage_50, coverage_80, coverage_90, coverage_95, pit_distance, sharpness,
+            error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
             for each range of training ratings.
 
         Raises

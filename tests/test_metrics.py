@@ -69,6 +69,10 @@ def test_summary_in_rating_units(scores):
             f"coverage_{p}": np.mean(np.abs(z) <= scipy.stats.norm.ppf((1 + p / 100) / 2))
             for p in (50, 80, 90, 95)
         },
+        "pit_distance": max(
+            np.abs(scipy.stats.norm.cdf(np.sort(z)) - k / 4).max()
+            for k in (np.arange(4), np.arange(1, 5))
+        ),
         "sharpness": SD.mean(),
         "error_sd_spearman": scipy.stats.spearmanr(np.abs(error), SD).statistic,
         "error_sd_pearson": np.corrcoef(np.abs(error), SD)[0, 1],
