@@ -432,15 +432,20 @@ class TestScales:
         assert torch.equal(torch.get_rng_state(), state)
 
 
+def with_random_rows(posterior, strengths=(1.0, 1.0)):
+    generator = torch.Generator().manual_seed(0)
+    rows = {
+        name: replace(x, mean=torch.randn(x.mean.shape, generator=generator))
+        for name, x in posterior.latents.items()
+        if name in ("U", "V")
+    }
+    rows["U"] = replace(rows["U"], mean=rows["U"].mean * torch.tensor(strengths))
+    return replace(posterior, latents={**posterior.latents, **rows})
+
+
 class TestFactorNorms:
     def test_draws_each_from_the_strongest(self, posterior):
-        generator = torch.Generator().manual_seed(0)
-        rows = {
-            name: Gaussian(torch.randn(x.mean.shape, generator=generator), x.var, x.sites)
-            for name, x in posterior.latents.items()
-            if name in ("U", "V")
-        }
-        alive = replace(posterior, latents={**posterior.latents, **rows})
+        alive = with_random_rows(posterior)
         ax, table = plot_factor_norms(alive), alive.factor_norms()
         np.testing.assert_allclose(
             [bar.get_height() for bar in ax.patches], table["rms"], rtol=1e-6
@@ -451,6 +456,11 @@ class TestFactorNorms:
         ]
         assert ax.get_title("left").endswith("no factor is dead")
         assert inside_the_figure(ax)
+
+    def test_a_weak_factor_is_not_called_nothing(self, posterior):
+        weak = with_random_rows(posterior, (1.0, 0.05))
+        assert 0 < weak.factor_norms()["share"].iloc[-1] < 0.005
+        assert [text.get_text() for text in plot_factor_norms(weak).texts] == ["100%", "<1%"]
 
     def test_marks_dead_ones(self, posterior):
         V = posterior.latents["V"]
