@@ -59,7 +59,7 @@ class PMF:
         Whether a user's factors share strength through the items that the user rated, and an
         item's through the users who rated it. Hierarchical users help those with few ratings.
     biases : bool or {"user", "item"}
-        Whether the score has the terms b_i and c_j, or only one of them.
+        Whether the score has the terms b_i and c_j; "user" keeps b_i alone, "item" c_j.
     divisor : {"sqrt_count", "count"}
         d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
     noise : {"shared", "user", "item", "user_and_item"}
