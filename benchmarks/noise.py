@@ -12,7 +12,7 @@ from typing import get_args
 
 from benchmarks.variants import MODELS, report
 from pyro_pmf import Posterior, Ratings, fit
-from pyro_pmf.models import Noise
+from pyro_pmf.model.pmf import Noise
 
 
 def variants(train: Ratings, test: Ratings) -> Iterator[tuple[str, str, Posterior]]:

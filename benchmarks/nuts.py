@@ -230,7 +230,7 @@ def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
     """Draw means and standard deviations of all scores, against those of NUTS."""
     from matplotlib import pyplot
 
-    from pyro_pmf.plots import BLUE, GREEN, VERMILLION
+    from pyro_pmf.criticism.plots import BLUE, GREEN, VERMILLION
 
     looks = {HMC: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
     figure, grid = pyplot.subplots(len(panels), 2, figsize=(8, 7.6), layout="constrained")

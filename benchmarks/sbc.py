@@ -321,7 +321,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     """Draw the difference of each rank distribution to the uniform one."""
     from matplotlib import pyplot
 
-    from pyro_pmf.plots import BLUE, GREEN, VERMILLION
+    from pyro_pmf.criticism.plots import BLUE, GREEN, VERMILLION
 
     looks = {NUTS: (BLUE, "-"), HMC: (GREEN, "-"), VI: (VERMILLION, "-")}
     looks[VI_HELD] = (VERMILLION, (0, (4, 1.5)))

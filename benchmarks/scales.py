@@ -13,7 +13,7 @@ from unittest import mock
 
 from benchmarks.variants import MODELS, report
 from pyro_pmf import PMF, Fixed, Posterior, Priors, Ratings, centring, fit
-from pyro_pmf.scales import factor_scales, search
+from pyro_pmf.inference.scales import factor_scales, search
 
 MULTIPLES = (0.7, 1.4)  # of the values that `fit` holds
 CENTRED = {"non-centred": math.inf, "centred": 0.0}  # in place of the number of ratings for half

@@ -29,8 +29,8 @@ from benchmarks.one import memory, start_memory_peak
 from benchmarks.peers import article
 from pyro_pmf import PMF, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
-from pyro_pmf.objective import pose
-from pyro_pmf.priors import Fixed
+from pyro_pmf.inference.variational.objective import pose
+from pyro_pmf.model.priors import Fixed
 
 RESULTS = Path(__file__).parent / "results"
 N_FACTORS = 16

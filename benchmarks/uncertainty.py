@@ -34,8 +34,8 @@ from benchmarks.data import DATA, as_tables
 from benchmarks.sbc import scores_of
 from pyro_pmf import PMF, OrderedLogit, Posterior, Ratings, fit
 from pyro_pmf.datasets import movielens
-from pyro_pmf.metrics import calibration, score_each, summarize, summarize_by
-from pyro_pmf.predictive import PosteriorPredictive
+from pyro_pmf.prediction.metrics import calibration, score_each, summarize, summarize_by
+from pyro_pmf.prediction.predictive import PosteriorPredictive
 
 LEVELS = {"movielens-small": 10, "insteval": 5, "movielens-100k": 5}
 RANK, ITERATIONS = 10, 300  # of myFM

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from pyro_pmf import PMF, FitError, Fixed, OrderedLogit, Posterior, Priors, Ratings, fit
 from pyro_pmf.datasets import movielens
-from pyro_pmf.inference_data import scale_summary
-from pyro_pmf.metrics import score_each, summarize
-from pyro_pmf.plots import (
+from pyro_pmf.prediction.inference_data import scale_summary
+from pyro_pmf.prediction.metrics import score_each, summarize
+from pyro_pmf.criticism.plots import (
     plot_calibration,
     plot_elbo,
     plot_error_by_sd,
@@ -33,7 +33,7 @@ from pyro_pmf.plots import (
     plot_scales,
     plot_user,
 )
-from pyro_pmf.predictive import PosteriorPredictive
+from pyro_pmf.prediction.predictive import PosteriorPredictive
 
 WIDTH = 100  # of the terminal, in characters
 SCALE = 0.5, 5.0
@@ -182,7 +182,7 @@ def choose_user(test: Ratings) -> Any:
 def describe(ratings: Ratings, train: Ratings, test: Ratings, seed: int) -> None:
     """Print what was read and how it was split."""
     low, high = ratings.scale
-    unknown = (~test.to_frame()["item"].isin(train.items)).sum()
+    unknown = (~test.to_frame()["item"].isin(train.item_ids)).sum()
     text = (
         f"{len(ratings):,} ratings of {ratings.n_items:,} films by {ratings.n_users:,} users, "
         f"{low:g} to {high:g} stars: {len(train):,} to learn from and {len(test):,} held out "

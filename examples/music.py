@@ -46,9 +46,9 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.datasets import lastfm_hetrec, simulate, with_sampled_negatives
-from pyro_pmf.metrics import calibration, ranking_scores
-from pyro_pmf.prediction import LocatedPairs
-from pyro_pmf.predictive import PosteriorPredictive
+from pyro_pmf.prediction.metrics import calibration, ranking_scores
+from pyro_pmf.prediction.tables import LocatedPairs
+from pyro_pmf.prediction.predictive import PosteriorPredictive
 
 WIDTH = 100  # of the terminal, in characters
 RECIPE = "The article's recipe"
@@ -432,10 +432,10 @@ def print_similar(posterior: Posterior, titles: pd.Series, n_shown: int = 8) -> 
         cosine = (direction @ direction[item]).numpy()
         cosine[~known], cosine[item] = -np.inf, -np.inf
         near = [
-            f"{name_of(titles, train.items[k], 20)} {cosine[k]:.2f}"
+            f"{name_of(titles, train.item_ids[k], 20)} {cosine[k]:.2f}"
             for k in np.argsort(-cosine)[:3]
         ]
-        print(f"{name_of(titles, train.items[item], 20):<22}{', '.join(near)}"[:WIDTH])
+        print(f"{name_of(titles, train.item_ids[item], 20):<22}{', '.join(near)}"[:WIDTH])
 
 
 def print_recommendations(
@@ -449,7 +449,7 @@ def print_recommendations(
     user = (test.to_frame()["user"].value_counts().sort_index() - 15).abs().idxmin()
     frame = train.to_frame()
     theirs = frame[frame["user"] == user].sort_values("rating", ascending=False)
-    unseen = pd.DataFrame({"user": user, "item": train.items.difference(theirs["item"])})
+    unseen = pd.DataFrame({"user": user, "item": train.item_ids.difference(theirs["item"])})
     typical = float(np.median(train.rating))
     table = posterior.predict(unseen, interval=0.8, at_least=typical)
     table["listens"] = listens.predict(unseen)["mean"]
@@ -613,7 +613,7 @@ def scatter_artists(
     title = f"The {len(order)} artists with most listeners, {what}"
     ax.set_title(title, loc="left", fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)
-    names = [name_of(titles, posterior.ratings.items[item], 24) for item in order]
+    names = [name_of(titles, posterior.ratings.item_ids[item], 24) for item in order]
     label_points(ax, names, *place.T, n_named)
     return ax.figure
 

@@ -1,8 +1,12 @@
 """Bayesian probabilistic matrix factorization in Pyro; predictions say how sure they are."""
 
+from importlib.metadata import version
+
+from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
-from pyro_pmf.inference import fit
-from pyro_pmf.likelihoods import (
+from pyro_pmf.fitting import Progress, fit
+from pyro_pmf.inference.methods import HMC, MAP, NUTS, VI
+from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     Likelihood,
     NegativeBinomialLog,
@@ -10,14 +14,18 @@ from pyro_pmf.likelihoods import (
     NormalSigmoid,
     OrderedLogit,
 )
-from pyro_pmf.models import PMF
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
 from pyro_pmf.posterior import Posterior, load
-from pyro_pmf.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
-from pyro_pmf.ratings import Ratings
-from pyro_pmf.svi import Progress
+
+__version__ = version("pyro-pmf")
 
 __all__ = [
+    "HMC",
+    "MAP",
+    "NUTS",
     "PMF",
+    "VI",
     "BernoulliLogit",
     "FitError",
     "Fixed",
@@ -36,6 +44,7 @@ __all__ = [
     "Ratings",
     "RatingsError",
     "StorageError",
+    "__version__",
     "fit",
     "load",
 ]

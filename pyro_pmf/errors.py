@@ -1,17 +1,36 @@
-"""The errors this package raises on purpose: one family, each a ``ValueError``."""
+"""Errors that this package raises on purpose, each a ``ValueError``, and its warnings."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+_BETWEEN = {"pyro_pmf", "pyro", "torch", "contextlib"}  # packages on the way to the caller
 
 
 class PMFError(ValueError):
-    """What was asked for cannot be done; the message says why and what to do instead."""
+    """Raised when a request cannot be met; the message says why and what to do instead."""
 
 
 class RatingsError(PMFError):
-    """A table of ratings that no model can be given as it stands."""
+    """Raised when a table of ratings cannot be used as it stands."""
 
 
 class FitError(PMFError):
-    """A fit that cannot start, or whose result is not to be trusted."""
+    """Raised when a fit cannot start, or its result cannot be trusted."""
 
 
 class StorageError(PMFError):
-    """A saved posterior that cannot be written or read."""
+    """Raised when a saved posterior cannot be written or read."""
+
+
+def warn(message: str) -> None:
+    """Issue a ``UserWarning`` at the line of the caller's code that called this package."""
+    depth, frame = 1, inspect.currentframe()
+    while frame is not None and _package(frame.f_globals) in _BETWEEN:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=max(1, depth - 1))
+
+
+def _package(module_globals: dict[str, object]) -> str:
+    return str(module_globals.get("__name__", "")).partition(".")[0]

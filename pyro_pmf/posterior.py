@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyro_pmf import effects, inference_data, prediction, recommendation, storage
+from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
-from pyro_pmf.learned import Learned
-from pyro_pmf.metrics import summarize, summarize_by
-from pyro_pmf.ratings import Ratings
+from pyro_pmf.model import storage
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.prediction import effects, inference_data, recommendation, tables
+from pyro_pmf.prediction.metrics import summarize, summarize_by
 
 
 class Posterior(Learned):
     """The distribution of a model's latents given its training ratings, as approximated by `fit`.
 
-    Its attributes, model, ratings, latents, num_draws, history and converged, are those of
-    `Learned`.
+    `Learned` has its attributes: model, ratings, latents, n_draws, steps, converged and n_chains.
     """
 
     def predict(
@@ -55,7 +55,7 @@ class Posterior(Learned):
         PMFError
             If ``interval`` is not inside (0, 1), or ``at_least`` is no number.
         """
-        return prediction.predict(self, pairs, interval, at_least)
+        return tables.predict(self, pairs, interval, at_least)
 
     def predict_levels(
         self, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
@@ -81,7 +81,7 @@ class Posterior(Learned):
         RatingsError, PMFError
             As `predict`, and if there are no levels.
         """
-        return prediction.predict_levels(self, pairs, levels)
+        return tables.predict_levels(self, pairs, levels)
 
     def scores(
         self,
@@ -102,7 +102,7 @@ class Posterior(Learned):
         RatingsError
             As `predict`, and if the pairs have no ratings.
         """
-        return prediction.scores(self, pairs, interval, levels)
+        return tables.scores(self, pairs, interval, levels)
 
     def evaluate(
         self,
@@ -148,7 +148,7 @@ class Posterior(Learned):
         return summarize_by(scores, scores[f"n_{by}"])
 
     def sample(
-        self, pairs: Ratings | pd.DataFrame, num_samples: int = 100, seed: int = 0
+        self, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
     ) -> np.ndarray:
         """Draw ratings from the joint posterior predictive distribution.
 
@@ -156,16 +156,16 @@ class Posterior(Learned):
         ----------
         pairs : Ratings or pandas.DataFrame
             As for `predict`.
-        num_samples : int
+        n_draws : int
         seed : int
             The caller's random state is left as it was.
 
         Returns
         -------
-        ndarray, shape (num_samples, n_pairs)
+        ndarray, shape (n_draws, n_pairs)
             In rating units. Draws of the model's likelihood: they may lie outside the scale.
         """
-        return prediction.sample(self, pairs, num_samples, seed)
+        return tables.sample(self, pairs, n_draws, seed)
 
     def recommend(
         self,
@@ -243,11 +243,29 @@ class Posterior(Learned):
         """
         return effects.factor_norms(self)
 
+    def summary(self, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
+        """Summarize the scalar parameters: mean, standard deviation, 90% interval.
+
+        Parameters
+        ----------
+        n_draws : int, optional
+            As for `to_arviz`.
+        seed : int
+
+        Returns
+        -------
+        pandas.DataFrame
+            ArviZ's summary, one row a site; sigma on the model scale of the ratings, the others on
+            the scale of the score. Of Markov chains also R-hat, effective sample sizes and Monte
+            Carlo standard errors.
+        """
+        return inference_data.summary(self, n_draws, seed)
+
     def to_arviz(
         self,
         pairs: Ratings | pd.DataFrame | None = None,
         sites: Sequence[str] | None = None,
-        num_samples: int | None = None,
+        n_draws: int | None = None,
         seed: int = 0,
         prior: bool = False,
     ) -> Any:
@@ -258,12 +276,12 @@ class Posterior(Learned):
         pairs : Ratings or pandas.DataFrame, optional
             Adds the groups posterior_predictive, log_likelihood and observed_data (the last two
             where the pairs have ratings), in rating units, for these pairs. The likelihood is a
-            density per rating unit, or the mass of a level. Every pair costs ``num_samples``
+            density per rating unit, or the mass of a level. Every pair costs ``n_draws``
             numbers twice: give those that you will look at.
         sites : sequence of str, optional
             Of the group posterior, deterministic ones such as U and V included. By default the
             scalar ones.
-        num_samples : int, optional
+        n_draws : int, optional
             1000 if left out. Where draws represent the posterior, at most those, each once; of
             Markov chains as many of each, evenly spaced, and the first axis is the chain.
         seed : int
@@ -278,7 +296,7 @@ class Posterior(Learned):
         PMFError
             If the model has no such site.
         """
-        return inference_data.to_arviz(self, pairs, sites, num_samples, seed, prior)
+        return inference_data.to_arviz(self, pairs, sites, n_draws, seed, prior)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Save to a folder: JSON, safetensors and Parquet, no pickle. `load` reads it.

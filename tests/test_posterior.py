@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 from pyro_pmf import PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
-from pyro_pmf.gaussian import Gaussian, LogGaussian
-from pyro_pmf.likelihoods import OrderedLogit
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
+from pyro_pmf.model.likelihoods import OrderedLogit
 
 N_USERS, N_ITEMS, K = 6, 5, 2
 CONFIGURATIONS = [
@@ -72,7 +72,7 @@ def dense_score_moments(posterior):
 
 
 def all_pairs(posterior):
-    users, items = posterior.ratings.users, posterior.ratings.items
+    users, items = posterior.ratings.user_ids, posterior.ratings.item_ids
     return pd.DataFrame(
         [(user, item) for user in users for item in items], columns=["user", "item"]
     )
@@ -176,7 +176,7 @@ def test_chunks_change_nothing(monkeypatch):
     posterior = known_posterior(users="hierarchical")
     pairs = all_pairs(posterior).assign(rating=3.0)
     whole = posterior.predict(pairs), posterior.scores(pairs)
-    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
     parts = posterior.predict(pairs), posterior.scores(pairs)
     for a, b in zip(whole, parts, strict=True):
         pd.testing.assert_frame_equal(a, b)
@@ -216,8 +216,8 @@ def test_recommend_the_best_unseen():
     predicted = posterior.predict(all_pairs(posterior))
     seen = posterior.ratings.to_frame()[["user", "item"]]
     unseen = predicted.merge(seen, how="left", indicator=True).query("_merge == 'left_only'")
-    recommended = posterior.recommend(posterior.ratings.users, n=3)
-    assert list(recommended["user"]) == list(posterior.ratings.users)  # one film is left for each
+    recommended = posterior.recommend(posterior.ratings.user_ids, n=3)
+    assert list(recommended["user"]) == list(posterior.ratings.user_ids)  # one film is left for each
     merged = recommended.merge(unseen, on=["user", "item"])
     assert len(merged) == len(recommended)
     np.testing.assert_allclose(merged["mean_x"], merged["mean_y"])
@@ -385,7 +385,7 @@ def test_transforms_of_levels_differ_from_chunk_to_chunk(monkeypatch):
     posterior = ordinal_posterior()
     pairs = all_pairs(posterior).assign(rating=3.0)
     whole = posterior.scores(pairs)["pit"]
-    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
     np.testing.assert_allclose(posterior.scores(pairs)["pit"], whole)
 
 
@@ -412,7 +412,7 @@ def test_levels_of_pairs_in_any_order(monkeypatch):
     pairs = all_pairs(posterior)
     whole = posterior.predict_levels(pairs)
     shuffled = pairs.sample(frac=1, random_state=0)
-    monkeypatch.setattr("pyro_pmf.prediction._CHUNK", 7)
+    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
     parts = posterior.predict_levels(shuffled)
     pd.testing.assert_frame_equal(parts, whole.loc[shuffled.index])
     train = posterior.predict_levels(posterior.ratings)

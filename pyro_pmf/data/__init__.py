@@ -1,0 +1,5 @@
+"""Tables: from rows of who rated what to checked, indexed ratings on the model scale."""
+
+from pyro_pmf.data.negatives import with_sampled_negatives
+
+__all__ = ["with_sampled_negatives"]

@@ -1,0 +1,190 @@
+"""The observed cells of the rating matrix, as tensors in row and in column order."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pattern(NamedTuple):
+    """Where the observed cells are: the matrix I of the papers in CSR and CSC order.
+
+    The indices are of 32 bits, which is what the sparse kernels work with and half the memory to
+    move; so there are at most 2^31 - 1 cells.
+
+    Attributes
+    ----------
+    row_pointers : Tensor, int32, shape (n_rows + 1,)
+        The cells of row i are ``row_pointers[i]`` to ``row_pointers[i + 1]``.
+    columns : Tensor, int32, shape (n_cells,)
+        The column of each cell, in row order.
+    column_pointers : Tensor, int32, shape (n_columns + 1,)
+        The cells of column j in column order, likewise.
+    rows : Tensor, int32, shape (n_cells,)
+        The row of each cell, in column order.
+    to_column_order, to_row_order : Tensor, int32, shape (n_cells,)
+        Permutations: ``x[to_column_order]`` puts values in row order into column order.
+    """
+
+    row_pointers: Tensor
+    columns: Tensor
+    column_pointers: Tensor
+    rows: Tensor
+    to_column_order: Tensor
+    to_row_order: Tensor
+
+    @property
+    def T(self) -> Pattern:
+        """The pattern of the transposed matrix, without a copy."""
+        return Pattern(
+            self.column_pointers,
+            self.rows,
+            self.row_pointers,
+            self.columns,
+            self.to_row_order,
+            self.to_column_order,
+        )
+
+
+class Cells:
+    """The cells of a rating matrix at which there are pairs, sorted once and then kept.
+
+    Parameters
+    ----------
+    user, item : Tensor, int64, shape (n,)
+        Row and column of each cell; ``user`` ascends.
+    n_users, n_items : int
+        Shape of the matrix.
+    """
+
+    def __init__(self, user: Tensor, item: Tensor, n_users: int, n_items: int) -> None:
+        self.user, self.item = user, item
+        self.n_users, self.n_items = n_users, n_items
+
+    @cached_property
+    def pattern(self) -> Pattern:
+        """The cells in row and in column order."""
+        n, device = len(self.user), self.user.device
+        to_column_order = torch.argsort(self.item, stable=True)
+        to_row_order = torch.empty(n, dtype=torch.int32, device=device)
+        to_row_order[to_column_order] = torch.arange(n, dtype=torch.int32, device=device)
+        return Pattern(
+            _pointers(self.user, self.n_users),
+            self.item.int(),
+            _pointers(self.item, self.n_items),
+            self.user[to_column_order].int(),
+            to_column_order.int(),
+            to_row_order,
+        )
+
+    @cached_property
+    def user_counts(self) -> Tensor:
+        """Number of cells in each row, int32, shape (n_users,)."""
+        return self.pattern.row_pointers.diff()
+
+    @cached_property
+    def item_counts(self) -> Tensor:
+        """Number of cells in each column, int32, shape (n_items,)."""
+        return self.pattern.column_pointers.diff()
+
+
+class Pairs:
+    """Pairs (user, item) of the rating matrix, sorted by user, with or without their values.
+
+    A model needs no more of a table of ratings than this.
+
+    Parameters
+    ----------
+    user, item : Tensor, int64, shape (n,)
+        Rows of U and of V; ``user`` ascends.
+    n_users, n_items : int
+        Shape of the rating matrix.
+    value : Tensor, float, shape (n,), optional
+        Ratings on the model scale, such as [0, 1]. Without it the site ``rating`` is not
+        observed.
+    dtype : torch.dtype, optional
+        Floating point type of everything a model computes; the type of ``value`` by default.
+    """
+
+    def __init__(
+        self,
+        user: Tensor,
+        item: Tensor,
+        n_users: int,
+        n_items: int,
+        value: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.user, self.item, self.value = user, item, value
+        self.n_users, self.n_items = n_users, n_items
+        self.dtype = dtype or (torch.float32 if value is None else value.dtype)
+        self._cells = Cells(user, item, n_users, n_items)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.user.device
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pairs' cells in row and in column order."""
+        return self._cells.pattern
+
+    @property
+    def user_counts(self) -> Tensor:
+        """Number of pairs of each user, int32, shape (n_users,)."""
+        return self._cells.user_counts
+
+    @property
+    def item_counts(self) -> Tensor:
+        """Number of pairs of each item, int32, shape (n_items,)."""
+        return self._cells.item_counts
+
+    def user_blocks(self, n_blocks: int) -> list[Pairs]:
+        """Cut the pairs into blocks of whole users, with about equally many pairs each.
+
+        Parameters
+        ----------
+        n_blocks : int
+            Fewer blocks come back where single users have more pairs than a block would hold.
+
+        Returns
+        -------
+        list of Pairs
+            Pairs of the same matrix. Together they are all pairs, in their order.
+        """
+        ends = self.pattern.row_pointers.cpu()
+        wanted = torch.arange(1, n_blocks) * (len(self) / n_blocks)
+        after = torch.searchsorted(ends, wanted.ceil().int()).clamp(1, len(ends) - 1)
+        below, above = ends[after - 1], ends[after]
+        cuts = torch.unique(torch.where(wanted - below < above - wanted, below, above)).tolist()
+        bounds = [0, *(cut for cut in cuts if 0 < cut < len(self)), len(self)]
+        return [self._between(*pair) for pair in itertools.pairwise(bounds)]
+
+    def _between(self, start: int, end: int) -> Pairs:
+        value = None if self.value is None else self.value[start:end]
+        user, item = self.user[start:end], self.item[start:end]
+        return Pairs(user, item, self.n_users, self.n_items, value, self.dtype)
+
+    def within(self, n_users: int, n_items: int) -> Pairs:
+        """Return the same pairs of a larger matrix, without values."""
+        return Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
+
+    def without_values(self) -> Pairs:
+        """Return the same pairs with the site ``rating`` left unobserved."""
+        hidden = self.within(self.n_users, self.n_items)
+        hidden._cells = self._cells  # sorting them again would take as long as a step of a fit
+        return hidden
+
+
+def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
+    """Return where each index's cells begin once the cells are sorted by it."""
+    counts = torch.bincount(sorted_or_not, minlength=n)
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()

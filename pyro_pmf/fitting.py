@@ -1,0 +1,212 @@
+"""`fit`: from a model and ratings to a posterior, by the method that is asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.errors import FitError
+from pyro_pmf.inference.mcmc.chains import sample_chains
+from pyro_pmf.inference.methods import HMC, NUTS, VI, Method, as_method
+from pyro_pmf.inference.run import Run, as_device
+from pyro_pmf.inference.scales import learnt_scales
+from pyro_pmf.inference.variational.collapse import NO_FACTORS
+from pyro_pmf.inference.variational.loop import fit_guide
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.likelihoods import NormalIdentity, NormalSigmoid, likelihood_of
+from pyro_pmf.model.priors import Fixed
+from pyro_pmf.model.terms import terms_of
+from pyro_pmf.posterior import Posterior
+from pyro_pmf.prediction.tables import log_prob
+
+_ROUGHER = 10.0  # tolerance while scales are learnt: fits from other starts differ by more
+_MOST_LEVELS = 100  # of ratings that are a choice, and no measurement
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a fit after a step, which a callback is given.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 1.
+    elbo : float
+        ELBO at the parameters before the step, in nats.
+    seconds : float
+        Since `fit` was called.
+    posterior : callable
+        ``posterior()`` is the `Posterior` that the fit would return if it ended here.
+    """
+
+    step: int
+    elbo: float
+    seconds: float
+    posterior: Callable[[], Posterior]
+
+
+def fit(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    method: str | Method = "vi",
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+    callback: Callable[[Progress], None] | None = None,
+) -> Posterior:
+    """Fit a model to ratings.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or a Pyro model ``model(ratings)`` or ``model(ratings, history=None)`` with a
+        site ``rating`` observed at ``ratings.value``.
+    ratings : Ratings
+        The training ratings.
+    method : {"vi", "map", "nuts", "hmc"} or VI, MAP, NUTS, HMC
+        The inference: variational inference, a point estimate, or draws from the exact posterior.
+        A name stands for the method with its default options.
+    seed : int
+        The same seed gives the same result, on the CPU. The caller's random state is left alone.
+    device : {"auto", "cpu", "cuda"} or torch.device
+        "auto" takes a GPU if there is one. The posterior comes back on the CPU.
+    dtype : torch.dtype, optional
+        torch.float32 or torch.float64; by default that of ``ratings``, and float64 with `NUTS`.
+    progress : bool
+        Whether to show a progress bar.
+    callback : callable, optional
+        Called with a `Progress` after each step: of `MAP` and `VI`, of the approximation that
+        `HMC` starts from, and of the last fit where scales are learnt from held-out ratings.
+
+    Returns
+    -------
+    Posterior
+        ``posterior.converged`` says whether the ELBO stopped rising before the step limit, or
+        whether the chains have mixed; ``posterior.steps`` has one row a step or draw.
+
+    Raises
+    ------
+    FitError
+        If an argument is not valid, memory would not suffice, the ELBO stops being finite, or a
+        point estimate collapses; or if chains are asked for a density without bound (a continuous
+        likelihood, noise of users or items, and ratings that have few levels).
+
+    Warns
+    -----
+    UserWarning
+        If the deterministic ELBO does not apply, or variational inference found no factors.
+
+    Examples
+    --------
+    >>> from pyro_pmf import PMF, VI, fit
+    >>> from pyro_pmf.datasets import simulate
+    >>> ratings, _ = simulate(PMF(2), n_users=30, n_items=20, n_ratings=300)
+    >>> posterior = fit(PMF(0), ratings, VI(max_steps=100), progress=False)
+    >>> posterior.converged
+    True
+    """
+    method = as_method(method)
+    _check_arguments(model, ratings, seed, dtype)
+    run = Run(seed, as_device(device), dtype, progress)
+    if callback is not None:
+        run = replace(run, on_step=_as_on_step(callback))
+    if isinstance(method, HMC | NUTS):
+        return _as_posterior(_draw(model, ratings, method, run))
+    scales: Mapping[str, float] | None = None
+    if isinstance(method, VI) and method.learn_scales is not None:
+        scales = _learn_scales(model, ratings, method, run)
+    return _as_posterior(fit_guide(model, ratings, method, run, scales))
+
+
+def _as_posterior(learned: Learned) -> Posterior:
+    return Posterior(**vars(learned))
+
+
+def _as_on_step(callback: Callable[[Progress], None]) -> Callable[..., None]:
+    """Turn a callback of the user's into one of the loop's, which knows no `Posterior`."""
+
+    def on_step(row: dict[str, Any], learned: Callable[[], Learned]) -> None:
+        callback(Progress(**row, posterior=lambda: _as_posterior(learned())))
+
+    return on_step
+
+
+def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: Run) -> Learned:
+    """Draw from the posterior, on the CPU."""
+    _refuse_unbounded(model, ratings)
+    if isinstance(method, NUTS):
+        if run.on_step is not None:
+            raise FitError("NUTS has no steps of an ELBO and takes no callback.")
+        train = ratings.to("cpu", run.dtype or torch.float64)  # of few ratings: it costs nothing
+        return sample_chains(model, train, method, run, None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NO_FACTORS)  # draws may find some yet
+        approximation = fit_guide(model, ratings, method.start, run)
+    return sample_chains(model, approximation.ratings, method, run, approximation)
+
+
+def _learn_scales(model: Any, ratings: Ratings, method: VI, run: Run) -> Mapping[str, float]:
+    """Return the standard deviations that the last fit holds; none where they are latents."""
+    if not terms_of(model):
+        raise FitError(f"learn_scales={method.learn_scales!r} is for a PMF.")
+    if method.learn_scales == "elbo":
+        return {}
+    quick = replace(method, tolerance=_ROUGHER * method.tolerance)
+    quiet = replace(run, progress=False, on_step=None)
+
+    def log_density(train: Ratings, test: Ratings, scales: Mapping[str, float]) -> np.ndarray:
+        return log_prob(fit_guide(model, train, quick, quiet, scales), test)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NO_FACTORS)  # with other values they may be found
+        return learnt_scales(model, ratings, log_density, run.seed, run.progress)
+
+
+def _check_arguments(
+    model: Callable[..., Any], ratings: Ratings, seed: int, dtype: torch.dtype | None
+) -> None:
+    if not isinstance(ratings, Ratings) or ratings.value is None:
+        raise FitError("Give Ratings with values: Ratings.from_frame(frame, ...).")
+    if len(ratings) < 2 or ratings.value.min() == ratings.value.max():
+        raise FitError("These ratings do not differ: there is nothing to learn from them.")
+    if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
+        raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
+    require_integer("seed", seed, least=0, error=FitError)
+    likelihood = likelihood_of(model)
+    if likelihood is not None and likelihood.has_bounds and not ratings.transform.bounds:
+        raise FitError(
+            f"These ratings have no lowest and no highest value, and {likelihood} keeps to such "
+            "bounds. Give PMF(likelihood=NormalIdentity()), or a likelihood of counts."
+        )
+
+
+def _refuse_unbounded(model: Any, ratings: Ratings) -> None:
+    """Refuse a continuous likelihood with per-row noise on ratings that have few levels.
+
+    Its density is unbounded: the noise of a row whose ratings are met exactly goes to zero.
+    """
+    noise = terms_of(model).noise
+    if all(isinstance(getattr(model.priors, term.scale), Fixed) for term in noise):
+        return  # no noise of rows, or a known spread, which keeps it from zero
+    if not isinstance(likelihood_of(model), NormalSigmoid | NormalIdentity):
+        return
+    assert ratings.value is not None  # it has been checked
+    n_levels = len(ratings.value.unique())
+    if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
+        sides = " and ".join(term.plate.removesuffix("s") for term in noise)
+        raise FitError(
+            f"These ratings have {n_levels} levels. A continuous likelihood whose noise differs "
+            f"by {sides} can meet the ratings of some rows exactly, with their noise near zero. "
+            "The density is then unbounded, and draws from the posterior end there. Give "
+            "PMF(likelihood=OrderedLogit(n_levels)) if the levels are evenly spaced, or "
+            'noise="shared".'
+        )

@@ -1,0 +1,1 @@
+"""Losses and chains: how the latents of a model are learnt from ratings."""

@@ -1,0 +1,238 @@
+"""The vector of unconstrained numbers in which the posterior of a model is sampled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
+from pyro.infer.mcmc.util import initialize_model
+from torch import Tensor
+
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.errors import FitError
+from pyro_pmf.inference.centring import centring_for_sampling
+from pyro_pmf.inference.initialization import initial_value
+from pyro_pmf.inference.recording import NotRecordable, Recording
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.running import trace_of
+from pyro_pmf.model.terms import terms_of
+
+_DRAWS = 50  # that tell the spread of an approximation
+_NO_SPREAD = 1e-6  # standard deviation of what an approximation holds, with room for rounding
+_LONGER = 4.0  # as far as steps that suit thousands of rows allow
+_DIFFERENCE = 0.01  # of a finite difference, in unconstrained numbers
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Where coordinates begin, and the unit of each, in unconstrained numbers.
+
+    Attributes
+    ----------
+    origin, scale : Tensor, shape (n,)
+    """
+
+    origin: Tensor
+    scale: Tensor
+
+
+class Coordinates:
+    """Unconstrained coordinates z of a model's latents, and the potential energy of each z.
+
+    The Normal sites of a `PMF` are partly centred (see `centring`).
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model.
+    ratings : Ratings
+    whitening : Whitening, optional
+        By default the origin and the unit of the unconstrained numbers themselves.
+
+    Attributes
+    ----------
+    sites : dict of str to torch.Size
+        The latent sites of the model as it is stated, and their shapes.
+
+    Raises
+    ------
+    FitError
+        If a latent is discrete.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], ratings: Ratings, whitening: Whitening | None = None
+    ) -> None:
+        self._ratings = ratings
+        stated = dict(trace_of(model, ratings).iter_stochastic_nodes())
+        for name, site in stated.items():
+            if site["fn"].has_enumerate_support:
+                raise FitError(f"Site {name!r} is discrete: only continuous latents are sampled.")
+        self.sites = {name: site["value"].shape for name, site in stated.items()}
+        self._model = model
+        if reparametrized := centring_for_sampling(model, ratings):
+            self._model = poutine.reparam(model, reparametrized)
+        first, self._energy, self._transforms, _ = self._initialized()
+        self._shapes = {name: tensor.shape for name, tensor in first.items()}
+        nodes = trace_of(self._model, ratings).nodes
+        shared = {name for name in first if not nodes[name]["cond_indep_stack"]}
+        longer = shared if terms_of(model) else set()
+        self._measure = self._packed(
+            {
+                name: torch.full_like(x, _LONGER if name in longer else 1.0)
+                for name, x in first.items()
+            }
+        )
+        zero = torch.zeros_like(self._packed(first))
+        self._whitening = whitening or Whitening(zero, torch.ones_like(zero))
+        self._play = self._recorded(self._packed(first))
+
+    @property
+    def n_latents(self) -> int:
+        """Number of entries of all latent sites."""
+        return sum(shape.numel() for shape in self.sites.values())
+
+    def whiten(self, approximation: Learned) -> Whitening:
+        """Measure coordinates from a draw of an approximate posterior, in standard deviations.
+
+        The scales are standard deviations of draws from the approximation. Where it holds a site
+        at one value, the curvature of the density gives the scale. Sites outside all plates of a
+        `PMF`, such as mu, sigma_U or the cut points, vary together with all rows, by more than
+        mean field or curvature say, so their scale is longer.
+
+        Parameters
+        ----------
+        approximation : Learned
+            Its draws are taken from torch's random state.
+
+        Returns
+        -------
+        Whitening
+            The one that these coordinates have from now on.
+        """
+        draws = torch.stack([self._unconstrained(draw) for draw in approximation.draws(_DRAWS)])
+        self._whitening = Whitening(draws[0], torch.ones_like(draws[0]))
+        scale = draws.std(0)
+        for index in (scale < _NO_SPREAD).nonzero().flatten():
+            step = torch.zeros_like(scale)
+            step[index] = _DIFFERENCE
+            slopes = [self.gradient(z)[index] for z in (step, -step)]
+            curvature = (slopes[0] - slopes[1]) / (2 * _DIFFERENCE)
+            scale[index] = curvature.clamp(min=1.0) ** -0.5
+        self._whitening = Whitening(draws[0], scale * self._measure)
+        return self._whitening
+
+    def first(self) -> Tensor:
+        """Return where to begin without an approximation, from torch's random state."""
+        return self._packed(self._initialized()[0])
+
+    def of(self, draw: Mapping[str, Tensor]) -> Tensor:
+        """Return the coordinates of a draw of the stated latents, shape (n,)."""
+        return (self._unconstrained(draw) - self._whitening.origin) / self._whitening.scale
+
+    def draw(self, z: Tensor) -> tuple[dict[str, Tensor], float]:
+        """Return the stated latents at some coordinates, and their log likelihood."""
+        values = {
+            name: self._transforms[name].inv(x) if name in self._transforms else x
+            for name, x in self._unpacked(self._unwhitened(z)).items()
+        }
+        with torch.no_grad(), pyro.validation_enabled(False):
+            trace = trace_of(poutine.condition(self._model, data=values), self._ratings)
+            trace.compute_log_prob(lambda name, _: name == "rating")
+        log_likelihood = float(trace.nodes["rating"]["log_prob_sum"])
+        return {name: trace.nodes[name]["value"] for name in self.sites}, log_likelihood
+
+    def potential(self, z: Tensor) -> Tensor:
+        """Return minus the log density of coordinates but for a constant, with a gradient."""
+        x = self._unwhitened(z)
+        if self._play is None:
+            return self._energy(self._unpacked(x))
+        return _Played.apply(x, self._play)
+
+    def potential_of_site(self, site: Mapping[str, Tensor]) -> Tensor:
+        """Return the potential as Pyro's kernels ask for it, of coordinates by name."""
+        return self.potential(site["z"])
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Return the gradient of the potential."""
+        leaf = z.detach().requires_grad_()
+        return torch.autograd.grad(self.potential(leaf), leaf)[0]
+
+    def _unwhitened(self, z: Tensor) -> Tensor:
+        return z * self._whitening.scale + self._whitening.origin
+
+    def _initialized(self) -> Any:
+        return initialize_model(
+            self._model, model_args=(self._ratings,), init_strategy=initial_value
+        )
+
+    def _unconstrained(self, draw: Mapping[str, Tensor]) -> Tensor:
+        given = init_to_value(values={name: draw[name] for name in self.sites})
+        with torch.no_grad(), pyro.validation_enabled(False), InitMessenger(given):
+            nodes = trace_of(self._model, self._ratings).nodes
+        values = {name: nodes[name]["value"] for name in self._shapes}
+        return self._packed(
+            {
+                name: self._transforms[name](x) if name in self._transforms else x
+                for name, x in values.items()
+            }
+        )
+
+    def _recorded(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        """Write the energy and its gradient down, to be played where Python has no part in it."""
+        leaf = x.clone().requires_grad_()
+
+        def gradient() -> tuple[Tensor, ...]:
+            energy = self._energy(self._unpacked(leaf))
+            return energy.detach(), *torch.autograd.grad(energy, leaf)
+
+        try:
+            with pyro.validation_enabled(False):
+                recording = Recording(gradient, varying=[leaf])
+        except NotRecordable:
+            return None
+        if recording.is_random:
+            return None
+        inputs = tuple(recording.inputs)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            played = torch.jit.trace(  # of small tensors, most time would be Python's
+                lambda *inputs: recording.play(*inputs), inputs, check_trace=False
+            )
+
+        def play(x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                leaf.data.copy_(x)
+                energy, slope = played(*inputs)
+            return energy.clone(), slope.clone()
+
+        return play
+
+    def _packed(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """One vector: the sampler works on each name by itself, which takes time."""
+        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
+
+    def _unpacked(self, x: Tensor) -> dict[str, Tensor]:
+        parts = x.split([shape.numel() for shape in self._shapes.values()])
+        return {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+
+class _Played(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, play: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        energy, slope = play(x)
+        ctx.save_for_backward(slope)
+        return energy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None

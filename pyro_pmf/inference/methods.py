@@ -1,0 +1,228 @@
+"""How a model is fitted: one small frozen object of options for each kind of inference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.errors import FitError
+
+LearnScales = Literal["held_out", "elbo"]
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Options of methods that maximise an ELBO step by step; use `MAP` or `VI`.
+
+    Parameters
+    ----------
+    max_steps : int
+        The fit ends after this many steps, converged or not.
+    learning_rate : float
+        Adam's step size until its decay. L-BFGS needs none.
+    tolerance : float
+        The ELBO has stopped rising when it gains less than this, in nats a rating, in 25 steps.
+    batches : int
+        Number of blocks of users that the ratings are cut into; a step of Adam uses one. That
+        saves memory; where memory suffices, all ratings at once reach the same ELBO sooner.
+    n_draws : int
+        Draws that represent a posterior without a closed form.
+
+    Raises
+    ------
+    FitError
+        If an option is not valid.
+    """
+
+    max_steps: int = 2000
+    learning_rate: float = 0.03
+    tolerance: float = 3e-4
+    batches: int = 1
+    n_draws: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batches", "n_draws"):
+            require_integer(name, getattr(self, name), error=FitError)
+        for name in ("learning_rate", "tolerance"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not 0 < number < math.inf:
+                raise FitError(f"{name} must be a positive number, not {number!r}.")
+
+
+@dataclass(frozen=True)
+class MAP(Ascent):
+    """Maximum a posteriori: the latents at which the joint density is highest.
+
+    The standard deviations of a `PMF` are held at `scales.map_scales` unless its priors fix them,
+    and its noise is shared by all ratings: the joint density grows without bound as a scale and
+    its latents go to zero together, and as the noise of one user goes to zero.
+
+    Parameters
+    ----------
+    max_steps, learning_rate, tolerance, batches, n_draws
+        See `Ascent`.
+
+    Examples
+    --------
+    >>> from pyro_pmf import MAP
+    >>> MAP(max_steps=500).max_steps
+    500
+    """
+
+
+@dataclass(frozen=True)
+class VI(Ascent):
+    """Variational inference: the best approximation of the posterior within a guide's family.
+
+    The default guide has an independent Normal for every latent entry, LogNormal for standard
+    deviations. Its deterministic ELBO is maximised by L-BFGS in the metric of the guide's Fisher
+    information. Other guides, and models without a closed form, use Pyro's `Trace_ELBO` and Adam.
+
+    Parameters
+    ----------
+    max_steps, learning_rate, tolerance, batches, n_draws
+        See `Ascent`.
+    guide : callable or type, optional
+        A Pyro guide of the model instead of the default, or a class such as `AutoDelta` that is
+        called with the model. A guide that is a module keeps its parameters, and a further fit
+        goes on from them.
+    learn_scales : {"held_out", "elbo"}, optional
+        How the standard deviations of a `PMF`'s factors are learnt that the priors do not fix; by
+        default they are held at `scales.factor_scales`. "held_out" maximises their prior times
+        the density of a tenth of the ratings given the others, by a search of quicker fits
+        (`scales.learnt_scales`), and holds the values found. "elbo" gives them a posterior like
+        all other latents; but where factors are weak the ELBO prefers none.
+
+    Raises
+    ------
+    FitError
+        If an option is not valid, or ``learn_scales`` is given with a guide.
+
+    Examples
+    --------
+    >>> from pyro_pmf import VI
+    >>> VI(learn_scales="held_out").tolerance
+    0.0003
+    >>> VI(tolerance=-1)
+    Traceback (most recent call last):
+        ...
+    pyro_pmf.errors.FitError: tolerance must be a positive number, not -1.
+    """
+
+    guide: Callable[..., Any] | None = None
+    learn_scales: LearnScales | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guide is not None and not callable(self.guide):
+            raise FitError(f"guide must be a Pyro guide or a class of guides, not {self.guide!r}.")
+        if self.learn_scales not in (None, *get_args(LearnScales)):
+            raise FitError(
+                f'learn_scales must be "held_out", "elbo" or None, not {self.learn_scales!r}.'
+            )
+        if self.guide is not None and self.learn_scales is not None:
+            raise FitError(
+                "learn_scales is for the default guide: leave guide out, or learn_scales."
+            )
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Options of methods that draw from the posterior by Markov chains; use `NUTS` or `HMC`.
+
+    Parameters
+    ----------
+    n_draws : int
+        Draws of each chain, at least 4.
+    n_warmup : int
+        Steps of each chain before them, which tune it and are not kept.
+    n_chains : int
+
+    Raises
+    ------
+    FitError
+        If an option is not valid.
+    """
+
+    n_draws: int = 500
+    n_warmup: int = 500
+    n_chains: int = 2
+
+    def __post_init__(self) -> None:
+        require_integer("n_draws", self.n_draws, least=4, error=FitError)
+        require_integer("n_warmup", self.n_warmup, error=FitError)
+        require_integer("n_chains", self.n_chains, error=FitError)
+
+
+@dataclass(frozen=True)
+class NUTS(Chains):
+    """Pyro's No-U-Turn sampler: draws from the exact posterior, all standard deviations learnt.
+
+    Chains start from the prior and run on the CPU, in minutes for a few hundred ratings. It is
+    the reference for the faster methods.
+
+    Parameters
+    ----------
+    n_draws, n_warmup, n_chains
+        See `Chains`.
+    """
+
+
+@dataclass(frozen=True)
+class HMC(Chains):
+    """Hamiltonian Monte Carlo that starts from variational inference; all scales are learnt.
+
+    Each latent moves in steps of its standard deviation under the approximation. Draws are from
+    the exact posterior and take minutes for 100,000 ratings, on the CPU.
+
+    Parameters
+    ----------
+    n_draws, n_warmup, n_chains
+        See `Chains`.
+    start : VI
+        How the approximation is fitted, with the default guide, all ratings at once and held
+        scales.
+
+    Raises
+    ------
+    FitError
+        If an option is not valid.
+    """
+
+    n_draws: int = 150
+    n_warmup: int = 100
+    start: VI = field(default_factory=VI)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = isinstance(self.start, VI) and (
+            self.start.guide is None and self.start.learn_scales is None
+        )
+        if not usual or self.start.batches != 1:
+            raise FitError(
+                "HMC starts from VI with the default guide, held scales and one batch, not from "
+                f"{self.start!r}."
+            )
+
+
+Method = MAP | VI | NUTS | HMC
+_BY_NAME: dict[str, Method] = {"map": MAP(), "vi": VI(), "nuts": NUTS(), "hmc": HMC()}
+
+
+def as_method(method: str | Method) -> Method:
+    """Return a method from its name, or the method itself.
+
+    Raises
+    ------
+    FitError
+        If it is neither.
+    """
+    if isinstance(method, str) and method in _BY_NAME:
+        return _BY_NAME[method]
+    if isinstance(method, Method):
+        return method
+    names = ", ".join(f'"{name}"' for name in _BY_NAME)
+    raise FitError(f"method must be one of {names}, or MAP(...), VI(...), ..., not {method!r}.")

@@ -1,0 +1,322 @@
+"""A computation on tensors, recorded once and played again.
+
+A step of a fit is some hundred small operations, and on a hundred thousand ratings most of its
+time goes to the Python that decides on them: Pyro's handlers, plates and distributions, and
+autograd. They decide the same each time. So the operations that reach torch's kernels are written
+down once, those of the gradient too, and played from then on.
+
+This is what CUDA graphs do on a GPU. torch's own ``make_fx`` records too, but loads torch's
+compiler at the first call, which takes as long as a small fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_pmf.internals import QuietDispatchMode, is_mutable, storage_id, written_arguments
+
+
+class NotRecordable(RuntimeError):
+    """Python reads a number out of a tensor that changes from one run to the next."""
+
+
+class Recording:
+    """What a function does to tensors, gradients included.
+
+    Parameters
+    ----------
+    function : callable
+        Takes nothing and returns a sequence of tensors. It is called once.
+    varying : sequence of Tensor
+        Tensors whose values change in place between one run and the next. Whatever depends on
+        none of them, nor on a random number, is computed once and kept.
+
+    Attributes
+    ----------
+    first : tuple of Tensor
+        What the recorded run returned.
+    is_random : bool
+        Whether random numbers are drawn, anew in each run.
+    graph : torch.fx.Graph
+        What is played. ``print(recording.graph)`` shows it.
+    inputs : list of Tensor
+        The tensors that its placeholders stand for, given ones and kept ones.
+    play : callable
+        The graph as a function of the inputs.
+
+    Raises
+    ------
+    NotRecordable
+        If Python reads a number, such as ``x.item()``, out of something that varies: what it does
+        with the number does not show.
+    """
+
+    def __init__(
+        self, function: Callable[[], Sequence[Tensor]], varying: Sequence[Tensor]
+    ) -> None:
+        with _Recorder() as tape, _Reads(tape):
+            self.first = tuple(function())
+        self.is_random = any(call.is_random() for call in tape.calls)
+        results = [tape.slot(result) for result in self.first]
+        constants = _split_off_constants(tape, [tape.slot(tensor) for tensor in varying])
+        self.graph, inputs = _graph(tape.calls, constants, results)
+        self.inputs = [constants[slot] for slot in inputs]
+        self.play = fx.GraphModule(torch.nn.Module(), self.graph).forward
+        if any(tensor.is_cuda for tensor in self.inputs):
+            self.play = _one_launch(self.play, self.inputs)
+
+    def __call__(self) -> tuple[Any, ...]:
+        """Run it again, on the values that the tensors have now; the results are overwritten."""
+        with torch.no_grad():
+            return self.play(*self.inputs)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands for a tensor among the arguments of a call."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One operation; ``outputs`` has a slot, or None for what is not a tensor, for each result."""
+
+    function: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: list[int | None]
+    returns_many: bool
+    shared: list[tuple[int, int]]  # inputs and outputs, two by two, that are in the same memory
+    shown: list[int]  # inputs whose values Python sees in the result: a number, or a shape
+
+    def inputs(self) -> Iterator[int]:
+        yield from _slots((self.args, self.kwargs))
+
+    def slots(self) -> Iterator[int]:
+        yield from self.inputs()
+        yield from (slot for slot in self.outputs if slot is not None)
+
+    def is_random(self) -> bool:
+        return torch.Tag.nondeterministic_seeded in self.function.tags
+
+    def mutates(self) -> bool:
+        return is_mutable(self.function)
+
+    def written(self) -> Iterator[int]:
+        for argument in written_arguments(self.function, self.args, self.kwargs):
+            yield from _slots(argument)
+
+
+class _Recorder(QuietDispatchMode):
+    """Writes down the calls that reach torch's kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.given: dict[int, Tensor] = {}  # tensors that no call made
+        self.read: list[int] = []  # what became numbers without a kernel
+        self._slots = WeakTensorKeyDictionary()
+        self._n_slots = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        inputs: list[Tensor] = []
+        _replace((args, kwargs), Tensor, inputs.append)
+        seen = _replace((args, kwargs), Tensor, lambda x: _Slot(self.slot(x)))
+        result = func(*args, **kwargs)
+        if args and _is_same(result, args[0]):  # detached, or expanded to the shape it has
+            self._slots[result] = self.slot(args[0])
+            return result
+        many = isinstance(result, list | tuple)
+        outputs = [self._output(part) for part in (result if many else [result])]
+        # by memory and not by the schema, which tells nothing of aten::_unsafe_view
+        parts = zip(outputs, result if many else [result], strict=True)
+        shared = [
+            (self.slot(x), slot)
+            for slot, part in parts
+            for x in inputs
+            if slot is not None and storage_id(x) == storage_id(part)
+        ]
+        shown: list[Tensor] = []
+        if None in outputs:
+            shown = inputs
+        elif torch.Tag.dynamic_output_shape in func.tags:
+            masks = [x for x in inputs if x.dtype in (torch.bool, torch.uint8)]
+            shown = masks if func is torch.ops.aten.index.Tensor else inputs
+        read = [self.slot(x) for x in shown]
+        self.calls.append(_Call(func, seen[0], seen[1], outputs, many, shared, read))
+        return result
+
+    def slot(self, tensor: Tensor) -> int:
+        if tensor not in self._slots:
+            self.given[self._new(tensor)] = tensor
+        return self._slots[tensor]
+
+    def _output(self, value: Any) -> int | None:
+        if not isinstance(value, Tensor):
+            return None
+        # what is written in place keeps its slot, a view of it has another
+        return self._slots[value] if value in self._slots else self._new(value)
+
+    def _new(self, tensor: Tensor) -> int:
+        self._slots[tensor] = self._n_slots
+        self._n_slots += 1
+        return self._slots[tensor]
+
+
+class _Reads(TorchFunctionMode):
+    """Takes note of the tensors whose numbers Python reads from their memory."""
+
+    def __init__(self, tape: _Recorder) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            self.tape.read.append(self.tape.slot(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def _split_off_constants(tape: _Recorder, varying: list[int]) -> dict[int, Tensor]:
+    """Take the calls that do not vary off the tape; return their values and those given."""
+    varies = _varying_memory(tape, varying)
+    if varies(tape.read):
+        raise NotRecordable("tolist or numpy")
+    constants: dict[int, Any] = dict(tape.given)
+    left = []
+    for call in tape.calls:
+        if not varies(call.slots()):
+            args, kwargs = _replace((call.args, call.kwargs), _Slot, lambda s: constants[s.number])
+            result = call.function(*args, **kwargs)
+            results = result if call.returns_many else [result]
+            for slot, value in zip(call.outputs, results, strict=True):
+                if slot is not None:
+                    constants[slot] = value
+        elif varies(call.shown):
+            raise NotRecordable(str(call.function))
+        else:
+            left.append(call)
+    tape.calls = left
+    return constants
+
+
+def _varying_memory(tape: _Recorder, varying: list[int]) -> Callable[[Iterable[int]], bool]:
+    """Return whether some of these slots hold what changes from one run to the next."""
+    calls = tape.calls
+    memory: dict[int, int] = {}  # slots that share memory point to one of them
+
+    def find(slot: int) -> int:
+        while memory.setdefault(slot, slot) != slot:
+            slot = memory[slot]
+        return slot
+
+    first: dict[int, int] = {}
+    for slot, tensor in tape.given.items():
+        memory[slot] = first.setdefault(storage_id(tensor), slot)
+    changing = set(varying)
+    for call in calls:
+        outputs = [slot for slot in call.outputs if slot is not None]
+        changing.update(call.written())
+        for slot, output in call.shared:
+            memory[find(output)] = find(slot)
+        if call.is_random():
+            changing.update(outputs)
+    changing = {find(slot) for slot in changing}
+
+    def varies(slots: Iterable[int]) -> bool:
+        return any(find(slot) in changing for slot in slots)
+
+    for call in calls:  # no call's inputs are made after it
+        if varies(call.slots()):
+            changing.update(find(slot) for slot in call.outputs if slot is not None)
+    return varies
+
+
+def _graph(
+    calls: list[_Call], constants: dict[int, Tensor], results: list[int]
+) -> tuple[fx.Graph, list[int]]:
+    """Turn calls into a graph, which torch.fx turns into code; also return its inputs' slots."""
+    needed, used = set(results), []
+    for call in reversed(calls):
+        if call.mutates() or needed.intersection(call.outputs):
+            used.append(call)
+            needed.update(call.inputs())
+    graph = fx.Graph()
+    inputs = sorted(needed.intersection(constants))
+    nodes = {slot: graph.placeholder(f"given_{slot}") for slot in inputs}
+    for call in reversed(used):
+        args, kwargs = _replace((call.args, call.kwargs), _Slot, lambda s: nodes[s.number])
+        node = graph.call_function(call.function, args, kwargs)
+        for i, slot in enumerate(call.outputs):
+            if slot is not None and not call.returns_many:
+                nodes[slot] = node
+            elif slot is not None and slot in needed:
+                nodes[slot] = graph.call_function(getitem, (node, i))
+    graph.output(tuple(nodes[slot] for slot in results))
+    return graph, inputs
+
+
+def _is_same(result: Any, argument: Any) -> bool:
+    """Whether two tensors are one and the same piece of memory, read the same way."""
+    return (
+        isinstance(result, Tensor)
+        and isinstance(argument, Tensor)
+        and result is not argument  # written in place
+        and result.data_ptr() == argument.data_ptr() != 0
+        and result.dtype == argument.dtype
+        and result.shape == argument.shape
+        and result.stride() == argument.stride()
+        and (result.is_conj(), result.is_neg()) == (argument.is_conj(), argument.is_neg())
+    )
+
+
+def _one_launch(play: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
+    """Put all kernels into one CUDA graph, if each of them can be in one."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        for _ in range(3):  # what kernels set up at their first calls cannot be captured
+            play(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.no_grad(), torch.cuda.graph(graph):
+            results = play(*inputs)
+    except RuntimeError:
+        return play
+
+    def replay(*_: Tensor) -> Any:
+        graph.replay()
+        return results
+
+    return replay
+
+
+def _slots(arguments: Any) -> Iterator[int]:
+    found: list[int] = []
+    _replace(arguments, _Slot, lambda slot: found.append(slot.number))
+    yield from found
+
+
+def _replace(arguments: Any, kind: type, replacement: Callable[[Any], Any]) -> Any:
+    """Replace what is of a kind in nested tuples, lists and dicts."""
+    if isinstance(arguments, kind):
+        return replacement(arguments)
+    if isinstance(arguments, tuple | list):
+        return type(arguments)(_replace(x, kind, replacement) for x in arguments)
+    if isinstance(arguments, dict):
+        return {key: _replace(x, kind, replacement) for key, x in arguments.items()}
+    return arguments

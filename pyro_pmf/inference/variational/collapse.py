@@ -1,0 +1,59 @@
+"""Whether a fit has collapsed: to a scale of zero, or to factors that change no score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pyro_pmf.errors import FitError
+from pyro_pmf.inference.variational.objective import Objective
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.running import run
+from pyro_pmf.model.terms import terms_of
+from pyro_pmf.moments.bilinear import dot
+
+NO_FACTORS = "The factors have shrunk to zero"
+_COLLAPSED_SCALE = 1e-3  # of a free standard deviation; on the unit or the logit scale
+_COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
+
+
+def refuse_collapse(learned: Learned, objective: Objective) -> None:
+    """Raise `FitError` where a point estimate has a scale of zero, or factors of zero."""
+    if has_no_factors(learned):
+        raise FitError(
+            "The point estimate collapsed: U_i . V_j is zero for every pair, with "
+            f"{_scales(learned)}. "
+            "Where the factors are strong, sigma_U and sigma_V are larger, and sigma is smaller: "
+            "give Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)), or learn them "
+            'with method="vi". Or the ratings hold no more than biases: n_factors=0 fits those.'
+        )
+    for name in objective.scalar_scales:
+        value: Any = learned.latents[name]
+        scale = float(value if learned.n_draws is None else value[0])
+        if scale < _COLLAPSED_SCALE:
+            raise FitError(
+                f"The point estimate collapsed: {name} is {scale:.1e}. The joint density of "
+                "latents and a free standard deviation grows without bound as both shrink, or as "
+                "noise goes to zero where the ratings can be interpolated. Fix it, as with "
+                f'Priors({name}=Fixed(...)), or integrate the latents out with method="vi".'
+            )
+
+
+def has_no_factors(learned: Learned) -> bool:
+    """Whether the expected U_i . V_j hardly varies over the training pairs."""
+    factors = terms_of(learned.model).factors
+    if factors is None:
+        return False
+    latents = learned.latents if learned.n_draws is None else next(learned.draws())
+    sites = run(learned.model, latents, learned.ratings, learned.ratings)
+    U, V = (sites[factor.site]["value"] for factor in factors)
+    score: Any = dot(U, V, learned.ratings.pattern)
+    mean = score if isinstance(score, Tensor) else score.mean
+    return float(mean.std(correction=0)) < _COLLAPSED_SIGNAL
+
+
+def _scales(learned: Learned) -> str:
+    scales = {name: learned.latents.get(name) for name in ("sigma", "sigma_U", "sigma_V")}
+    shown = {name: x.flatten()[0] for name, x in scales.items() if isinstance(x, Tensor)}
+    return ", ".join(f"{name} = {float(x):.2g}" for name, x in shown.items())

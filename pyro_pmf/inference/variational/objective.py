@@ -1,0 +1,238 @@
+"""What a fit optimises: a model, a guide and an ELBO on training ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.errors import FitError, warn
+from pyro_pmf.inference.centring import centring
+from pyro_pmf.inference.initialization import initial_value, is_positive
+from pyro_pmf.inference.memory import fit_memory, require_memory
+from pyro_pmf.inference.methods import MAP, VI
+from pyro_pmf.inference.recording import NotRecordable, Recording
+from pyro_pmf.inference.scales import factor_scales, map_scales
+from pyro_pmf.inference.variational.elbo import GaussianELBO
+from pyro_pmf.inference.variational.guides import NormalGuide
+from pyro_pmf.model.pmf import for_point_estimate
+from pyro_pmf.model.running import is_latent, require_possible, takes_history, trace_of
+from pyro_pmf.moments.expectations import unwrapped
+from pyro_pmf.moments.gaussian import NoClosedForm
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a fit, minus an ELBO, on training ratings; made by `pose`.
+
+    Attributes
+    ----------
+    stated : callable
+        The model as the caller states it.
+    model : callable
+        The same as it is fitted, with some sites held and others reparametrized.
+    guide : callable
+        Of ``model``.
+    elbo : ELBO
+        `GaussianELBO` where model and guide allow it.
+    ratings : Ratings
+    held : dict of str to Tensor
+        Sites that ``model`` has been conditioned on.
+    """
+
+    stated: Callable[..., Any]
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    elbo: ELBO
+    ratings: Ratings
+    held: dict[str, Tensor]
+
+    def loss(self, block: Pairs | None = None, n_blocks: int = 1) -> Tensor:
+        """Minus the ELBO, in nats.
+
+        Parameters
+        ----------
+        block : Pairs, optional
+            Look at these ratings only, one of the blocks that all ratings are cut into, and count
+            them ``n_blocks`` times. Over the blocks, that averages to the loss of all ratings,
+            whatever their sizes: scaling by the number of ratings would not, for blocks of
+            unequal size drawn equally often. I_ij still stands for all ratings.
+        n_blocks : int
+        """
+        if block is None:
+            return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
+        history = {"history": self.ratings} if takes_history(self.model) else {}
+        with _Counted(n_blocks):
+            return self.elbo.differentiable_loss(self.model, self.guide, block, **history)
+
+    def gradient(
+        self, parameters: Sequence[Tensor], block: Pairs | None = None, n_blocks: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient, as one vector."""
+        loss = self.loss(block, n_blocks)
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return loss.detach(), torch.cat([part.flatten() for part in parts])
+
+    def recorded_gradient(self, parameters: Sequence[Tensor]) -> Recording | None:
+        """`gradient`, recorded; None where it cannot be, or is another at every call."""
+        if not isinstance(self.elbo, GaussianELBO):
+            return None
+        try:
+            recording = Recording(lambda: self.gradient(parameters), varying=parameters)
+        except NotRecordable:
+            return None
+        # A loss that changes by itself is not recorded; a GPU may add in another order, though.
+        again, rounding = self.loss(), 0.0 if self.ratings.device.type == "cpu" else 1e-5
+        same = torch.isclose(recording.first[0], again, rtol=rounding, atol=0.0)
+        return recording if same and not recording.is_random else None
+
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """Names and unconstrained values of the parameters, which a first evaluation makes."""
+        with poutine.trace(param_only=True) as capture:
+            self.loss()
+        found = [
+            (name, node["value"].unconstrained()) for name, node in capture.trace.nodes.items()
+        ]
+        if not found:
+            raise FitError("Nothing to fit: neither the model nor the guide has a parameter.")
+        return found
+
+    @cached_property
+    def latent_sites(self) -> dict[str, Distribution]:
+        """The latent sites of the model, as it is fitted, and their priors."""
+        return self._priors(self.model)
+
+    @cached_property
+    def stated_sites(self) -> dict[str, Distribution]:
+        """The latent sites of the model, as it is stated, that are not held, and their priors."""
+        priors = self._priors(self.stated).items()
+        return {name: prior for name, prior in priors if name not in self.held}
+
+    def _priors(self, model: Callable[..., Any]) -> dict[str, Distribution]:
+        sites = trace_of(model, self.ratings).iter_stochastic_nodes()
+        return {name: site["fn"] for name, site in sites}
+
+    def is_of_scale(self, parameter: str) -> bool:
+        """Whether a parameter is that of a positive site, by the names that autoguides give."""
+        return any(
+            parameter.endswith(f".{name}") and is_positive(fn.support)  # names may have dots, too
+            for name, fn in self.latent_sites.items()
+        )
+
+    def is_point_estimate(self) -> bool:
+        """Whether the guide puts each site, auxiliary ones too, at one value."""
+        sites = trace_of(self.guide, self.ratings).iter_stochastic_nodes()
+        return all(isinstance(unwrapped(site["fn"]), Delta) for _, site in sites)
+
+    @property
+    def scalar_scales(self) -> list[str]:
+        """The latent sites that are one positive number each."""
+        return [
+            name
+            for name, fn in self.latent_sites.items()
+            if is_positive(fn.support) and not fn.batch_shape + fn.event_shape
+        ]
+
+    def why_not_finite(self) -> str:
+        """Say which site makes the loss infinite or NaN."""
+        with torch.no_grad():
+            if isinstance(self.elbo, GaussianELBO):
+                terms = self.elbo.terms(self.model, self.guide, self.ratings)
+            else:
+                guide = poutine.trace(self.guide).get_trace(self.ratings)
+                replayed = poutine.replay(self.model, trace=guide)
+                trace = poutine.trace(replayed).get_trace(self.ratings)
+                trace.compute_log_prob()
+                terms = {
+                    name: site["log_prob_sum"]
+                    for name, site in trace.nodes.items()
+                    if site["type"] == "sample"
+                }
+        bad = [name for name, term in terms.items() if not term.isfinite()]
+        return ", ".join(bad or [name for name, x in self.parameters() if not x.isfinite().all()])
+
+
+def pose(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    method: MAP | VI,
+    scales: Mapping[str, float] | None = None,
+) -> Objective:
+    """Choose the guide and the ELBO for a model.
+
+    Parameters
+    ----------
+    model : callable
+    ratings : Ratings
+        On the device of the fit.
+    method : MAP or VI
+    scales : mapping of str to float, optional
+        Values at which the default guide holds standard deviations, by site; the others are
+        latents. By default those of `factor_scales`.
+
+    Raises
+    ------
+    FitError
+        If the guide cannot fit the model, the model has no observed site ``rating``, or the fit
+        would not fit into memory.
+    """
+    stated = for_point_estimate(model) if isinstance(method, MAP) else model
+    sites = require_possible(stated, ratings)
+    latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
+    n_parameters = sum(x.numel() for x in latents.values()) * (1 if isinstance(method, MAP) else 2)
+    require_memory(
+        fit_memory(len(ratings), n_parameters, method.batches, ratings.dtype), ratings.device
+    )
+    held: dict[str, Tensor] = {}
+    fitted = stated
+    guide: Callable[..., Any]
+    if isinstance(method, VI) and method.guide is not None:
+        guide = method.guide(stated) if isinstance(method.guide, type) else method.guide
+    else:
+        if isinstance(method, MAP):
+            scales = map_scales(stated, ratings)
+        elif scales is None:
+            scales = factor_scales(stated, ratings.value)
+        like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
+        held = {name: like.new_tensor(x) for name, x in scales.items() if name in latents}
+        if held:
+            fitted = poutine.condition(fitted, data=held)
+        if reparametrized := centring(stated, ratings):
+            fitted = poutine.reparam(fitted, reparametrized)
+        family = AutoDelta if isinstance(method, MAP) else NormalGuide
+        guide = family(fitted, init_loc_fn=initial_value)
+    elbo = _choose_elbo(fitted, guide, ratings)
+    return Objective(stated, fitted, guide, elbo, ratings, held)
+
+
+def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:
+    try:
+        GaussianELBO().loss(model, guide, ratings)
+    except NoClosedForm as reason:
+        warn(f"Falling back to Trace_ELBO, which samples: {reason} has no closed form here.")
+        return Trace_ELBO()
+    return GaussianELBO()
+
+
+class _Counted(Messenger):
+    """Counts the observed ratings several times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] == "rating":
+            msg["scale"] = msg["scale"] * self.times

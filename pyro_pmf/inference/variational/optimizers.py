@@ -1,0 +1,322 @@
+"""How the loss of a fit is minimised, over one vector that holds all parameters."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule, ScheduleState
+
+_MEMORY = 10  # steps that L-BFGS estimates the curvature from
+_WINDOW = 10  # steps that it judges the loss over
+_MAX_TRIALS = 20  # of one line search
+
+# Loss, and gradient of the shape of the parameters.
+Evaluate = Callable[[], tuple[Tensor, Tensor]]
+
+
+class Optimizer(Protocol):
+    """Takes steps, until ``last_step``; ``state`` is all that it needs to go on from a step."""
+
+    state: Any
+
+    @property
+    def last_step(self) -> int:
+        """Where it will end, as far as is known."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loss has stopped falling."""
+
+    def step(self) -> Tensor:
+        """Change the parameters; return the loss at those it started from."""
+
+
+@dataclass
+class AdamState:
+    """What Adam remembers.
+
+    Attributes
+    ----------
+    mean, square : Tensor, shape (n,)
+        Running averages of the gradient and of its square.
+    counts : list of Tensor
+        Steps taken, as torch's kernel counts them, of early and of late parameters.
+    step : int
+        Steps taken.
+    unread : list of Tensor
+        Losses that have not been judged yet.
+    schedule : ScheduleState
+    """
+
+    mean: Tensor
+    square: Tensor
+    counts: list[Tensor]
+    schedule: ScheduleState
+    step: int = 0
+    unread: list[Tensor] = field(default_factory=list)
+
+
+class Adam:
+    """Adam (Kingma & Ba, ICLR 2015), for losses that may be noisy.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Returns the loss and its gradient at ``parameters``.
+    parameters : Tensor, shape (n,)
+        Changed in place.
+    n_late : int
+        The last so many parameters have a learning rate that rises from zero.
+    delay : int
+        Steps over which it rises.
+    schedule : Schedule
+    learning_rate : float
+
+    Attributes
+    ----------
+    state : AdamState
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        parameters: Tensor,
+        n_late: int,
+        delay: int,
+        schedule: Schedule,
+        learning_rate: float,
+    ) -> None:
+        self._evaluate, self._delay = evaluate, delay
+        self._schedule, self._learning_rate = schedule, learning_rate
+        self._parameters, self._sizes = parameters, (len(parameters) - n_late, n_late)
+        self.state = AdamState(
+            torch.zeros_like(parameters),
+            torch.zeros_like(parameters),
+            [parameters.new_zeros(()) for _ in self._sizes],
+            schedule.state,
+        )
+
+    @property
+    def last_step(self) -> int:
+        """Where the schedule ends."""
+        return self.state.schedule.last_step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loss has stopped falling."""
+        return self.state.schedule.finished
+
+    def step(self) -> Tensor:
+        """Take one step; return the loss before it. Losses are read when they are judged."""
+        state = self.state
+        self._schedule.state = state.schedule
+        state.step += 1
+        loss, gradient = self._evaluate()
+        rate = self._learning_rate * self._schedule.factor(state.step)
+        late_rate = rate * min(1.0, state.step / max(1, self._delay))
+        with torch.no_grad():
+            vectors = self._parameters, state.mean, state.square, gradient
+            for part, mean, square, slope, count, part_rate in zip(
+                *(x.split(self._sizes) for x in vectors),
+                state.counts,
+                (rate, late_rate),
+                strict=True,
+            ):
+                self._update(part, mean, square, slope, count, part_rate)
+        state.unread.append(loss.clone())
+        if state.step % JUDGED_EVERY == 0:
+            for value in torch.stack(state.unread).tolist():
+                self._schedule.record(value)
+            state.unread.clear()
+        return loss
+
+    @staticmethod
+    def _update(
+        parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, count: Tensor, rate: float
+    ) -> None:
+        # The class torch.optim.Adam loads torch's compiler, which takes longer than a fit by MAP.
+        adam(
+            [parameters],
+            [slope],
+            [mean],
+            [square],
+            [],
+            [count],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+@dataclass
+class LBFGSState:
+    """What L-BFGS remembers.
+
+    Attributes
+    ----------
+    gradient : Tensor, shape (n,)
+        At the present parameters.
+    inverse : Tensor, shape (n,)
+        Inverse of the metric.
+    scale : Tensor, shape ()
+        What the metric is multiplied by.
+    last_step : int
+    delay : int
+        Steps for which late parameters are held.
+    finished : bool
+    losses : list of float
+        At the first parameters and after each step.
+    pairs : deque of (Tensor, Tensor, Tensor)
+        Steps, the changes of the gradient along them, and the products of both.
+    """
+
+    gradient: Tensor
+    inverse: Tensor
+    scale: Tensor
+    last_step: int
+    delay: int
+    finished: bool = False
+    losses: list[float] = field(default_factory=list)
+    pairs: deque[tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=lambda: deque(maxlen=_MEMORY)
+    )
+
+
+class LBFGS:
+    """L-BFGS (Nocedal 1980) in a metric, for losses without noise.
+
+    In the metric of the guide's Fisher information, the first step is along the natural gradient
+    (Honkela et al., JMLR 2010), and entries that the ratings determine well and those that they
+    hardly touch are on one scale. The line search is by bisection for the weak Wolfe conditions
+    (Lewis & Overton 2013), which keep the curvature estimate positive.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Returns the loss and its gradient at ``parameters``.
+    parameters : Tensor, shape (n,)
+        Changed in place.
+    n_late : int
+        The last so many parameters are held for the first steps.
+    delay : int
+        Steps for which they are held.
+    metric : callable
+        Returns the inverse of the metric, which is diagonal, at ``parameters``: shape (n,).
+    max_steps : int
+    tolerance : float
+        The loss has stopped falling when it drops by less than this in 25 steps, at the rate of
+        the last 10.
+
+    Attributes
+    ----------
+    state : LBFGSState
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        parameters: Tensor,
+        n_late: int,
+        delay: int,
+        metric: Callable[[], Tensor],
+        max_steps: int,
+        tolerance: float,
+    ) -> None:
+        self._evaluate, self._parameters, self._metric = evaluate, parameters, metric
+        self._n_late = n_late
+        self._enough = tolerance * _WINDOW / 25
+        empty = torch.empty_like(parameters)
+        self.state = LBFGSState(empty, empty, empty, last_step=max_steps, delay=delay)
+
+    @property
+    def last_step(self) -> int:
+        """Where it will end, as far as is known."""
+        return self.state.last_step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loss has stopped falling."""
+        return self.state.finished
+
+    def step(self) -> Tensor:
+        """Take one step; return the loss before it."""
+        state = self.state
+        if not state.losses:
+            loss, gradient = self._evaluate()
+            state.losses, state.gradient = [float(loss)], gradient.clone()
+            self._begin(self._n_late if state.delay else 0)
+        elif len(state.losses) == state.delay + 1:
+            self._begin(0)
+        loss_before = state.losses[-1]
+        moved = self._search(self._direction())
+        if not moved and state.pairs:  # the curvature may be out of date
+            state.pairs.clear()
+            moved = self._search(self._direction())
+        steps = len(state.losses) - 1
+        if not moved and steps < state.delay:
+            state.delay = steps
+        elif not moved or steps >= state.delay + _WINDOW:
+            drop = state.losses[-min(_WINDOW, steps) - 1] - state.losses[-1]
+            if not moved or drop < self._enough:
+                state.finished, state.last_step = True, max(1, steps)
+        return torch.tensor(loss_before, dtype=torch.float64)
+
+    def _begin(self, n_held: int) -> None:
+        self.state.pairs.clear()
+        self.state.inverse = self._metric()
+        self.state.inverse[len(self.state.inverse) - n_held :] = 0.0
+
+    def _direction(self) -> Tensor:
+        """Minus the inverse Hessian times the gradient, by the two loops over the memory."""
+        direction, factors = -self.state.gradient, []
+        for s, y, sy in reversed(self.state.pairs):
+            factors.append(torch.dot(s, direction) / sy)
+            direction.addcmul_(y, factors[-1], value=-1)
+        direction *= self.state.inverse
+        if self.state.pairs:
+            direction *= self.state.scale
+        for (s, y, sy), factor in zip(self.state.pairs, reversed(factors), strict=True):
+            direction.addcmul_(s, factor - torch.dot(y, direction) / sy)
+        return direction
+
+    def _search(self, direction: Tensor) -> bool:
+        """Move along a direction as far as the weak Wolfe conditions ask; False if nowhere."""
+        state = self.state
+        start, gradient, loss = self._parameters.clone(), state.gradient, state.losses[-1]
+        slope = float(torch.dot(direction, gradient))
+        rounding = torch.finfo(start.dtype).eps * abs(loss)
+        near, far, length = 0.0, math.inf, 1.0
+        if not state.pairs:  # no entry by more than a standard deviation
+            length = 1 / max(1.0, float((state.inverse.sqrt() * gradient).abs().amax()))
+        for _ in range(_MAX_TRIALS if slope < 0 else 0):
+            torch.add(start, direction, alpha=length, out=self._parameters)
+            new_loss, new_gradient = self._evaluate()
+            value, new_slope = torch.stack([new_loss, direction @ new_gradient]).tolist()
+            finite = math.isfinite(value) and math.isfinite(new_slope)
+            if not finite or value > loss + 1e-4 * length * slope + rounding:
+                far = length
+            elif new_slope < 0.9 * slope:
+                near = length
+            else:
+                s, y = direction.mul_(length), new_gradient - gradient
+                state.pairs.append((s, y, s @ y))
+                state.scale = s @ y / torch.dot(y * state.inverse, y)
+                state.gradient = new_gradient.clone()
+                state.losses.append(value)
+                return True
+            length = (near + far) / 2 if far < math.inf else 2 * near
+        self._parameters.copy_(start)
+        return False

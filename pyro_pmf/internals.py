@@ -1,0 +1,115 @@
+"""The private names of torch and Pyro that this package uses, all in one place.
+
+A new version of either may drop or rename one. `PRIVATE_NAMES` lists them with what they are for,
+and a test says which one went missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyro.infer import HMC
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr
+from pyro.infer.mcmc.adaptation import WarmupAdapter
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Where a private name is found, and what it is for.
+PRIVATE_NAMES = {
+    "torch.utils._python_dispatch.TorchDispatchMode": "sees the kernels that a step calls",
+    "torch.utils._python_dispatch.TorchDispatchMode._should_skip_dynamo": "keeps dynamo unloaded",
+    "torch.UntypedStorage._cdata": "tells whether two tensors share memory",
+    "torch.ops.aten.add.Tensor._schema": "tells which arguments an operation writes to",
+    "torch.distributions.Distribution._extended_shape": "the shape of samples",
+    "torch.distributions.Distribution._validate_sample": "checks values",
+    "pyro.infer.autoguide.AutoNormal._setup_prototype": "makes the parameters of a guide",
+    "pyro.infer.autoguide.AutoNormal._get_loc_and_scale": "reads the parameters of a site",
+    "pyro.infer.autoguide.AutoNormal._create_plates": "makes the plates of a guide",
+    "pyro.infer.mcmc.adaptation.WarmupAdapter": "tunes steps and masses during warm-up",
+}
+# Private attributes that are there only on an instance: of a guide that has run, of a kernel.
+GUIDE_ATTRIBUTES = ("_event_dims", "_pyro_name")
+KERNEL_ATTRIBUTES = ("_adapter", "_t", "_warmup_steps")
+ADAPTER_ATTRIBUTES = ("_adapt_start_buffer", "_adapt_initial_window", "_adapt_end_buffer")
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Return a number that is the same for tensors in the same memory."""
+    return tensor.untyped_storage()._cdata
+
+
+def is_mutable(function: Any) -> bool:
+    """Whether an operation of torch writes to some of its arguments."""
+    return function._schema.is_mutable
+
+
+def written_arguments(function: Any, args: tuple, kwargs: dict[str, Any]) -> Iterator[Any]:
+    """Iterate over the arguments that an operation of torch writes to."""
+    arguments = function._schema.arguments
+    given = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+    for argument in arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield given.get(argument.name)
+
+
+def is_reparametrized(fn: Distribution) -> bool:
+    """Whether a site's distribution is the placeholder that Pyro's reparametrizers leave."""
+    return getattr(fn, "_mask", None) is False
+
+
+def shorten_adaptation(kernel: HMC, start: int, window: int, end: int) -> None:
+    """Set the lengths of the phases in which a kernel adapts its masses."""
+    adapter: WarmupAdapter = kernel._adapter
+    adapter._adapt_start_buffer, adapter._adapt_initial_window = start, window
+    adapter._adapt_end_buffer = end
+
+
+def is_warming_up(kernel: HMC) -> bool:
+    """Whether a kernel still adapts its step."""
+    return kernel._t < kernel._warmup_steps
+
+
+class QuietDispatchMode(TorchDispatchMode):
+    """A dispatch mode for which torch does not load its compiler, only to keep it away."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class OpenAutoNormal(AutoNormal):
+    """Pyro's `AutoNormal`, with what a subclass needs of it under public names."""
+
+    def set_up(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parameters, from a first run of the model; arguments as the model's."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+
+    def sites(self) -> list[tuple[str, dict[str, Any]]]:
+        """The latent sites by name, in the order of the model."""
+        trace: Any = self.prototype_trace
+        return list(trace.iter_stochastic_nodes())
+
+    def loc_and_scale(self, site: str) -> tuple[Tensor, Tensor]:
+        """Location and scale of a site, unconstrained."""
+        return self._get_loc_and_scale(site)
+
+    def event_dim(self, site: str) -> int:
+        """Number of event dimensions of a site, unconstrained."""
+        return self._event_dims[site]
+
+    def set_scale(self, site: str, value: Tensor, constraint: constraints.Constraint) -> None:
+        """Replace the scale of a site by a new parameter."""
+        deep_setattr(self.scales, site, PyroParam(value, constraint, self._event_dims[site]))
+
+    def parameter_name(self, kind: str, site: str) -> str:
+        """Name of a parameter, of the locations ("locs") or "scales", in Pyro's store."""
+        return f"{self._pyro_name}.{kind}.{site}"
+
+    def make_plates(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the plates of the model for these arguments."""
+        return self._create_plates(*args, **kwargs)

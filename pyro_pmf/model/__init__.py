@@ -1,0 +1,1 @@
+"""The generative statement, and what was learnt of its latents."""

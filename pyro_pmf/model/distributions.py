@@ -1,0 +1,248 @@
+"""Distributions of ratings that torch does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from scipy.special import betainc
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from pyro_pmf.moments.expectations import expected_softplus
+from pyro_pmf.moments.gaussian import (
+    Gaussian,
+    LogGaussian,
+    NoClosedForm,
+    Uncertain,
+    require_independent,
+)
+
+_BEYOND = 1e3  # a cut point past all scores
+
+
+class OrderedLogistic(TorchDistribution):
+    """Levels 0, 1/(L-1), ..., 1, with P(level <= k) = sigmoid((cutpoints_k - score) / sigma).
+
+    Parameters
+    ----------
+    score : Tensor, shape (..., n)
+    sigma : Tensor, broadcastable to the shape of ``score``
+    cutpoints : Tensor, shape (..., L - 1)
+        Ascending; its leading dimensions broadcast to the shape of ``score``.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "score": constraints.real,
+        "sigma": constraints.positive,
+        "cutpoints": constraints.real_vector,
+    }
+
+    def __init__(
+        self,
+        score: Tensor,
+        sigma: Tensor,
+        cutpoints: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.score, self.sigma, self.cutpoints = score, sigma, cutpoints
+        super().__init__(score.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> OrderedLogistic:
+        shape = Size(batch_shape)
+        return OrderedLogistic(
+            self.score.expand(shape), self.sigma.expand(shape), self.cutpoints, False
+        )
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return _Lattice(self.n_levels)
+
+    @property
+    def n_levels(self) -> int:
+        """How many levels there are."""
+        return self.cutpoints.shape[-1] + 1
+
+    @property
+    def spacing(self) -> float:
+        """Distance of one level to the next."""
+        return 1 / (self.n_levels - 1)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probability of each level, shape (..., n, L)."""
+        below = torch.sigmoid((self.cutpoints - self.score[..., None]) / self.sigma[..., None])
+        return torch.diff(F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0))
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected rating, shape (..., n)."""
+        return self.probs @ self._levels
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the rating, shape (..., n)."""
+        probs, levels = self.probs, self._levels
+        return (probs * (levels - (probs @ levels)[..., None]) ** 2).sum(-1)
+
+    @property
+    def _levels(self) -> Tensor:
+        like = self.score
+        return torch.linspace(0, 1, self.n_levels, dtype=like.dtype, device=like.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of a level."""
+        lower, upper = self._cuts_around(value)
+        a, b = (upper - self.score) / self.sigma, (lower - self.score) / self.sigma
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))
+        return F.logsigmoid(a) + F.logsigmoid(-b) + _log1mexp((upper - lower) / self.sigma)
+
+    def expected_log_prob(self, value: Tensor) -> Tensor:
+        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian.
+
+        By the product of two quadratures, of 3 nodes for sigma.
+        """
+        lower, upper = self._cuts_around(value)
+        if not isinstance(self.sigma, LogGaussian):
+            return self._given_sigma(lower, upper, self.sigma)
+        require_independent(self.score, self.sigma)
+        rule = self.sigma.quadrature(3)
+        terms = [self._given_sigma(lower, upper, sigma) for sigma in rule.nodes]
+        return rule.expectation(torch.stack(torch.broadcast_tensors(*terms)))
+
+    def _given_sigma(self, lower: Tensor, upper: Tensor, sigma: Tensor) -> Tensor:
+        above, below = (self.score + -upper) / sigma, (self.score * -1.0 + lower) / sigma
+        of_gap = _log1mexp((upper - lower) / sigma)
+        return of_gap - expected_softplus(above) - expected_softplus(below)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of a level at most this one."""
+        _, upper = self._cuts_around(value)
+        return torch.sigmoid((upper - self.score) / self.sigma)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw levels."""
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            u = torch.rand(shape, dtype=self.score.dtype, device=self.score.device)
+            response = self.score + self.sigma * u.logit(eps=1e-7)
+            above = (response[..., None] > self.cutpoints).sum(-1)
+            return above.to(self.score.dtype) * self.spacing
+
+    def _cuts_around(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The cut points below and above a level."""
+        ends = F.pad(F.pad(self.cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
+        level = (value * (self.n_levels - 1)).round().long().clamp(0, self.n_levels - 1)
+        if ends.dim() == 1:
+            flat = level.reshape(-1)  # to pick from a vector is several times as fast
+            lower, upper = ends.index_select(0, flat), ends.index_select(0, flat + 1)
+            return lower.reshape(level.shape), upper.reshape(level.shape)
+        shape = np.broadcast_shapes(level.shape, ends.shape[:-1])
+        ends, level = ends.expand(*shape, ends.shape[-1]), level.expand(shape)[..., None]
+        return ends.gather(-1, level)[..., 0], ends.gather(-1, level + 1)[..., 0]
+
+
+class GammaPoisson(TorchDistribution):
+    """Counts, Poisson(exp(score) g) with g ~ Gamma of mean 1 and standard deviation sigma.
+
+    The negative binomial of mean exp(score) and size 1 / sigma^2.
+
+    Parameters
+    ----------
+    score : Tensor, shape (..., n)
+    sigma : Tensor, broadcastable to the shape of ``score``
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "score": constraints.real,
+        "sigma": constraints.positive,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(self, score: Tensor, sigma: Tensor, validate_args: bool | None = None) -> None:
+        self.score, self.sigma = score, sigma
+        super().__init__(score.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GammaPoisson:
+        shape = Size(batch_shape)
+        return GammaPoisson(self.score.expand(shape), self.sigma.expand(shape), False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected count, shape (..., n)."""
+        return self.score.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the count, shape (..., n)."""
+        return self.mean + (self.sigma * self.mean) ** 2
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of a count."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._given_sigma(value, self.sigma)
+
+    def expected_log_prob(self, value: Tensor) -> Tensor:
+        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian."""
+        require_independent(self.score, self.sigma)
+        if not isinstance(self.score, Tensor | Gaussian):
+            raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
+        if not isinstance(self.sigma, Uncertain):
+            return self._given_sigma(value, self.sigma)
+        rule = self.sigma.quadrature(3)
+        return rule.expectation(
+            torch.stack([self._given_sigma(value, sigma) for sigma in rule.nodes])
+        )
+
+    def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
+        size = sigma**-2
+        odds: Any = self.score + 2 * sigma.log()
+        # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
+        # Both in terms of one softplus, so that no large numbers cancel where odds are large.
+        mean = odds if isinstance(odds, Tensor) else odds.mean
+        share = -(value + size) * expected_softplus(odds * -1.0) - size * mean
+        return _log_choices(value, size) + share
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of a count at most this one, float64; on the CPU, without a gradient."""
+        size = self.sigma.double() ** -2
+        failure = torch.sigmoid(size.log() - self.score.double())
+        count = value.double().floor()
+        cdf = betainc(*(x.numpy() for x in (size, count.clamp(min=0) + 1, failure)))
+        return torch.as_tensor(cdf).masked_fill(count < 0, 0.0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts."""
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            size = (self.sigma**-2).expand(shape)
+            rate = torch.distributions.Gamma(size, size).sample() * self.score.exp()
+            return torch.poisson(rate)
+
+
+def _log_choices(count: Tensor, size: Tensor) -> Tensor:
+    """Log of gamma(count + size) / (gamma(size) count!), large numbers that cancel: in float64."""
+    x, r = count.double(), size.double()
+    return ((x + r).lgamma() - r.lgamma() - (x + 1).lgamma()).to(size.dtype)
+
+
+class _Lattice(constraints.Constraint):
+    """Evenly spaced levels from 0 to 1."""
+
+    is_discrete = True
+
+    def __init__(self, n_levels: int) -> None:
+        self.n_levels = n_levels
+
+    def check(self, value: Tensor) -> Tensor:
+        steps = value * (self.n_levels - 1)
+        return ((steps - steps.round()).abs() < 1e-3) & (value > -1e-3) & (value < 1 + 1e-3)
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0."""
+    return torch.log(-torch.expm1(-x))

@@ -1,0 +1,214 @@
+"""The generative statement: how a matrix of ratings comes about.
+
+    sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c, sigma_s, sigma_t ~ HalfNormal
+    mu    ~ Normal
+    b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
+    U_i   ~ Normal(0, sigma_U^2 I)                                    independent users
+    U_i   ~ Normal(sum_j I_ij W_j / d(n_i), sigma_U^2 I)              hierarchical users
+            W_j ~ Normal(0, sigma_W^2 I)
+    V_j   ~ Normal(0, sigma_V^2 I)                                    independent items
+    V_j   ~ Normal(sum_i I_ij Z_i / d(n_j), sigma_V^2 I)              hierarchical items
+            Z_i ~ Normal(0, sigma_Z^2 I)
+    score = mu + b_i + c_j + U_i . V_j
+    s_i   ~ Normal(0, sigma_s^2)           t_j ~ Normal(0, sigma_t^2)
+    sigma_ij = sigma exp(s_i + t_j)                                   noise of users and items
+    R_ij  ~ Normal(sigmoid(score), sigma_ij^2)                        at the observed pairs
+
+I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item. The
+papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I): that
+is the same, and here U_i and V_j are latents whatever the options.
+
+Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
+sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
+techniques for recommender systems, 2009 (biases); Koren, Factorization meets the neighborhood,
+KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the difficulty of evaluating baselines, 2019
+(both sides).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.errors import PMFError
+from pyro_pmf.model.likelihoods import Likelihood, NormalSigmoid
+from pyro_pmf.model.priors import Priors
+from pyro_pmf.model.terms import (
+    BEING_RATED,
+    HAVING_RATED,
+    ITEM_BIAS,
+    ITEM_NOISE,
+    USER_BIAS,
+    USER_NOISE,
+    Terms,
+    TermSampler,
+    item_factors,
+    user_factors,
+)
+from pyro_pmf.moments.bilinear import weighted_sum
+
+Rows = Literal["independent", "hierarchical"]
+Noise = Literal["shared", "user", "item", "user_and_item"]
+Divisor = Literal["sqrt_count", "count"]
+
+
+@dataclass(frozen=True)
+class PMF:
+    """Probabilistic matrix factorization, a Pyro model.
+
+    Parameters
+    ----------
+    n_factors : int
+        Length of U_i and V_j. With 0 only the biases are left.
+    users, items : {"independent", "hierarchical"}
+        Whether a user's factors share strength through the items that the user rated, and an
+        item's through the users who rated it. Hierarchical users help those with few ratings.
+    biases : bool or {"user", "item"}
+        Whether the score has the terms b_i and c_j; "user" keeps b_i alone, "item" c_j.
+    divisor : {"sqrt_count", "count"}
+        d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
+    noise : {"shared", "user", "item", "user_and_item"}
+        Whose ratings have a noise of their own: log sigma_ij = log sigma + s_i + t_j, with the
+        terms that are asked for.
+    priors : Priors
+    likelihood : Likelihood
+        How a score becomes a rating: `NormalSigmoid`, `NormalIdentity`, `OrderedLogit`,
+        `BernoulliLogit`, `NegativeBinomialLog`, or one of yours.
+
+    Raises
+    ------
+    PMFError
+        If an option is none of those above.
+    """
+
+    n_factors: int = 16
+    users: Rows = "independent"
+    items: Rows = "independent"
+    biases: bool | Literal["user", "item"] = True
+    divisor: Divisor = "sqrt_count"
+    noise: Noise = "user_and_item"
+    priors: Priors = field(default_factory=Priors)
+    likelihood: Likelihood = field(default_factory=NormalSigmoid)
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("users", Rows),
+            ("items", Rows),
+            ("noise", Noise),
+            ("divisor", Divisor),
+        ):
+            if getattr(self, name) not in get_args(options):
+                raise PMFError(
+                    f"{name} must be one of {get_args(options)}, not {getattr(self, name)!r}"
+                )
+        if not isinstance(self.priors, Priors):
+            raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
+        if not isinstance(self.likelihood, Likelihood):
+            raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
+        if not isinstance(self.biases, bool) and self.biases not in ("user", "item"):
+            raise PMFError(f'biases must be True, False, "user" or "item", not {self.biases!r}')
+        require_integer("n_factors", self.n_factors, least=0)
+        if not self.n_factors and not self.biases:
+            raise PMFError("a model without factors and without biases has nothing to learn")
+
+    def __call__(self, ratings: Pairs, history: Pairs | None = None) -> Tensor:
+        """Run the generative model.
+
+        Parameters
+        ----------
+        ratings : Pairs or Ratings
+            The pairs whose ratings are generated, and observed where they have values.
+        history : Pairs or Ratings, optional
+            The pairs that I_ij stands for; ``ratings`` itself if left out. Give the training
+            ratings when ``ratings`` are others.
+
+        Returns
+        -------
+        Tensor, shape (..., n_pairs)
+            The site ``rating``, on the unit scale.
+
+        Raises
+        ------
+        PMFError
+            If ``history`` is of a matrix of another shape.
+        """
+        seen = _pairs_seen(ratings, history)
+        sample = TermSampler(self.terms, self.priors, self.n_factors, ratings)
+        likelihood = self.likelihood
+        sigma = sample.scalar("sigma") if likelihood.has_sigma else sample.zero + 1
+        mu = sample.scalar("mu") if likelihood.has_mu else sample.zero
+        own = likelihood.latents(sample.zero)
+
+        sigma_b, sigma_c = sample.scale("b"), sample.scale("c")
+        b = sample.rows("b", sigma_b)  # b_i ~ Normal(0, sigma_b^2)
+        c = sample.rows("c", sigma_c)  # c_j ~ Normal(0, sigma_c^2)
+
+        sigma_U, sigma_V = sample.scale("U"), sample.scale("V")
+        W = sample.rows("W", sample.scale("W"))  # W_j ~ Normal(0, sigma_W^2 I)
+        Z = sample.rows("Z", sample.scale("Z"))  # Z_i ~ Normal(0, sigma_Z^2 I)
+        U = sample.rows("U", sigma_U, mean=self._sum_over_seen(W, seen.pattern))
+        V = sample.rows("V", sigma_V, mean=self._sum_over_seen(Z, seen.pattern.T))
+
+        score = mu + sample.at_pairs(U, V, b, c)  # mu + b_i + c_j + U_i . V_j
+
+        if self.noise != "shared":  # sigma_ij = sigma exp(s_i + t_j)
+            s = sample.rows("s", sample.scale("s"))  # s_i ~ Normal(0, sigma_s^2)
+            t = sample.rows("t", sample.scale("t"))  # t_j ~ Normal(0, sigma_t^2)
+            sigma = sigma * torch.exp(sample.at_pairs(None, None, s, t))
+
+        with pyro.plate("ratings", len(ratings), dim=-1):
+            return pyro.sample("rating", likelihood(score, sigma, **own), obs=ratings.value)
+
+    @property
+    def terms(self) -> Terms:
+        """The terms that this model has."""
+        users, items = self.users == "hierarchical", self.items == "hierarchical"
+        has = {
+            user_factors(users): self.n_factors,
+            item_factors(items): self.n_factors,
+            HAVING_RATED: self.n_factors and users,
+            BEING_RATED: self.n_factors and items,
+            USER_BIAS: self.biases in (True, "user"),
+            ITEM_BIAS: self.biases in (True, "item"),
+            USER_NOISE: "user" in self.noise,
+            ITEM_NOISE: "item" in self.noise,
+        }
+        return Terms(term for term, is_there in has.items() if is_there)
+
+    def _sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
+        """sum_j I_ij W_j / d(n_i) for each row i, 0 for a row that saw nothing; None for no W."""
+        if W is None:
+            return None
+        n = seen.row_pointers.diff()
+        d = n.to(W.dtype)
+        if self.divisor == "sqrt_count":
+            d = d.sqrt()
+        return weighted_sum(d.reciprocal().repeat_interleave(n), W, seen)
+
+
+def for_point_estimate(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the model that MAP fits: a `PMF` with shared noise, any other model as it is.
+
+    With noise of its own for each user the joint density has no maximum: it grows without bound as
+    the noise of one user goes to zero.
+    """
+    return replace(model, noise="shared") if isinstance(model, PMF) else model
+
+
+def _pairs_seen(ratings: Pairs, history: Pairs | None) -> Pairs:
+    """Return the pairs that I_ij stands for."""
+    if history is None:
+        return ratings
+    if (history.n_users, history.n_items) != (ratings.n_users, ratings.n_items):
+        raise PMFError(
+            f"history is of a {history.n_users} x {history.n_items} matrix, the ratings of a "
+            f"{ratings.n_users} x {ratings.n_items} one: align them to the same ids"
+        )
+    return history

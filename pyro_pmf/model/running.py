@@ -1,0 +1,140 @@
+"""Running a model: its sites, and the distribution of ratings given what is known of latents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.errors import FitError
+from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.moments.expectations import unwrapped
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm, Uncertain, Value
+
+Site = dict[str, Any]
+
+
+def trace_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
+    """Run a model or a guide; return its trace without the sites by which plates subsample."""
+    return prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+
+
+def sites_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Site]:
+    """Run a model or a guide; return its sites by name."""
+    return trace_of(model, *args, **kwargs).nodes
+
+
+def is_latent(site: Site) -> bool:
+    """Whether a site is sampled and not observed."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any]:
+    """Return the sites of a model run on ratings.
+
+    Raises
+    ------
+    FitError
+        If the likelihood cannot have made a rating, or no site ``rating`` is observed.
+    """
+    assert ratings.value is not None  # a fit has checked it
+    likelihood = likelihood_of(model)
+    if likelihood is not None and (fault := likelihood.fault(ratings.value)):
+        raise FitError(f"Some ratings {fault}: {likelihood} cannot have made them.")
+    sites = sites_of(model, ratings)
+    if "rating" not in sites or not sites["rating"].get("is_observed"):
+        raise FitError(
+            "The model needs a site 'rating' that is observed at the values of the ratings: "
+            'pyro.sample("rating", ..., obs=ratings.value).'
+        )
+    return sites
+
+
+def run(
+    model: Callable[..., Any], latents: Mapping[str, Value], pairs: Pairs, history: Pairs
+) -> dict[str, dict[str, Any]]:
+    """Run a model on what is known of its latents.
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model with a site ``rating``.
+    latents : mapping of str to Tensor, Gaussian or LogGaussian
+        A value for every latent site, of the shape that the site had on the training ratings.
+    pairs : Pairs
+        Where to predict. Its matrix may have more users or items than the latents have rows:
+        those past them are not known and come from the prior.
+    history : Pairs
+        The training ratings, for I_ij.
+
+    Returns
+    -------
+    dict of str to dict
+        Pyro's sites by name. The distribution of the site ``rating``, of batch shape (n_pairs,),
+        has random parameters where the latents are random; its value means nothing.
+    """
+    given = {"history": history} if takes_history(model) else {}
+    with _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
+        trace = poutine.trace(model).get_trace(pairs.without_values(), **given)
+    return trace.nodes
+
+
+def takes_history(model: Callable[..., Any]) -> bool:
+    """Whether a model can be told the pairs that I_ij stands for."""
+    return "history" in inspect.signature(model).parameters
+
+
+class _Given(Messenger):
+    """Gives each latent site its value, and keeps the site ``rating`` from being sampled."""
+
+    def __init__(self, latents: Mapping[str, Value]) -> None:
+        super().__init__()
+        self.latents = latents
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] == "rating":
+            msg["value"] = torch.zeros(msg["fn"].batch_shape)
+        elif msg["name"] in self.latents and not msg["is_observed"]:
+            msg["value"] = _with_unknown_rows(self.latents[msg["name"]], msg["fn"], msg["name"])
+        else:
+            return
+        msg["done"] = True
+
+
+def _with_unknown_rows(value: Value, prior: Distribution, site: str) -> Value:
+    """Append rows from the prior where it has more of them than were learnt."""
+    wanted = prior.batch_shape + prior.event_shape
+    if value.shape == wanted:
+        return value
+    axis = next(d for d, (n, m) in enumerate(zip(value.shape, wanted, strict=True)) if n != m)
+    n_known, n_unknown = value.shape[axis], wanted[axis] - value.shape[axis]
+
+    def append(known: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([known, new.expand(wanted).narrow(axis, n_known, n_unknown)], axis)
+
+    if isinstance(value, Tensor):
+        return append(value, prior.sample())
+    base = unwrapped(prior)
+    if not (isinstance(value, Gaussian) and isinstance(base, Normal)):
+        raise NoClosedForm(f"the prior of site {site!r} for an unknown user or item")
+    mean, var = _prior_moments(base)
+    return Gaussian(append(value.mean, mean), append(value.var, var), value.sites)
+
+
+def _prior_moments(prior: Normal) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a Normal over what is random in its parameters."""
+    loc, scale = prior.loc, prior.scale
+    var = scale.mean_square if isinstance(scale, LogGaussian) else scale**2
+    if isinstance(loc, Uncertain):
+        return loc.mean, var + loc.var
+    return loc, var

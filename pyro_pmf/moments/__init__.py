@@ -1,0 +1,1 @@
+"""Numbers and their distributions: sums over pairs, expectations, random quantities."""

@@ -1,0 +1,221 @@
+"""Two operators over the observed cells, each the other's gradient.
+
+``dot`` takes two factor matrices to one number a cell (a sampled dense-dense product);
+``weighted_sum`` takes one number a cell and a factor matrix to rows (a sparse-dense product). Time
+and memory follow the number of observed cells, never that of all cells, and no (n_cells,
+n_factors) intermediate is made where torch has the sparse kernels.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from pyro_pmf.data.pairs import Pattern
+
+_NARROW = 8  # factors
+_CHUNK = 1 << 18  # cells that the fallback gathers at a time
+
+
+def dot(
+    U: Tensor, V: Tensor, pattern: Pattern, b: Tensor | None = None, c: Tensor | None = None
+) -> Tensor:
+    """Return U_i . V_j + b_i + c_j at each observed cell (i, j).
+
+    Parameters
+    ----------
+    U : Tensor, shape (..., n_rows, n_factors)
+    V : Tensor, shape (..., n_columns, n_factors)
+        Leading dimensions broadcast.
+    pattern : Pattern
+    b : Tensor, shape (..., n_rows), optional
+    c : Tensor, shape (..., n_columns), optional
+
+    Returns
+    -------
+    Tensor, shape (..., n_cells)
+        In row order. Differentiable any number of times.
+    """
+    operands = tuple(x for x in (U, V, b, c) if x is not None)
+    if has_torch_function(operands):
+        return handle_torch_function(dot, operands, U, V, pattern, b, c)
+    # (U_i, b_i, 1) . (V_j, 1, c_j): one product, where gathering b and c would cost as much again
+    left, right = [U], [V]
+    if b is not None:
+        left, right = [*left, b[..., None]], [*right, _ones(V)]
+    if c is not None:
+        left, right = [*left, _ones(U)], [*right, c[..., None]]
+    return _sddmm(_columns(left), _columns(right), *pattern)
+
+
+def weighted_sum(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
+    """Return sum_j weights_ij V_j for each row i, over its observed cells.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (..., n_cells)
+        In row order.
+    V : Tensor, shape (..., n_columns, n_factors)
+        Leading dimensions broadcast.
+    pattern : Pattern
+
+    Returns
+    -------
+    Tensor, shape (..., n_rows, n_factors)
+        Zero in rows without cells. Differentiable any number of times.
+    """
+    if has_torch_function((weights, V)):
+        return handle_torch_function(weighted_sum, (weights, V), weights, V, pattern)
+    return _spmm(weights, V, *pattern)
+
+
+def _ones(like: Tensor) -> Tensor:
+    return like.new_ones(like.shape[-2], 1)
+
+
+def _columns(parts: list[Tensor]) -> Tensor:
+    """Put matrices side by side, with their leading dimensions broadcast."""
+    if len(parts) == 1:
+        return parts[0]
+    lead = np.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    return torch.cat([part.expand(*lead, *part.shape[-2:]) for part in parts], -1)
+
+
+def _has_sparse_kernels(device: torch.device) -> bool:
+    """Whether torch's CSR products run here: on CPU they need a build with MKL."""
+    return device.type != "cpu" or torch.backends.mkl.is_available()
+
+
+def _csr(row_pointers: Tensor, columns: Tensor, values: Tensor, n_columns: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(
+            row_pointers,
+            columns,
+            values,
+            size=(len(row_pointers) - 1, n_columns),
+            check_invariants=False,
+        )
+
+
+def _sampled_product(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:
+    if _has_sparse_kernels(U.device):
+        if U.shape[-1] < _NARROW:  # the kernel for narrow matrices is a slow one
+            U, V = (F.pad(x, (0, _NARROW - x.shape[-1])) for x in (U, V))
+        values = U.new_zeros(len(columns))
+        cells = _csr(row_pointers, columns, values, len(V))
+        torch.sparse.sampled_addmm(cells, U, V.mT, beta=0.0, out=cells)  # into values
+        return values
+    rows = _rows(row_pointers)
+    chunks = zip(rows.split(_CHUNK), columns.split(_CHUNK), strict=True)
+    return torch.cat([(U[i] * V[j]).sum(-1) for i, j in chunks])
+
+
+def _sparse_product(weights: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:
+    if _has_sparse_kernels(V.device):
+        return _csr(row_pointers, columns, weights, len(V)) @ V
+    rows = _rows(row_pointers)
+    total = V.new_zeros(len(row_pointers) - 1, V.shape[-1])
+    chunks = zip(rows.split(_CHUNK), columns.split(_CHUNK), weights.split(_CHUNK), strict=True)
+    for i, j, w in chunks:
+        total.index_add_(0, i, w[:, None] * V[j])
+    return total
+
+
+def _rows(row_pointers: Tensor) -> Tensor:
+    """Row of each cell, in row order."""
+    n_rows = len(row_pointers) - 1
+    return torch.arange(n_rows, device=row_pointers.device).repeat_interleave(row_pointers.diff())
+
+
+def _batched(
+    kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, a_dims: int, b: Tensor, b_dims: int
+) -> Tensor:
+    """Apply a kernel over the broadcast leading dimensions of its two arguments."""
+    # torch.broadcast_shapes would import SymPy: half a second at the first call
+    lead = np.broadcast_shapes(a.shape[: a.dim() - a_dims], b.shape[: b.dim() - b_dims])
+    if not lead:
+        return kernel(a.contiguous(), b.contiguous())
+    a = a.expand(*lead, *a.shape[a.dim() - a_dims :]).flatten(0, len(lead) - 1)
+    b = b.expand(*lead, *b.shape[b.dim() - b_dims :]).flatten(0, len(lead) - 1)
+    if math.prod(lead) == 0:
+        one = kernel(a.new_zeros(a.shape[1:]), b.new_zeros(b.shape[1:]))
+        return one.new_zeros((*lead, *one.shape))
+    out = torch.stack([kernel(x.contiguous(), y.contiguous()) for x, y in zip(a, b, strict=True)])
+    return out.unflatten(0, lead)
+
+
+# torch.library.custom_op would do, but imports torch._dynamo at the first call: half a second.
+_PATTERN = ", ".join(f"Tensor {name}" for name in Pattern._fields)
+torch.library.define("pyro_pmf::sddmm", f"(Tensor U, Tensor V, {_PATTERN}) -> Tensor")
+torch.library.define("pyro_pmf::spmm", f"(Tensor weights, Tensor V, {_PATTERN}) -> Tensor")
+_sddmm = torch.ops.pyro_pmf.sddmm.default
+_spmm = torch.ops.pyro_pmf.spmm.default
+
+
+@torch.library.impl("pyro_pmf::sddmm", "default")
+def _(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
+    """U_i . V_j at each cell."""
+    return _batched(lambda u, v: _sampled_product(u, v, row_pointers, columns), U, 2, V, 2)
+
+
+@torch.library.impl("pyro_pmf::spmm", "default")
+def _(weights: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
+    """sum_j weights_ij V_j for each row i."""
+    return _batched(lambda w, v: _sparse_product(w, v, row_pointers, columns), weights, 1, V, 2)
+
+
+@torch.library.register_fake("pyro_pmf::sddmm")
+def _(U: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
+    lead = torch.broadcast_shapes(U.shape[:-2], V.shape[:-2])
+    return U.new_empty((*lead, pattern[1].shape[0]))
+
+
+@torch.library.register_fake("pyro_pmf::spmm")
+def _(weights: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
+    lead = torch.broadcast_shapes(weights.shape[:-1], V.shape[:-2])
+    return V.new_empty((*lead, pattern[0].shape[0] - 1, V.shape[-1]))
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    a, b, *pattern = inputs
+    ctx.save_for_backward(a, b)
+    ctx.pattern = Pattern(*pattern)
+
+
+def _sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    U, V = ctx.saved_tensors
+    cells: Pattern = ctx.pattern
+    dU = dV = None
+    if ctx.needs_input_grad[0]:
+        dU = _spmm(grad, V, *cells).sum_to_size(U.shape)
+    if ctx.needs_input_grad[1]:
+        dV = _spmm(_in_column_order(grad, cells), U, *cells.T).sum_to_size(V.shape)
+    return dU, dV, *(None,) * len(cells)
+
+
+def _spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    weights, V = ctx.saved_tensors
+    cells: Pattern = ctx.pattern
+    dweights = dV = None
+    if ctx.needs_input_grad[0]:
+        dweights = _sddmm(grad, V, *cells).sum_to_size(weights.shape)
+    if ctx.needs_input_grad[1]:
+        dV = _spmm(_in_column_order(weights, cells), grad, *cells.T).sum_to_size(V.shape)
+    return dweights, dV, *(None,) * len(cells)
+
+
+def _in_column_order(values: Tensor, cells: Pattern) -> Tensor:
+    return values.index_select(-1, cells.to_column_order)  # twice as fast as values[..., order]
+
+
+torch.library.register_autograd("pyro_pmf::sddmm", _sddmm_backward, setup_context=_save)
+torch.library.register_autograd("pyro_pmf::spmm", _spmm_backward, setup_context=_save)

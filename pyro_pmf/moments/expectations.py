@@ -1,0 +1,144 @@
+"""Expected log densities and mixtures of distributions whose parameters are random quantities."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions.util import sum_rightmost
+from torch import Tensor
+from torch.distributions import Distribution, HalfNormal, Independent, Normal
+
+from pyro_pmf.moments.gaussian import (
+    LogGaussian,
+    NoClosedForm,
+    Transformed,
+    Uncertain,
+    Value,
+    require_independent,
+)
+from pyro_pmf.moments.quadrature import N_NODES, Quadrature, sigmoid_square_distance
+
+# Standard deviations of the logarithm of a standard deviation, below which one node, and three,
+# give the mixture of Normals that all nodes give.
+_STEADY, _MILD = 0.007, 0.3
+
+
+def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
+    """E log p(value), over what is random in the value and in the distribution's parameters."""
+    if isinstance(fn, Independent):
+        return sum_rightmost(expected_log_prob(fn.base_dist, value), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, Normal):
+        return _expected_normal(value, fn.loc, fn.scale)
+    if not isinstance(value, Uncertain) and not is_random(fn):
+        return fn.log_prob(value)
+    if isinstance(value, Tensor) and hasattr(fn, "expected_log_prob"):
+        return fn.expected_log_prob(value)
+    if isinstance(fn, HalfNormal) and isinstance(value, LogGaussian) and not is_random(fn):
+        zero = torch.zeros_like(fn.scale)
+        return (
+            math.log(2)
+            + Normal(zero, fn.scale).log_prob(zero)
+            - value.mean_square / (2 * fn.scale**2)
+        )
+    if isinstance(value, Uncertain):
+        if is_random(fn) or fn.event_shape:
+            raise NoClosedForm(f"a latent with a {type(fn).__name__} of random parameters")
+        rule = value.quadrature()
+        return rule.expectation(fn.log_prob(rule.nodes))
+    terms = [weight * part.log_prob(value) for weight, part in components(fn)]
+    return torch.stack(terms).sum(0)
+
+
+def _expected_normal(value: Value, loc: Value, scale: Value) -> Tensor:
+    if isinstance(scale, LogGaussian):
+        mean_log, mean_precision = scale.mean_log, scale.mean_precision
+    elif isinstance(scale, Uncertain):
+        raise NoClosedForm(f"a standard deviation that is a {type(scale).__name__}")
+    else:
+        scale = _one_of_equal(scale)
+        mean_log, mean_precision = scale.log(), scale**-2
+    require_independent(value, loc, scale)
+    distance = mean_square_distance(value, loc)
+    constant = -mean_log - 0.5 * math.log(2 * math.pi)
+    return torch.addcmul(constant, distance, -0.5 * mean_precision)
+
+
+def _one_of_equal(x: Tensor) -> Tensor:
+    """Keep one row of those that expanding a known tensor made, to compute with it once."""
+    if x.requires_grad:  # it would cost its gradient more than it saves
+        return x
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]
+
+
+def mean_square_distance(a: Value, b: Value) -> Tensor:
+    """E (a - b)^2 of two independent quantities."""
+    if isinstance(a, Transformed):
+        a, b = b, a
+    if isinstance(a, Tensor) and isinstance(b, Transformed):
+        vectors = a.shape == b.shape and a.dim() == 1
+        if b.function is torch.sigmoid and vectors and not a.requires_grad:
+            return sigmoid_square_distance(b.base.mean, b.base.var, a)
+    if isinstance(b, Transformed):
+        rule = b.quadrature()
+        mean, var = (a.mean, a.var) if isinstance(a, Uncertain) else (a, 0.0)
+        return rule.expectation((rule.nodes - mean) ** 2) + var
+    x, y = torch.broadcast_tensors(*(v.mean if isinstance(v, Uncertain) else v for v in (a, b)))
+    if y.requires_grad:
+        x, y = y, x
+    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one in the gradient by x
+    for v in (a, b):
+        if isinstance(v, Uncertain):
+            distance = distance + v.var
+    return distance
+
+
+def expected_softplus(x: Value) -> Tensor:
+    """E log(1 + exp(x))."""
+    if isinstance(x, Tensor):
+        return F.softplus(x)
+    rule = x.quadrature()
+    return rule.expectation(F.softplus(rule.nodes))
+
+
+def components(fn: Distribution) -> list[tuple[float, Distribution]]:
+    """Weights and parts of the mixture that a distribution with random parameters is.
+
+    The parameters enter by their quadratures, together by the product rule.
+    """
+    parameters = {name: fn.__dict__[name] for name in fn.arg_constraints if name in fn.__dict__}
+    random = {name: x for name, x in parameters.items() if isinstance(x, Uncertain)}
+    require_independent(*random.values())
+    rules = [_few_nodes(x) for x in random.values()]
+    parts = []
+    for choice in product(*(zip(rule.weights, rule.nodes, strict=True) for rule in rules)):
+        weight = math.prod(float(w) for w, _ in choice)
+        nodes = {name: node for name, (_, node) in zip(random, choice, strict=True)}
+        parts.append((weight, type(fn)(**parameters | nodes)))
+    return parts
+
+
+def is_random(fn: Distribution) -> bool:
+    """Whether a distribution has a random quantity among its parameters."""
+    return any(isinstance(fn.__dict__.get(name), Uncertain) for name in fn.arg_constraints)
+
+
+def unwrapped(fn: Any) -> Any:
+    """Return the distribution inside `Independent` wrappers, with its own event dimensions."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _few_nodes(parameter: Uncertain) -> Quadrature:
+    """Fewer nodes for a quantity that hardly varies: fewer components, the same mixture."""
+    if not isinstance(parameter, LogGaussian):
+        return parameter.quadrature()
+    sd = float(parameter.log_var.max().sqrt()) if parameter.log_var.numel() else 0.0
+    if sd < _STEADY:
+        mean = parameter.mean
+        return Quadrature(mean[None], mean.new_ones(1))
+    return parameter.quadrature(3 if sd < _MILD else N_NODES)

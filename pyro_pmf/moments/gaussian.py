@@ -1,0 +1,412 @@
+"""Random quantities that may stand where a model expects a tensor.
+
+A model that only adds, indexes and multiplies its Gaussian latents, and hands the result to a
+distribution, can be run with a `Gaussian` in place of each latent. What comes out is the score
+with its mean and variance in closed form, where sampled latents would give one noisy draw of it.
+The operations that are known are listed at the end; any other raises `NoClosedForm`, so that
+nothing is silently wrong.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Size, Tensor
+
+from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.moments.bilinear import dot, weighted_sum
+from pyro_pmf.moments.quadrature import N_NODES, Quadrature
+
+
+class NoClosedForm(TypeError):
+    """An operation on random quantities whose moments are not known in closed form."""
+
+
+class Uncertain(ABC):
+    """A random quantity.
+
+    Attributes
+    ----------
+    sites : frozenset of str
+        The latent sites that it is made of. Only quantities that share none are independent.
+    """
+
+    sites: frozenset[str]
+    mean: Any  # Tensor: expected value
+    var: Any  # Tensor: variance
+
+    @property
+    @abstractmethod
+    def shape(self) -> Size:
+        """Shape of one draw."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a change of shape to every parameter."""
+
+    @abstractmethod
+    def quadrature(self) -> Quadrature:
+        """Weighted values whose averages stand for expectations."""
+
+    @abstractmethod
+    def draw(self) -> Tensor:
+        """One draw, from torch's random state."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func not in _RULES:
+            raise NoClosedForm(f"{getattr(func, '__name__', func)} of a random quantity")
+        return _RULES[func](*args, **(kwargs or {}))
+
+    # What pyro.plate, pyro.deterministic and the constructors of distributions ask of a tensor.
+    def size(self) -> Size:
+        return self.shape
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def expand(self, *shape: Any) -> Self:
+        return self.map(lambda x: x.expand(*shape))
+
+    def __getitem__(self, index: Any) -> Self:
+        return self.map(lambda x: x[index])
+
+    def __add__(self, other: Tensor | Uncertain) -> Uncertain:
+        return _add(self, other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Gaussian | LogGaussian:
+        return _multiply(self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Gaussian:
+        return _divide(self, other)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(Tensor, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise NoClosedForm(f"the method or attribute {name!r} of a random quantity")
+
+    def _refuse(self, *_: object) -> Any:
+        raise NoClosedForm("this use of a random quantity as a number")
+
+    # What Python's operators and built-in functions ask of a number, but for sums and products.
+    __sub__ = __rsub__ = __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = _refuse
+    __rtruediv__ = __matmul__ = __rmatmul__ = __floordiv__ = __mod__ = _refuse
+    __float__ = __int__ = __index__ = __len__ = __array__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Uncertain):
+    """Normal entries.
+
+    Parameters
+    ----------
+    mean, var : Tensor, one shape
+    sites : frozenset of str
+        The latent sites that it is made of.
+    independent : bool
+        Whether the entries are independent of each other.
+    """
+
+    mean: Tensor
+    var: Tensor
+    sites: frozenset[str] = frozenset()
+    independent: bool = True
+
+    @property
+    def shape(self) -> Size:
+        return self.mean.shape
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return _map_tensors(self, function)
+
+    def quadrature(self) -> Quadrature:
+        return Quadrature.normal(self.mean, self.var)
+
+    def __getitem__(self, index: Any) -> Self:
+        parts = index if isinstance(index, tuple) else (index,)
+        may_repeat = any(isinstance(part, Tensor | list) for part in parts)
+        return replace(super().__getitem__(index), independent=self.independent and not may_repeat)
+
+    def expand(self, *shape: Any) -> Self:
+        larger = super().expand(*shape)
+        same = larger.mean.numel() == self.mean.numel()
+        return replace(larger, independent=self.independent and same)
+
+    def draw(self) -> Tensor:
+        return self.mean + self.var.sqrt() * torch.randn_like(self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class LogGaussian(Uncertain):
+    """Independent positive entries whose logarithms are Normal.
+
+    Parameters
+    ----------
+    log_mean, log_var : Tensor, one shape
+        Moments of the logarithm.
+    sites : frozenset of str
+        The latent sites that it is made of.
+    expanded : Size, optional
+        The shape that the moments are broadcast to. They are kept as they are, so that a standard
+        deviation shared by a million ratings is worked on as one number.
+    """
+
+    log_mean: Tensor
+    log_var: Tensor
+    sites: frozenset[str] = frozenset()
+    expanded: Size | None = None
+
+    @property
+    def shape(self) -> Size:
+        return self.log_mean.shape if self.expanded is None else self.expanded
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        full = self if self.expanded is None else _map_tensors(self, self._broadcast)
+        return _map_tensors(replace(full, expanded=None), function)
+
+    def expand(self, *shape: Any) -> Self:
+        wanted = self._broadcast(self.log_mean).expand(*shape).shape
+        return replace(self, expanded=wanted)
+
+    def _broadcast(self, moment: Tensor) -> Tensor:
+        return moment if self.expanded is None else moment.expand(self.expanded)
+
+    def quadrature(self, n_nodes: int = N_NODES) -> Quadrature:
+        mean, var = self._broadcast(self.log_mean), self._broadcast(self.log_var)
+        log = Quadrature.normal(mean, var, n_nodes)
+        return Quadrature(log.nodes.exp(), log.weights)
+
+    def draw(self) -> Tensor:
+        log = Gaussian(self._broadcast(self.log_mean), self._broadcast(self.log_var))
+        return log.draw().exp()
+
+    @property
+    def mean(self) -> Tensor:
+        return self._broadcast((self.log_mean + self.log_var / 2).exp())
+
+    @property
+    def var(self) -> Tensor:
+        return self.mean**2 * self._broadcast(self.log_var.expm1())
+
+    @property
+    def mean_log(self) -> Tensor:
+        """E log x, of a shape that broadcasts to that of x, as those below."""
+        return self.log_mean
+
+    @property
+    def mean_square(self) -> Tensor:
+        """E x^2."""
+        return (2 * (self.log_mean + self.log_var)).exp()
+
+    @property
+    def mean_precision(self) -> Tensor:
+        """E x^-2."""
+        return (2 * (self.log_var - self.log_mean)).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class Transformed(Uncertain):
+    """A function of Normal entries, applied entry by entry.
+
+    Parameters
+    ----------
+    base : Gaussian
+    function : callable
+        ``function(tensor)`` is a tensor of the same shape.
+    """
+
+    base: Gaussian
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def sites(self) -> frozenset[str]:  # type: ignore[override]
+        return self.base.sites
+
+    @property
+    def shape(self) -> Size:
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, base=self.base.map(function))
+
+    def quadrature(self) -> Quadrature:
+        rule = self.base.quadrature()
+        return Quadrature(self.function(rule.nodes), rule.weights)
+
+    def draw(self) -> Tensor:
+        return self.function(self.base.draw())
+
+    @property
+    def mean(self) -> Tensor:
+        rule = self.quadrature()
+        return rule.expectation(rule.nodes)
+
+    @property
+    def var(self) -> Tensor:
+        rule = self.quadrature()
+        return rule.expectation((rule.nodes - rule.expectation(rule.nodes)) ** 2)
+
+
+Value = Tensor | Uncertain
+
+
+def require_independent(*values: Value) -> None:
+    """Raise `NoClosedForm` if two quantities share a latent site."""
+    seen: set[str] = set()
+    for value in values:
+        sites = value.sites if isinstance(value, Uncertain) else frozenset()
+        if shared := seen & sites:
+            raise NoClosedForm(f"dependent quantities: both hold site {sorted(shared)}")
+        seen |= sites
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    parameters = {f.name: getattr(value, f.name) for f in fields(value)}
+    return replace(
+        value, **{name: function(x) for name, x in parameters.items() if isinstance(x, Tensor)}
+    )
+
+
+def _add(a: Value, b: Value) -> Uncertain:
+    if not isinstance(a, Uncertain):
+        a, b = b, a
+    if not isinstance(a, Gaussian):
+        raise NoClosedForm(f"the sum of a {type(a).__name__} and something else")
+    if not isinstance(b, Uncertain):
+        mean = a.mean + b
+        same = mean.numel() == a.mean.numel()
+        return Gaussian(mean, a.var.expand(mean.shape), a.sites, a.independent and same)
+    if not isinstance(b, Gaussian):
+        raise NoClosedForm(f"the sum of a Gaussian and a {type(b).__name__}")
+    require_independent(a, b)
+    mean = a.mean + b.mean
+    same = mean.numel() == a.mean.numel() == b.mean.numel()
+    independent = a.independent and b.independent and same
+    return Gaussian(mean, a.var + b.var, a.sites | b.sites, independent)
+
+
+def _dot(
+    U: Value, V: Value, pattern: Pattern, b: Value | None = None, c: Value | None = None
+) -> Gaussian:
+    """Moments of U_i . V_j + b_i + c_j; Gaussian is how a sum of many products is read."""
+    u, v = _as_gaussian(U), _as_gaussian(V)
+    biases = [None if x is None else _as_gaussian(x) for x in (b, c)]
+    parts = [u, v, *(x for x in biases if x is not None)]
+    require_independent(*parts)
+    mean = dot(u.mean, v.mean, pattern, *(None if x is None else x.mean for x in biases))
+    left = torch.cat([u.var, u.mean**2], -1)
+    right = torch.cat([v.mean**2 + v.var, v.var], -1)
+    var = dot(left, right, pattern, *(None if x is None else x.var for x in biases))
+    sites = frozenset().union(*(part.sites for part in parts))
+    return Gaussian(mean, var, sites, independent=False)
+
+
+def _weighted_sum(weights: Tensor, V: Value, pattern: Pattern) -> Gaussian:
+    v = _as_gaussian(V)
+    if isinstance(weights, Uncertain) or not v.independent:
+        raise NoClosedForm("a sum with random weights, or of rows that depend on each other")
+    mean, var = weighted_sum(weights, v.mean, pattern), weighted_sum(weights**2, v.var, pattern)
+    return Gaussian(mean, var, v.sites, independent=False)
+
+
+def _as_gaussian(value: Value) -> Gaussian:
+    if isinstance(value, Tensor):
+        return Gaussian(value, torch.zeros_like(value))
+    if isinstance(value, Gaussian):
+        return value
+    raise NoClosedForm(f"a factor matrix that is a {type(value).__name__}")
+
+
+def _sigmoid(score: Gaussian) -> Transformed:
+    if not isinstance(score, Gaussian):
+        raise NoClosedForm(f"the sigmoid of a {type(score).__name__}")
+    return Transformed(score, torch.sigmoid)
+
+
+def _exp(x: Value) -> LogGaussian:
+    if not isinstance(x, Gaussian):
+        raise NoClosedForm(f"the exponential of a {type(x).__name__}")
+    return LogGaussian(x.mean, x.var, x.sites)
+
+
+def _multiply(a: Value, b: Value) -> Gaussian | LogGaussian:
+    """A Gaussian times a tensor, or the product of two independent positive quantities."""
+    if isinstance(b, Gaussian):
+        a, b = b, a
+    if isinstance(a, Gaussian) and isinstance(b, Tensor | float):
+        return _scale(a, b)
+    if not isinstance(a, LogGaussian):
+        a, b = b, a
+    if isinstance(b, Tensor) and isinstance(a, LogGaussian):  # positive, or its log is NaN
+        b = LogGaussian(b.log(), torch.zeros_like(b))
+    if not (isinstance(a, LogGaussian) and isinstance(b, LogGaussian)):
+        raise NoClosedForm(f"the product of a {type(a).__name__} and a {type(b).__name__}")
+    require_independent(a, b)
+    shape = Size(np.broadcast_shapes(a.shape, b.shape))
+    log_mean, log_var = a.log_mean + b.log_mean, a.log_var + b.log_var
+    return LogGaussian(log_mean, log_var, a.sites | b.sites, shape)
+
+
+def _scale(a: Gaussian, b: Tensor | float) -> Gaussian:
+    mean = a.mean * b
+    same = mean.numel() == a.mean.numel()
+    return Gaussian(mean, a.var * b**2, a.sites, a.independent and same)
+
+
+def _divide(a: Value, b: Value) -> Gaussian:
+    if not (isinstance(a, Gaussian) and isinstance(b, Tensor)):
+        raise NoClosedForm(f"a {type(a).__name__} divided by a {type(b).__name__}")
+    return _scale(a, b.reciprocal())
+
+
+def _broadcast(*values: Value) -> tuple[Value, ...]:
+    shape = np.broadcast_shapes(*(value.shape for value in values))
+    return tuple(value.expand(shape) for value in values)
+
+
+_RULES: dict[Callable, Callable] = {
+    torch.add: _add,
+    torch.Tensor.add: _add,
+    torch.Tensor.__add__: _add,
+    torch.Tensor.__radd__: _add,
+    torch.sigmoid: _sigmoid,
+    torch.exp: _exp,
+    torch.mul: _multiply,
+    torch.Tensor.mul: _multiply,
+    torch.Tensor.__mul__: _multiply,
+    torch.Tensor.__rmul__: _multiply,
+    torch.div: _divide,
+    torch.Tensor.__truediv__: _divide,
+    torch.broadcast_tensors: _broadcast,
+    dot: _dot,
+    weighted_sum: _weighted_sum,
+}

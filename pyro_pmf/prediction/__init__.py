@@ -1,0 +1,1 @@
+"""Questions that a fitted model answers: predictions, scores, recommendations, effects."""

@@ -1,0 +1,177 @@
+"""The predictive distribution of ratings that are levels or counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scoringrules
+import torch
+from scipy.special import betainc
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, NegativeBinomial
+
+from pyro_pmf.data.transforms import Affine, Transform
+from pyro_pmf.errors import PMFError
+from pyro_pmf.prediction.predictive import ON_LEVEL, PosteriorPredictive, locate_levels
+
+_TAIL = 1e-4  # probability past the counts that a CRPS sums over; it enters squared
+_NODES = 64  # where a sum over counts is evaluated, exact for that many counts
+_LARGEST = 2.0**53  # beyond it a float64 no longer holds every count
+
+
+class DiscretePredictive(PosteriorPredictive):
+    """The distribution of ratings that are levels: ordered categories, 0 and 1, or counts.
+
+    Levels are numbered 0, 1, ...; level k is k times ``part.spacing`` (1 if it has none) on the
+    model scale. A part has ``part.n_levels`` of them; if it has no such attribute, Bernoulli has
+    two and any other family has no highest level. Parts are given float64.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Distribution]], transform: Transform) -> None:
+        super().__init__(parts, transform)
+        part = parts[0][1]
+        if not isinstance(self.transform, Affine):
+            raise PMFError(
+                f"{type(part).__name__} is of evenly spaced levels, which {self.transform} does "
+                'not leave so: make the Ratings with transform="unit" or "count".'
+            )
+        self.spacing = getattr(part, "spacing", 1.0)
+        n_levels = getattr(part, "n_levels", 2 if isinstance(part, Bernoulli) else None)
+        self.last = math.inf if n_levels is None else n_levels - 1
+        if n_levels is not None:
+            self.levels = self._from_level(torch.arange(n_levels))
+
+    def log_prob(self, rating: Tensor) -> Tensor:
+        """Log mass of a level, minus infinity for a rating that is none, shape (n_pairs,)."""
+        position = self._position(rating)
+        level = position.round().clamp(0, self.last)
+        mass = self._value_log_prob(level * self.spacing)
+        return mass.masked_fill((position - level).abs() > ON_LEVEL, -math.inf)
+
+    def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
+        """Log mass of a level, whichever other levels there are, shape (n_pairs,)."""
+        levels, level = locate_levels(rating, levels)
+        position = self._position(levels[level])
+        nearest = position.round().clamp(0, self.last)
+        if ((position - nearest).abs() > ON_LEVEL).any():
+            raise PMFError(f"The model has other levels than {levels.tolist()}.")
+        return self.log_prob(levels[level])
+
+    def log_mass(self, count: Tensor) -> Tensor:
+        """Log mass of a level, shape (n_pairs,)."""
+        return self.log_prob(count)
+
+    def probabilities(self) -> Tensor:
+        """Probability of each level, shape (n_pairs, n_levels).
+
+        Raises
+        ------
+        PMFError
+            If there is no highest level.
+        """
+        if self.levels is None:
+            raise PMFError("Counts have no highest level: use level_probabilities with some.")
+        return self.level_probabilities(self.levels)
+
+    def cdf(self, rating: Tensor | float) -> Tensor:
+        """Probability of a rating at most this, shape (n_pairs,)."""
+        return self._level_cdf((self._position(rating) + ON_LEVEL).floor())
+
+    def probability_at_least(self, rating: Tensor | float) -> Tensor:
+        """Probability of this rating or a higher one, shape (n_pairs,)."""
+        return (1 - self._cdf_below(rating)).clamp_min(0)
+
+    def quantile(self, probability: float) -> Tensor:
+        """The lowest level whose `cdf` is at least this probability, shape (n_pairs,)."""
+        return self._from_level(self._level_quantile(probability))
+
+    def crps(self, rating: Tensor) -> np.ndarray:
+        """Continuous ranked probability score of the nearest level, rating units, (n_pairs,).
+
+        The width of a level times the ranked probability score (Epstein 1969). Of many counts it
+        is summed over some: exact to about 0.2%, or 3% where most lie far below their mean.
+        """
+        level = self._position(rating).round().clamp(0, self.last)
+        if self.levels is not None:
+            chances = self.probabilities().clamp(max=1).numpy()
+            scores = np.asarray(scoringrules.rps_score(level.numpy() + 1, chances))
+        else:
+            lowest = self._level_quantile(_TAIL).minimum(level)
+            highest = self._level_quantile(1 - _TAIL).maximum(level)
+            below = _sum_between(lambda k: self._level_cdf(k) ** 2, lowest, level)
+            above = _sum_between(lambda k: (1 - self._level_cdf(k)) ** 2, level, highest)
+            scores = (below + above).numpy()
+        return self.width * self.spacing * scores
+
+    def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        """Randomised probability integral transform, shape (n_pairs,).
+
+        Uniform between the probability of lower ratings and that of this one or a lower one, and
+        so over [0, 1] if the prediction is right (Czado, Gneiting & Held 2009).
+        """
+        below, to = self._cdf_below(rating), self.cdf(rating)
+        generator = np.random.default_rng(0) if generator is None else generator
+        return below + torch.from_numpy(generator.random(len(to))) * (to - below)
+
+    def _position(self, rating: Tensor | float) -> Tensor:
+        """Level of a rating, a fraction if it is none, float64, shape (n_pairs,)."""
+        return (self._value(rating) / self.spacing).expand(self.parts[0][1].batch_shape)
+
+    def _from_level(self, level: Tensor) -> Tensor:
+        return self._rating(level * self.spacing)
+
+    def _clip(self, rating: Tensor) -> Tensor:
+        return rating if self.levels is None else super()._clip(rating)
+
+    def _cdf_below(self, rating: Tensor | float) -> Tensor:
+        return self._level_cdf((self._position(rating) - ON_LEVEL).ceil() - 1)
+
+    def _level_cdf(self, level: Tensor) -> Tensor:
+        x = level.clamp(0, self.last) * self.spacing
+        return self._average(lambda part: _lattice_cdf(part, x)).masked_fill(level < 0, 0)
+
+    def _level_quantile(self, probability: float) -> Tensor:
+        """By bisection over the levels, after doubling where there is no highest one."""
+        low = torch.full(self.parts[0][1].batch_shape, -1.0, dtype=torch.float64)
+        if self.levels is None:
+            high = torch.ones_like(low)
+            while (short := (self._level_cdf(high) < probability) & (high < _LARGEST)).any():
+                high = torch.where(short, 2 * high, high)
+        else:
+            high = torch.full_like(low, self.last)
+        while ((high - low) > 1).any():
+            middle = ((low + high) / 2).floor()
+            reached = self._level_cdf(middle) >= probability
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        return high
+
+
+def _lattice_cdf(part: Distribution, x: Tensor) -> Tensor:
+    """Probability of a level at most x, float64; torch lacks it for two of its families."""
+    if isinstance(part, Bernoulli):
+        return torch.where(x < 1, 1 - part.probs.double(), 1.0)
+    if isinstance(part, NegativeBinomial):  # successes before total_count failures
+        failure = torch.sigmoid(-part.logits.double())
+        arguments = part.total_count.double(), x + 1, failure
+        return torch.from_numpy(betainc(*(argument.numpy() for argument in arguments)))
+    return part.cdf(x).double()
+
+
+def _sum_between(function: Callable[[Tensor], Tensor], start: Tensor, stop: Tensor) -> Tensor:
+    """Sum a function over the integers from start to before stop.
+
+    Where they are many, it is evaluated at some, denser near ``start``, and linear between them.
+    """
+    node, value, total = start, function(start), torch.zeros_like(start)
+    for k in range(1, _NODES + 1):
+        away = ((stop - start) * (k / _NODES) ** 2).round().clamp(min=k)
+        following = (start + away).minimum(stop)
+        following_value = function(following)
+        steps = following - node
+        total += steps * value + (following_value - value) * (steps - 1) / 2
+        node, value = following, following_value
+        if (node == stop).all():
+            break
+    return total

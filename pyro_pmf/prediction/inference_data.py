@@ -1,0 +1,165 @@
+"""Draws as ArviZ data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings, as_frame, observed
+from pyro_pmf.errors import PMFError
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.running import Site, is_latent, run
+from pyro_pmf.prediction import arviz_versions
+from pyro_pmf.prediction.arviz_versions import Groups
+from pyro_pmf.prediction.located import LocatedPairs
+from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.random_state import isolated_random_state
+
+_DIMS = {"users": "user", "items": "item"}
+
+Draws = Sequence[Mapping[str, Tensor]]
+
+
+def to_arviz(
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame | None = None,
+    sites: Sequence[str] | None = None,
+    n_draws: int | None = None,
+    seed: int = 0,
+    prior: bool = False,
+) -> Any:
+    """Return draws as ArviZ data; see `Posterior.to_arviz`."""
+    with isolated_random_state(seed):
+        draws = chosen_draws(learned, n_draws)
+        values, dims = _posterior(learned, draws, sites)
+        groups = {"posterior": values}
+        if pairs is not None:
+            groups |= predictions(learned, draws, pairs)
+            dims |= {name: ["pair"] for name in ("rating", "user_id", "item_id")}
+        if prior:
+            groups |= _prior(learned, len(draws), pairs)
+    train = learned.ratings
+    used = {dim for names in dims.values() for dim in names}
+    ids = {"user": train.user_ids, "item": train.item_ids}
+    coords = {name: index.to_numpy() for name, index in ids.items() if name in used}
+    return arviz_versions.from_dict(groups, coords=coords, dims=dims)
+
+
+def summary(learned: Learned, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Mean, standard deviation and 90% highest-density interval of the scalar sites.
+
+    Of Markov chains also ArviZ's diagnostics: r_hat, effective sample sizes, and Monte Carlo
+    standard errors. They are for chains, and left out for what is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ArviZ's summary, one row a site; sigma on the model scale of the ratings, the others on
+        the scale of the score.
+    """
+    data = to_arviz(learned, n_draws=n_draws, seed=seed)
+    kind = "stats" if learned.n_chains is None else "all"
+    return arviz_versions.summary(data, kind)
+
+
+def chosen_draws(learned: Learned, n_draws: int | None) -> Draws:
+    """Draws, chain by chain and as many of each; those that represent a posterior at most once."""
+    if n_draws is not None:
+        require_integer("n_draws", n_draws)
+    if learned.n_draws is None:
+        return list(learned.draws(n_draws or 1000))
+    draws = list(learned.draws())
+    chains = learned.n_chains or 1
+    length = len(draws) // chains
+    wanted = min(length, max(1, (n_draws or len(draws)) // chains))
+    chosen = np.linspace(0, length - 1, wanted).round().astype(int)
+    return [draws[chain * length + k] for chain in range(chains) for k in chosen]
+
+
+def _posterior(
+    learned: Learned, draws: Draws, names: Sequence[str] | None
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Draws of sites, shape (n_chains, n_draws, ...), and the names of their other dimensions."""
+    if names is None:
+        names = [name for name, value in draws[0].items() if value.dim() == 0]
+        return {name: _stack(learned, [draw[name] for draw in draws]) for name in names}, {}
+    if isinstance(names, str):
+        names = [names]
+    runs = [run_at_first(learned, draw) for draw in draws]
+    known = [name for name, site in runs[0].items() if site["type"] == "sample"]
+    if missing := set(names) - set(known) | {"rating"} & set(names):
+        raise PMFError(f"The model has no latent site {sorted(missing)}; it has {known}.")
+    dims = {}
+    for name in names:
+        site = runs[0][name]
+        plates = sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)
+        event = [f"{name}_dim_{k}" for k in range(site["fn"].event_dim)]
+        dims[name] = [_DIMS.get(frame.name, frame.name) for frame in plates]
+        dims[name] += ["factor"] if plates and len(event) == 1 else event
+    return {
+        name: _stack(learned, [sites[name]["value"] for sites in runs]) for name in names
+    }, dims
+
+
+def predictions(learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame) -> Groups:
+    """The groups about ratings, in rating units."""
+    train = learned.ratings
+    where = LocatedPairs.of(learned, pairs)
+    has_ratings = pairs.value is not None if isinstance(pairs, Ratings) else "rating" in pairs
+    frame = as_frame(pairs)
+    rating = torch.from_numpy(observed(pairs)) if has_ratings else None
+    predicted = torch.empty(len(draws), len(where), dtype=torch.float64)
+    log_prob = torch.empty_like(predicted)
+    for rows, chunk in where.chunks():
+        for k, draw in enumerate(draws):
+            fn = where.rating_distribution(draw, chunk)
+            predicted[k, rows] = train.to_rating(fn.sample().double())
+            if rating is not None:
+                given = mixture([(1.0, fn)], train.transform)
+                log_prob[k, rows] = given.log_prob(rating[rows]).double()
+    groups: Groups = {
+        "posterior_predictive": {"rating": _stack(learned, predicted)},
+        "constant_data": {f"{name}_id": np.asarray(frame[name]) for name in ("user", "item")},
+    }
+    if rating is not None:
+        groups["observed_data"] = {"rating": rating.numpy()}
+        groups["log_likelihood"] = {"rating": _stack(learned, log_prob)}
+    return groups
+
+
+def _prior(learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None) -> Groups:
+    """The groups of the model's prior, given only which pairs the training ratings are of."""
+    train = learned.ratings
+    first = train.user[:1], train.item[:1]
+    where = LocatedPairs(learned, *first) if pairs is None else LocatedPairs.of(learned, pairs)
+    rating = np.empty((1, n_draws, len(where)))
+    scalars: dict[str, list[Tensor]] = {}
+    for rows, chunk in where.chunks(max(1, len(where))):  # one, for all ratings are of a draw
+        for k in range(n_draws):
+            sites = run(learned.model, {}, chunk, where.history)
+            rating[0, k, rows] = train.to_rating(sites["rating"]["fn"].sample().double().numpy())
+            for name, site in sites.items():
+                if is_latent(site) and name != "rating" and site["value"].dim() == 0:
+                    scalars.setdefault(name, []).append(site["value"])
+    groups = {"prior": {name: torch.stack(x).numpy()[None] for name, x in scalars.items()}}
+    return groups if pairs is None else groups | {"prior_predictive": {"rating": rating}}
+
+
+def run_at_first(learned: Learned, latents: Mapping[str, Tensor]) -> dict[str, Site]:
+    """Run the model at the first training pair, for the sites that are of no pair."""
+    train = learned.ratings
+    first = Pairs(train.user[:1], train.item[:1], train.n_users, train.n_items, dtype=train.dtype)
+    return run(learned.model, latents, first, train)
+
+
+def _stack(learned: Learned, draws: Sequence[Tensor] | Tensor) -> np.ndarray:
+    """Draws that follow each other, as (n_chains, n_draws, ...)."""
+    stacked = torch.stack(list(draws)) if not isinstance(draws, Tensor) else draws
+    return stacked.unflatten(0, (learned.n_chains or 1, -1)).numpy()

@@ -1,0 +1,124 @@
+"""Tables of predictions: one row a pair, with the caller's ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.ratings import Ratings, as_frame, observed
+from pyro_pmf.errors import PMFError, RatingsError
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.prediction.discrete import DiscretePredictive
+from pyro_pmf.prediction.located import LocatedPairs
+from pyro_pmf.prediction.metrics import score_each
+from pyro_pmf.random_state import isolated_random_state
+
+
+def predict(
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    interval: float = 0.9,
+    at_least: float | None = None,
+) -> pd.DataFrame:
+    """Implement `Posterior.predict`."""
+    if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
+        raise PMFError(f"at_least must be a rating, not {at_least!r}")
+    where = LocatedPairs.of(learned, pairs)
+    names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)
+    columns = {name: np.empty(len(where)) for name in names}
+    for rows, predictive in where.predictives():
+        lower, upper = predictive.interval(interval)
+        values = {"mean": predictive.mean, "sd": predictive.sd, "lower": lower, "upper": upper}
+        if at_least is not None:
+            values["p_at_least"] = predictive.probability_at_least(at_least)
+        for name, value in values.items():
+            columns[name][rows] = value.numpy()
+    known = {"known_user": where.known_user, "known_item": where.known_item}
+    return _beside_ids(pairs, columns | known)
+
+
+def predict_levels(
+    learned: Learned, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
+) -> pd.DataFrame:
+    """Implement `Posterior.predict_levels`."""
+    where = LocatedPairs.of(learned, pairs)
+    parts = []
+    for rows, predictive in where.predictives():
+        chosen = predictive.levels if levels is None else torch.tensor(levels, dtype=torch.float64)
+        if chosen is None:
+            raise PMFError(
+                "These ratings have no levels of their own: say of which you want to know the "
+                "probabilities, as levels=(1, 2, 3, 4, 5)."
+            )
+        chances = predictive.level_probabilities(chosen).numpy()
+        parts.append(pd.DataFrame(chances, index=rows, columns=chosen.tolist()))
+    if not parts:
+        raise RatingsError("There are no pairs: give at least one.")
+    table = pd.concat(parts).sort_index()
+    return _beside_ids(pairs, {level: table[level].to_numpy() for level in table})
+
+
+def _beside_ids(pairs: Ratings | pd.DataFrame, columns: Mapping[Any, np.ndarray]) -> pd.DataFrame:
+    frame = as_frame(pairs)
+    ids = {"user": frame["user"], "item": frame["item"]}
+    return pd.DataFrame(ids | dict(columns), index=frame.index)
+
+
+def scores(
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    interval: float = 0.9,
+    levels: Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Implement `Posterior.scores`."""
+    rating = torch.from_numpy(observed(pairs))
+    where = LocatedPairs.of(learned, pairs)
+    generator = np.random.default_rng(0)
+    parts = [
+        score_each(predictive, rating[rows], interval, levels, generator).set_index(rows)
+        for rows, predictive in where.predictives()
+    ]
+    if not parts:
+        raise RatingsError("There are no ratings to score: give at least one.")
+    table = pd.concat(parts).sort_index()
+    table["n_user"] = where.history.user_counts[where.user].numpy()
+    table["n_item"] = where.history.item_counts[where.item].numpy()
+    return table
+
+
+def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
+    """Log density or mass of each rating, shape (n_pairs,), in their order."""
+    rating = torch.from_numpy(observed(pairs))
+    logs = np.empty(len(rating))
+    for rows, predictive in LocatedPairs.of(learned, pairs).predictives():
+        logs[rows] = predictive.log_prob(rating[rows]).numpy()
+    return logs
+
+
+def is_discrete(learned: Learned) -> bool:
+    """Whether ratings have probabilities, as levels and counts do, and no density."""
+    first = learned.ratings.to_frame().head(1)
+    _, predictive = next(LocatedPairs.of(learned, first).predictives())
+    return isinstance(predictive, DiscretePredictive)
+
+
+def sample(
+    learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
+) -> np.ndarray:
+    """Implement `Posterior.sample`."""
+    require_integer("n_draws", n_draws)
+    where = LocatedPairs.of(learned, pairs)
+    samples = np.empty((n_draws, len(where)))
+    every_pair = list(where.chunks(max(1, len(where))))
+    with isolated_random_state(seed):
+        for k, draw in enumerate(learned.draws(n_draws)):
+            for rows, pairs_ in every_pair:
+                rating = where.rating_distribution(draw, pairs_).sample()
+                samples[k, rows] = learned.ratings.to_rating(rating.numpy())
+    return samples

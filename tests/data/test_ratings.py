@@ -1,0 +1,714 @@
+"""From a table to `Ratings`: encoding, refusals, looking up by id, and splits."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pyro_pmf.errors import PMFError, RatingsError
+from pyro_pmf.data.ratings import Ratings
+
+# A small table out of order; its index labels are unlike its positions.
+USERS = [30, 10, 20, 10, 30]
+ITEMS = ["b", "c", "a", "a", "a"]
+STARS = [3.5, 0.5, 5.0, 2.0, 4.0]
+DAYS = pd.to_datetime(["2020-01-05", "2020-01-01", "2020-01-04", "2020-01-02", "2020-01-03"])
+LABELS = ["r0", "r1", "r2", "r3", "r4"]
+
+
+@pytest.fixture
+def frame():
+    columns = {"user": USERS, "item": ITEMS, "rating": STARS, "time": DAYS}
+    return pd.DataFrame(columns, index=LABELS)
+
+
+@st.composite
+def tables(draw, min_size=2):
+    """Tables of distinct pairs in any order, with ratings in quarters and integer times."""
+    names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=3)
+    ids = st.sampled_from([st.integers(-(2**62), 2**62), st.integers(0, 9), names])
+    pairs = st.tuples(draw(ids), draw(ids))
+    cells = draw(st.dictionaries(pairs, st.integers(-40, 40), min_size=min_size, max_size=40))
+    assume(len(set(cells.values())) > 1)
+    users, items = zip(*cells, strict=True)
+    times = draw(st.lists(st.integers(0, 9), min_size=len(cells), max_size=len(cells)))
+    stars = np.array(list(cells.values())) / 4
+    return pd.DataFrame({"user": users, "item": items, "rating": stars, "time": times})
+
+
+def rows(table):
+    """The rows of a frame or of ratings as plain tuples, in order."""
+    table = table.to_frame() if isinstance(table, Ratings) else table
+    return list(table.itertuples(index=False, name=None))
+
+
+def error_of(frame, **options):
+    """The message with which `from_frame` refuses a table."""
+    with pytest.raises(RatingsError) as caught:
+        Ratings.from_frame(frame, **options)
+    return str(caught.value)
+
+
+def shown(message):
+    """The index labels of the rows that a message shows."""
+    return [word for line in message.splitlines() for word in line.split()[:1] if word in LABELS]
+
+
+def simulated(n_users=40, n_items=30, n=600, seed=1):
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(n_users * n_items, n, replace=False)
+    stars = rng.integers(1, 11, n) / 2
+    columns = {"user": cells // n_items, "item": cells % n_items, "rating": stars}
+    return pd.DataFrame(columns | {"time": rng.permutation(n)})
+
+
+# Encoding
+
+
+def test_rows_are_sorted_by_user_then_item_and_indexed_by_sorted_ids(frame):
+    ratings = Ratings.from_frame(frame, time="time")
+    assert list(ratings.user_ids) == [10, 20, 30]
+    assert list(ratings.item_ids) == ["a", "b", "c"]
+    assert ratings.user.tolist() == [0, 0, 1, 2, 2]
+    assert ratings.item.tolist() == [0, 2, 0, 0, 1]
+    assert ratings.rating.tolist() == [2.0, 0.5, 5.0, 4.0, 3.5]
+    assert list(ratings.time.dt.day) == [2, 1, 4, 3, 5]
+    assert (ratings.n_users, ratings.n_items, len(ratings)) == (3, 3, 5)
+    assert ratings.user.dtype == ratings.item.dtype == torch.int64
+
+
+def test_values_are_on_the_unit_scale_of_the_scale_given_or_inferred(frame):
+    inferred = Ratings.from_frame(frame)
+    assert inferred.scale == (0.5, 5.0)
+    assert (inferred.value.min(), inferred.value.max()) == (0, 1)
+    given_ = Ratings.from_frame(frame, scale=(0, 10), dtype=torch.float64)
+    assert given_.scale == (0.0, 10.0)
+    torch.testing.assert_close(given_.value, torch.tensor([0.2, 0.05, 0.5, 0.4, 0.35]).double())
+    assert inferred.dtype == inferred.value.dtype == torch.float32
+
+
+@given(tables())
+def test_a_table_comes_back_sorted_and_otherwise_as_it_was(frame):
+    ratings = Ratings.from_frame(frame, time="time")
+    assert rows(ratings) == sorted(rows(frame))
+    again = Ratings.from_frame(ratings.to_frame(), time="time")
+    pd.testing.assert_frame_equal(again.to_frame(), ratings.to_frame())
+    assert ratings.to_rating(ratings.value).numpy() == pytest.approx(ratings.rating, abs=1e-4)
+
+
+def test_ratings_come_back_to_the_last_bit():
+    stars = np.array([0.1, 3.3, 1 / 3, 4.7])
+    frame = pd.DataFrame({"user": [1, 2, 3, 4], "item": 1, "rating": stars})
+    assert (Ratings.from_frame(frame, dtype=torch.float16).to_frame()["rating"] == stars).all()
+
+
+@pytest.mark.parametrize("time", [None, "time"])
+def test_the_frame_of_the_caller_is_neither_changed_nor_shared(frame, time):
+    frame = frame.sort_values(["user", "item"]).astype({"item": "category"})
+    before = frame.copy(deep=True)
+    ratings = Ratings.from_frame(frame, time=time)
+    ratings.split(0.4)
+    ratings.locate(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    kept, other = ratings.to_frame(), ratings.to_frame()
+    for table in (frame, other):
+        table.loc[:, ["user", "rating"]] = 77
+    pd.testing.assert_frame_equal(ratings.to_frame(), kept)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int32", "uint8", "Int64", "int64[pyarrow]", "category", object]
+)
+def test_int_ids_of_any_type_become_int64(frame, dtype):
+    ratings = Ratings.from_frame(frame.astype({"user": dtype}))
+    pd.testing.assert_index_equal(ratings.user_ids, pd.Index([10, 20, 30]))
+    assert rows(ratings) == rows(Ratings.from_frame(frame))
+
+
+@pytest.mark.parametrize("dtype", [object, "string", "str", "category"])
+def test_str_ids_of_any_type_become_the_default_str(frame, dtype):
+    ratings = Ratings.from_frame(frame.astype({"item": dtype}))
+    pd.testing.assert_index_equal(ratings.item_ids, pd.Index(["a", "b", "c"]))
+    assert ratings.item.tolist() == [0, 2, 0, 0, 1]
+
+
+def test_categorical_ids_are_sorted_by_id_and_unused_categories_dropped(frame):
+    frame["item"] = pd.Categorical(frame["item"], categories=["z", "c", "b", "a"], ordered=True)
+    assert list(Ratings.from_frame(frame).items) == ["a", "b", "c"]
+
+
+def test_other_column_names_come_back_as_the_standard_ones(frame):
+    odd = frame.rename(columns={"user": "userId", "item": 7, "rating": "y", "time": "t"})
+    ratings = Ratings.from_frame(odd, user="userId", item=7, rating="y", time="t")
+    assert list(ratings.to_frame()) == ["user", "item", "rating", "time"]
+    assert rows(ratings) == rows(Ratings.from_frame(frame, time="time"))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Float64", "float32", "double[pyarrow]", object])
+def test_ratings_of_any_numeric_type(frame, dtype):
+    frame["rating"] = pd.Series([4, 1, 5, 2, 4], index=frame.index).astype(dtype)
+    assert Ratings.from_frame(frame).rating.tolist() == [2, 1, 5, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "dtype", ["datetime64[s]", "datetime64[ns, Europe/Rome]", "timestamp[s][pyarrow]", object]
+)
+def test_datetimes_of_any_type(frame, dtype):
+    utc = frame["time"].dt.tz_localize("UTC") if "Rome" in str(dtype) else frame["time"]
+    frame["time"] = utc.astype(dtype)
+    ratings = Ratings.from_frame(frame, time="time")
+    assert list(ratings.time.dt.day) == [2, 1, 4, 3, 5]
+    assert ratings.split_by_time(0.4)[1].rating.tolist() == [5.0, 3.5]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "float32", "int64[pyarrow]"])
+def test_numeric_times_of_any_type(frame, dtype):
+    frame["time"] = pd.Series([5, 1, 4, 2, 3], index=frame.index).astype(dtype)
+    ratings = Ratings.from_frame(frame, time="time")
+    assert list(ratings.time) == [2, 1, 4, 3, 5]
+    assert list(ratings.split_by_time(0.4)[1].time) == [4, 5]
+
+
+def test_pairs_without_values(frame):
+    pairs = Ratings.from_frame(frame, rating=None, scale=(0, 5))
+    assert pairs.value is None
+    assert pairs.rating is None
+    assert list(pairs.to_frame()) == ["user", "item"]
+    hidden = Ratings.from_frame(frame).without_values()
+    assert list(hidden.to_frame()) == ["user", "item"]
+    assert hidden.split(0.4)[0].value is None
+    assert "pairs without values" in repr(pairs)
+
+
+def test_to_another_dtype_keeps_ids_and_ratings(frame):
+    moved = Ratings.from_frame(frame, time="time").to(dtype=torch.float64)
+    assert moved.value.dtype == moved.dtype == torch.float64
+    assert rows(moved) == rows(Ratings.from_frame(frame, time="time"))
+    assert all(part.dtype == torch.float64 for part in moved.split(0.4))
+
+
+def test_repr_tells_size_density_scale_and_time(frame):
+    text = repr(Ratings.from_frame(frame, scale=(0, 5), time="time"))
+    assert text == ("Ratings(5 ratings, 3 users, 3 items, density 55.56%, scale=(0.0, 5.0), time)")
+    assert "time" not in repr(Ratings.from_frame(frame))
+
+
+@given(tables())
+def test_pattern_is_that_of_scipy(frame):
+    whole = Ratings.from_frame(frame)
+    part = whole.split(0.5)[1].aligned_to(whole) if len(whole) > 2 else whole  # empty rows too
+    for ratings in (whole, part):
+        cells = (np.ones(len(ratings)), (ratings.user.numpy(), ratings.item.numpy()))
+        csr = sp.csr_array(cells, shape=(ratings.n_users, ratings.n_items))
+        csc = csr.tocsc()
+        pattern = ratings.pattern
+        assert (pattern.row_pointers.numpy() == csr.indptr).all()
+        assert (pattern.columns.numpy() == csr.indices).all()
+        assert (pattern.column_pointers.numpy() == csc.indptr).all()
+        assert (pattern.rows.numpy() == csc.indices).all()
+        assert (ratings.user[pattern.to_column_order] == pattern.rows).all()
+        assert (pattern.rows[pattern.to_row_order] == ratings.user).all()
+
+
+def test_affine_maps_take_numbers_arrays_and_tensors(frame):
+    ratings = Ratings.from_frame(frame)
+    assert ratings.to_value(2.75) == 0.5
+    assert ratings.to_rating(0.5) == 2.75
+    x = torch.rand(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(ratings.to_value(ratings.to_rating(x)), x)
+    np.testing.assert_allclose(ratings.to_rating(x.numpy()), ratings.to_rating(x).numpy())
+
+
+# Duplicates
+
+
+@pytest.fixture
+def repeated(frame):
+    """The pair (10, "a") occurs as r3 and r5: r5 is the last row, r3 has the last time."""
+    extra = pd.DataFrame(
+        {"user": [10], "item": ["a"], "rating": [3.0], "time": [pd.Timestamp("2019-01-01")]},
+        index=["r5"],
+    )
+    return pd.concat([frame, extra])
+
+
+def test_a_repeated_pair_is_refused(repeated):
+    message = error_of(repeated)
+    assert "2 of 6 rows have a (user, item) pair that occurs more than once" in message
+    assert shown(message) == ["r3"]
+    assert "r5" in message
+    assert 'on_duplicate="last"' in message
+    assert "(user, item) pair" in error_of(repeated, rating=None, scale=(0, 5))
+
+
+def test_the_last_of_a_repeated_pair_is_by_row_or_by_time(repeated):
+    by_row = Ratings.from_frame(repeated, on_duplicate="last")
+    assert by_row.rating.tolist() == [3.0, 0.5, 5.0, 4.0, 3.5]
+    by_time = Ratings.from_frame(repeated, on_duplicate="last", time="time")
+    assert by_time.rating.tolist() == [2.0, 0.5, 5.0, 4.0, 3.5]
+    assert by_time.time[0] == pd.Timestamp("2020-01-02")
+
+
+def test_the_mean_of_a_repeated_pair(repeated):
+    mean = Ratings.from_frame(repeated, on_duplicate="mean", time="time")
+    assert mean.rating.tolist() == [2.5, 0.5, 5.0, 4.0, 3.5]
+    assert mean.time[0] == pd.Timestamp("2020-01-02")
+
+
+def test_a_mean_does_not_round_past_the_scale():
+    frame = pd.DataFrame({"user": [1, 1, 1, 2], "item": 1, "rating": [0.1, 0.1, 0.1, 0.0]})
+    ratings = Ratings.from_frame(frame, on_duplicate="mean", dtype=torch.float64)
+    assert ratings.value.tolist() == [1.0, 0.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)), min_size=2))
+def test_duplicates_are_those_of_groupby(cells):
+    frame = pd.DataFrame(cells, columns=["user", "item", "rating"]).astype({"rating": float})
+    groups = frame.groupby(["user", "item"])["rating"]
+    for how in ("last", "mean"):
+        expected = getattr(groups, how)()
+        if expected.nunique() > 1:
+            ratings = Ratings.from_frame(frame, on_duplicate=how)
+            np.testing.assert_allclose(ratings.rating, expected.to_numpy())
+            assert [row[:2] for row in rows(ratings)] == list(expected.index)
+
+
+def test_an_unknown_way_with_duplicates_is_refused(frame):
+    assert '"error", "last" or "mean"' in error_of(frame, on_duplicate="first")
+
+
+# Refusals: what is wrong, the rows at fault, what to do
+
+
+def test_one_family_of_errors():
+    assert issubclass(RatingsError, PMFError)
+    assert issubclass(PMFError, ValueError)
+
+
+def test_a_missing_column(frame):
+    message = error_of(frame, user="userId")
+    assert "one column 'userId'" in message
+    assert "['user', 'item', 'rating', 'time']" in message
+    assert "user=" in message
+    assert "'when'" in error_of(frame, time="when")
+
+
+def test_a_column_that_is_there_twice(frame):
+    assert "one column 'user'" in error_of(frame.rename(columns={"item": "user"}))
+
+
+def test_no_frame():
+    assert "pandas DataFrame, not a list" in error_of([(1, 2, 3.0)])
+
+
+def test_an_empty_table(frame):
+    assert "no rows" in error_of(frame[:0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_rating_that_is_missing_or_infinite(frame, bad):
+    frame.loc["r2", "rating"] = bad
+    message = error_of(frame)
+    assert "1 of 5 rows have a missing or infinite rating in column 'rating'" in message
+    assert shown(message) == ["r2"]
+    assert str(abs(bad)).lower() in message.lower()
+    remedy = message.splitlines()[-1]
+    assert remedy == "Drop them with frame[np.isfinite(frame['rating'])]."
+    Ratings.from_frame(frame[np.isfinite(frame["rating"])])
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "double[pyarrow]", object])
+def test_a_rating_that_is_missing_from_a_nullable_column(frame, dtype):
+    frame["rating"] = frame["rating"].astype(dtype)
+    frame.loc["r4", "rating"] = pd.NA if dtype is not object else None
+    assert shown(error_of(frame)) == ["r4"]
+
+
+def test_no_more_than_five_rows_are_shown():
+    frame = pd.DataFrame({"user": range(20), "item": 1, "rating": [np.nan] * 12 + [1.0] * 8})
+    message = error_of(frame)
+    assert "12 of 20 rows" in message
+    assert "(and 7 more)" in message
+    assert len(message.splitlines()) == 1 + 1 + 5 + 1 + 1
+
+
+def test_only_the_columns_in_use_are_shown(frame):
+    frame["plot"] = "a long story"
+    frame.loc["r1", "rating"] = np.nan
+    assert "long story" not in error_of(frame)
+
+
+@pytest.mark.parametrize(("column", "missing"), [("user", np.nan), ("item", None)])
+def test_a_missing_id(frame, column, missing):
+    frame.loc["r1", column] = missing
+    message = error_of(frame)
+    assert f"1 of 5 rows have no id in column '{column}'" in message
+    assert shown(message) == ["r1"]
+    assert f"frame.dropna(subset=['{column}'])" in message
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "category"])
+def test_a_missing_id_in_a_nullable_column(frame, dtype):
+    frame["user"] = frame["user"].astype(dtype)
+    frame.loc["r3", "user"] = None
+    assert shown(error_of(frame)) == ["r3"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "holds", "remedy"),
+    [
+        ([3.0, 1.0, 2.0, 1.0, 3.0], "holds float", "astype(int)"),
+        ([3.5, 1.0, 2.0, 1.0, 3.0], "holds float", "astype(str)"),
+        ([True, False, True, True, False], "holds bool", "astype(str)"),
+        (DAYS, "holds Timestamp", "astype(str)"),
+        ([(1,), (2,), (3,), (4,), (5,)], "holds tuple", "astype(str)"),
+        (pd.Categorical(DAYS), "holds Timestamp", "astype(str)"),
+    ],
+)
+def test_ids_of_another_type(frame, ids, holds, remedy):
+    frame["user"] = ids
+    message = error_of(frame)
+    assert "ids are all int or all str" in message
+    assert f"'user' {holds}" in message
+    assert message.splitlines()[-1] == f"Convert with frame['user'] = frame['user'].{remedy}."
+    assert shown(message) == LABELS
+
+
+def test_ids_of_two_types_show_the_rarer_one(frame):
+    frame["user"] = pd.Series([30, 10, "x20", 10, 30], index=frame.index, dtype=object)
+    message = error_of(frame)
+    assert "'user' holds int and str" in message
+    assert shown(message) == ["r2"]
+    frame["user"] = frame["user"].astype(str)
+    assert list(Ratings.from_frame(frame).users) == ["10", "30", "x20"]
+
+
+def test_a_true_among_int_ids_is_not_one(frame):
+    frame["user"] = pd.Series([1, 2, True, 3, 4], index=frame.index, dtype=object)
+    assert shown(error_of(frame)) == ["r2"]
+
+
+@pytest.mark.parametrize(
+    ("stars", "rows_at_fault"),
+    [
+        (["4.0", "3", "2", "1", "5"], LABELS),
+        (pd.Series([4.0, 3, "n/a", 1, 5], index=LABELS, dtype=object), ["r2"]),
+        ([True, False, True, True, False], LABELS),
+        (DAYS, LABELS),
+    ],
+)
+def test_a_rating_that_is_not_a_number(frame, stars, rows_at_fault):
+    frame["rating"] = stars
+    message = error_of(frame)
+    assert "a rating in column 'rating' that is not a number" in message
+    assert shown(message) == rows_at_fault
+    assert "Convert with frame['rating'] = frame['rating'].astype(float)." in message
+
+
+@pytest.mark.parametrize("stars", [["4.0", "3", "2", "1", "5"], [True, False, True, True, False]])
+def test_the_remedy_for_ratings_works(frame, stars):
+    frame["rating"] = stars
+    frame["rating"] = frame["rating"].astype(float)
+    assert len(Ratings.from_frame(frame)) == 5
+
+
+def test_a_rating_outside_the_scale(frame):
+    message = error_of(frame, scale=(1, 4.5))
+    assert "2 of 5 rows have a rating outside the scale (1.0, 4.5)" in message
+    assert shown(message) == ["r1", "r2"]
+    assert "give a scale=" in message
+
+
+@pytest.mark.parametrize(
+    "scale", [(5, 1), (1, 1), (0, np.inf), (np.nan, 5), (1, 2, 3), 5, "ab", (-1.7e308, 1.7e308)]
+)
+def test_a_bad_scale(frame, scale):
+    assert "is not (lowest, highest), two finite numbers" in error_of(frame, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [None, (1, 5)])
+def test_ratings_that_are_all_equal(frame, scale):
+    frame["rating"] = 3.0
+    message = error_of(frame, scale=scale)
+    assert "the same rating, 3" in message
+    assert shown(message) == LABELS
+    assert "rating=None" in message
+    assert len(Ratings.from_frame(frame, rating=None, scale=(1, 5))) == 5
+
+
+def test_pairs_without_ratings_need_a_scale(frame):
+    assert "need scale=" in error_of(frame, rating=None)
+
+
+@pytest.mark.parametrize("missing", [pd.NaT, np.inf])
+def test_a_missing_or_infinite_time(frame, missing):
+    if missing is not pd.NaT:
+        frame["time"] = [5.0, 1.0, 4.0, 2.0, 3.0]
+    frame.loc["r1", "time"] = missing
+    message = error_of(frame, time="time")
+    assert "1 of 5 rows have a missing or infinite time in column 'time'" in message
+    assert shown(message) == ["r1"]
+    assert "leave time= out" in message
+    assert len(Ratings.from_frame(frame)) == 5
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]", "timestamp[ns][pyarrow]"])
+def test_a_missing_time_in_a_nullable_column(frame, dtype):
+    frame["time"] = (DAYS if "time" in dtype else pd.Series(range(5), index=LABELS)).astype(dtype)
+    frame.loc["r4", "time"] = pd.NA
+    assert shown(error_of(frame, time="time")) == ["r4"]
+
+
+def test_times_as_text(frame):
+    frame["time"] = frame["time"].astype(str)
+    message = error_of(frame, time="time")
+    assert "neither a number nor a datetime" in message
+    assert shown(message) == LABELS
+    assert "pd.to_datetime(frame['time'])" in message
+
+
+def test_a_dtype_that_cannot_hold_the_unit_scale(frame):
+    assert "torch.float32" in error_of(frame, dtype=torch.int64)
+
+
+# Looking up by id
+
+
+@given(tables())
+def test_locate_is_the_inverse_of_encoding(frame):
+    ratings = Ratings.from_frame(frame)
+    user, item = ratings.locate(frame)
+    assert list(ratings.user_ids[user.numpy()]) == list(frame["user"])
+    assert list(ratings.item_ids[item.numpy()]) == list(frame["item"])
+    for ours, same in zip(ratings.locate(ratings), (ratings.user, ratings.item), strict=True):
+        assert ours.dtype == torch.int64
+        assert torch.equal(ours, same)
+
+
+def test_locate_marks_unknown_ids_and_keeps_the_order(frame):
+    asked = pd.DataFrame({"item": ["c", "zz", "a"], "user": [99, 10, 30]}, index=[5, 5, 5])
+    user, item = Ratings.from_frame(frame).locate(asked)
+    assert user.tolist() == [-1, 0, 2]
+    assert item.tolist() == [2, -1, 0]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "Int64", "float64", "category", object])
+def test_locate_matches_int_ids_of_any_type(frame, dtype):
+    asked = pd.DataFrame({"user": [20, 99], "item": ["b", "b"]}).astype({"user": dtype})
+    assert Ratings.from_frame(frame).locate(asked)[0].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("dtype", [object, "string", "category"])
+def test_locate_matches_str_ids_of_any_type(frame, dtype):
+    asked = pd.DataFrame({"user": [20, 20], "item": ["b", None]}).astype({"item": dtype})
+    assert Ratings.from_frame(frame).locate(asked)[1].tolist() == [1, -1]
+
+
+def test_locate_refuses_ids_of_another_type_and_says_how_to_convert(frame):
+    ratings = Ratings.from_frame(frame)
+    asked = frame.astype({"user": str})
+    with pytest.raises(RatingsError, match=r"No user id is known.*string.*integer.*astype\(int\)"):
+        ratings.locate(asked)
+    with pytest.raises(RatingsError, match=r"No item id is known.*integer.*string.*astype\(str\)"):
+        ratings.locate(frame.assign(item=1))
+    with pytest.raises(RatingsError, match="No user id"):
+        Ratings.from_frame(asked).aligned_to(ratings)
+
+
+@pytest.mark.parametrize("user", [[99, 98], [99.5, np.nan], [None, None]])
+def test_locate_takes_ids_that_are_merely_unknown(frame, user):
+    asked = pd.DataFrame({"user": user, "item": "a"})
+    assert Ratings.from_frame(frame).locate(asked)[0].tolist() == [-1, -1]
+
+
+def test_locate_takes_no_rows_and_refuses_a_missing_column(frame):
+    ratings = Ratings.from_frame(frame)
+    for nothing in (frame[:0], frame[:0].astype({"user": float, "item": int})):
+        assert [len(index) for index in ratings.locate(nothing)] == [0, 0]
+    with pytest.raises(RatingsError, match="one column 'item'"):
+        ratings.locate(frame.drop(columns="item"))
+
+
+def test_aligned_to_keeps_known_pairs_in_the_indexing_of_the_other(frame):
+    train = Ratings.from_frame(frame, scale=(0, 10), dtype=torch.float64)
+    other = pd.DataFrame(
+        {
+            "user": [30, 5, 20, 10, 30],
+            "item": ["c", "a", "zz", "b", "b"],
+            "rating": [1.0, 2.0, 3.0, 4.0, 5.0],
+            "time": [5, 4, 3, 2, 1],
+        }
+    )
+    aligned = Ratings.from_frame(other, time="time").aligned_to(train)
+    assert aligned.users is train.user_ids
+    assert aligned.items is train.item_ids
+    assert (aligned.n_users, aligned.n_items) == (3, 3)
+    assert rows(aligned) == [(10, "b", 4.0, 2), (30, "b", 5.0, 1), (30, "c", 1.0, 5)]
+    assert aligned.scale == (0.0, 10.0)
+    assert aligned.value.tolist() == [0.4, 0.5, 0.1]
+    assert aligned.dtype == torch.float64
+
+
+@given(tables(), tables())
+def test_aligned_to_is_the_inner_join_by_id(left, right):
+    assume(type(left["user"][0]) is type(right["user"][0]))
+    assume(type(left["item"][0]) is type(right["item"][0]))
+    train = Ratings.from_frame(right, scale=(-10, 10))
+    aligned = Ratings.from_frame(left, time="time").aligned_to(train)
+    known = left["user"].isin(right["user"]) & left["item"].isin(right["item"])
+    assert rows(aligned) == sorted(rows(left[known]))
+    assert (aligned.user.diff() >= 0).all()
+
+
+def test_aligned_to_may_keep_nothing_and_takes_pairs_without_values(frame):
+    train = Ratings.from_frame(frame)
+    stranger = Ratings.from_frame(frame.assign(user=frame["user"] + 1))
+    nothing = stranger.aligned_to(train)
+    assert len(nothing) == 0
+    assert "0 ratings" in repr(nothing)
+    assert train.without_values().aligned_to(train).value is None
+
+
+def test_aligned_to_refuses_ratings_outside_the_scale(frame):
+    test = Ratings.from_frame(frame.assign(rating=frame["rating"] + 1))
+    with pytest.raises(RatingsError) as caught:
+        test.aligned_to(Ratings.from_frame(frame))
+    message = str(caught.value)
+    assert "1 of 5 rows have a rating outside the scale of the training ratings" in message
+    assert "20    a     6.0" in message
+    assert "scale=(lowest, highest)" in message
+
+
+# Splits
+
+SPLITS = {
+    "split": lambda ratings: ratings.split(0.3, seed=1),
+    "split_by_user": lambda ratings: ratings.split_by_user(0.3, seed=1),
+    "split_by_time": lambda ratings: ratings.split_by_time(0.3),
+    "k_fold": lambda ratings: next(ratings.k_fold(3, seed=1)),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+@settings(max_examples=50)
+@given(frame=tables(min_size=8))
+def test_splits_partition_the_ratings(split, frame):
+    ratings = Ratings.from_frame(frame, time="time", scale=(-10, 10), dtype=torch.float64)
+    try:
+        parts = split(ratings)
+    except RatingsError:
+        assume(False)  # by user, when every user has too few ratings
+    assert sorted(rows(parts[0]) + rows(parts[1])) == rows(ratings)
+    for part in parts:
+        table = part.to_frame()
+        assert rows(part) == sorted(rows(part))
+        assert list(part.users) == sorted(set(table["user"]))
+        assert list(part.items) == sorted(set(table["item"]))
+        assert (part.scale, part.dtype) == (ratings.scale, torch.float64)
+        assert part.time.index.equals(pd.RangeIndex(len(part)))
+        np.testing.assert_allclose(part.value, part.to_value(part.rating))
+
+
+@given(frame=tables(min_size=3), k=st.integers(2, 5), seed=st.integers(0, 9))
+def test_k_folds_test_each_rating_once(frame, k, seed):
+    ratings = Ratings.from_frame(frame, time="time")
+    assume(k <= len(ratings))
+    folds = list(ratings.k_fold(k, seed))
+    assert len(folds) == k
+    assert sorted(row for _, test in folds for row in rows(test)) == rows(ratings)
+    assert max(len(test) for _, test in folds) - min(len(test) for _, test in folds) <= 1
+    for train, test in folds:
+        assert sorted(rows(train) + rows(test)) == rows(ratings)
+
+
+def test_split_holds_out_the_fraction_asked_for_over_all_users():
+    ratings = Ratings.from_frame(simulated())
+    train, test = ratings.split(0.1)
+    assert (len(train), len(test)) == (540, 60)
+    assert test.n_users > 20  # random over the rows, not a block of them
+
+
+def test_split_by_user_holds_out_the_fraction_of_each_user():
+    ratings = Ratings.from_frame(simulated())
+    train, test = ratings.split_by_user(0.25)
+    kept = train.to_frame()["user"].value_counts()
+    held = test.to_frame()["user"].value_counts().reindex(kept.index, fill_value=0)
+    assert list(train.user_ids) == list(ratings.user_ids)
+    assert (held == np.rint((kept + held) * 0.25)).all()
+    assert test.n_items > 15
+
+
+def test_split_by_user_leaves_each_user_at_least_one_rating():
+    frame = pd.DataFrame({"user": [1, 2, 2], "item": [1, 1, 2], "rating": [1.0, 2.0, 3.0]})
+    train, test = Ratings.from_frame(frame).split_by_user(0.99)
+    assert list(train.user_ids) == [1, 2]
+    assert list(test.user_ids) == [2]
+
+
+def test_split_by_time_holds_out_the_latest():
+    train, test = Ratings.from_frame(simulated(), time="time").split_by_time(0.2)
+    assert len(test) == 120
+    assert train.time.max() < test.time.min()
+
+
+def test_split_by_time_needs_a_time(frame):
+    with pytest.raises(RatingsError, match=r"no time.*from_frame"):
+        Ratings.from_frame(frame).split_by_time()
+
+
+@pytest.mark.parametrize("method", ["split", "split_by_user"])
+def test_the_seed_alone_decides_a_split(method):
+    ratings = Ratings.from_frame(simulated())
+    first, again, other = (rows(getattr(ratings, method)(0.2, seed)[1]) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_seed_alone_decides_the_folds():
+    ratings = Ratings.from_frame(simulated())
+    first, again, other = (rows(next(ratings.k_fold(4, seed))[1]) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_global_random_state_is_left_alone():
+    ratings = Ratings.from_frame(simulated(), time="time")
+    torchs = torch.get_rng_state()
+    numpys = np.random.get_state()  # noqa: NPY002 (that is the one to leave alone)
+    for split in SPLITS.values():
+        split(ratings)
+    assert torch.equal(torch.get_rng_state(), torchs)
+    now = np.random.get_state()  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(now, numpys, strict=True))
+
+
+@pytest.mark.parametrize("method", ["split", "split_by_user", "split_by_time"])
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, np.nan])
+def test_a_fraction_outside_zero_and_one(frame, method, fraction):
+    with pytest.raises(RatingsError, match=r"test_fraction=.* is outside \(0, 1\)"):
+        getattr(Ratings.from_frame(frame, time="time"), method)(fraction)
+
+
+@pytest.mark.parametrize("method", ["split", "split_by_user", "split_by_time"])
+def test_a_split_with_an_empty_side(frame, method):
+    with pytest.raises(
+        RatingsError, match=r"0 of 5 ratings would be held out.*change the fraction"
+    ):
+        getattr(Ratings.from_frame(frame, time="time"), method)(0.01)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1, 6, 2.0, 1.5])
+def test_a_number_of_folds_out_of_range_is_refused_at_the_call(frame, k):
+    message = "k=6 is outside 2 to 5" if k == 6 else rf"k must be 2, 3, 4, \.\.\., not {k}"
+    with pytest.raises(RatingsError, match=message):
+        Ratings.from_frame(frame).k_fold(k)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "a"])
+@pytest.mark.parametrize("method", ["split", "split_by_user", "k_fold"])
+def test_seeds_that_are_none(frame, method, seed):
+    with pytest.raises(PMFError, match="seed must be"):
+        getattr(Ratings.from_frame(frame), method)(seed=seed)

@@ -1,0 +1,474 @@
+"""`fit(inference="nuts"|"hmc")`: draws from the exact posterior, held against what is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import arviz
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import NUTS
+from pyro.ops.stats import effective_sample_size
+
+from benchmarks.sbc import Uniformity, scores_of
+from pyro_pmf import (
+    PMF,
+    BernoulliLogit,
+    FitError,
+    Fixed,
+    LogNormal,
+    Normal,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+    Priors,
+    Ratings,
+    fit,
+    load,
+    sampling,
+)
+from pyro_pmf.datasets import simulate
+from pyro_pmf.data.pairs import Pairs
+
+BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
+SD = {"sigma": 0.2, "sigma_b": 0.5, "sigma_c": 0.3}
+LINEAR = PMF(
+    0,
+    noise="shared",
+    likelihood=NormalIdentity(),
+    priors=Priors(mu=Normal(0.3, 1.0), **{name: Fixed(sd) for name, sd in SD.items()}),
+)
+
+
+def sample(model, ratings, **options):
+    few = {"num_draws": 20, "warm_up": 20, "num_chains": 1, "progress": False}
+    return fit(model, ratings, **{"inference": "nuts"} | few | options)
+
+
+each_sampler = pytest.mark.parametrize("inference", ["nuts", "hmc"])
+
+
+def plain_model(ratings):
+    with pyro.plate("users", ratings.n_users):
+        b = pyro.sample("b", dist.Normal(torch.zeros((), dtype=ratings.dtype), 1.0))
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(b[ratings.user], 0.3), obs=ratings.value)
+
+
+@pytest.fixture(scope="module")
+def few() -> Ratings:
+    """12 ratings of 5 users and 4 items."""
+    return simulate(LINEAR, 5, 4, 12, seed=3)[0].to("cpu", torch.float64)
+
+
+@pytest.fixture(scope="module")
+def stars(few) -> Ratings:
+    """The same pairs with 1 to 5 stars."""
+    rating = np.array([1, 5, 3, 4, 4, 2, 5, 5, 1, 3, 4, 2])
+    return Ratings.from_frame(few.to_frame().assign(rating=rating), scale=(1.0, 5.0))
+
+
+@pytest.fixture(scope="module")
+def sampled(few):
+    return sample(LINEAR, few, num_draws=30, warm_up=60, num_chains=2)
+
+
+# --- the right distribution ---
+
+
+def exact(ratings) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of mu, b and c under LINEAR."""
+    n, m = ratings.n_users, ratings.n_items
+    design = np.zeros((len(ratings), 1 + n + m))
+    rows = np.arange(len(ratings))
+    design[:, 0] = 1
+    design[rows, 1 + ratings.user.numpy()] = 1
+    design[rows, 1 + n + ratings.item.numpy()] = 1
+    sd = np.r_[1.0, np.full(n, SD["sigma_b"]), np.full(m, SD["sigma_c"])]
+    prior_mean = np.r_[0.3, np.zeros(n + m)]
+    covariance = np.linalg.inv(np.diag(sd**-2) + design.T @ design / SD["sigma"] ** 2)
+    value = ratings.value.numpy()
+    mean = covariance @ (prior_mean / sd**2 + design.T @ value / SD["sigma"] ** 2)
+    return mean, covariance
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+@each_sampler
+def test_draws_are_of_the_exact_gaussian_posterior(few, inference):
+    """A false alarm has a probability of about 1e-3: 4.2 standard errors, 20 numbers."""
+    size = {"num_draws": 400, "warm_up": 150, "num_chains": 2}
+    posterior = sample(LINEAR, few, inference=inference, seed=1, **size)
+    mean, covariance = exact(few)
+    draws = torch.cat([posterior.latents[k].reshape(800, -1) for k in ("mu", "b", "c")], 1)
+    z = (draws.numpy() - mean) / np.sqrt(np.diag(covariance))
+    for x in z.T:
+        for moment, truth, sd in ((x, 0, 1), (x**2, 1, math.sqrt(2))):
+            ess = float(arviz.ess(moment.reshape(2, -1)))
+            assert abs(moment.mean() - truth) < 4.2 * sd / math.sqrt(ess)
+
+
+LIKELIHOODS = [NormalSigmoid(), NormalIdentity(), OrderedLogit(5), BernoulliLogit()]
+
+
+def ratings_for(likelihood, stars) -> Ratings:
+    if not isinstance(likelihood, BernoulliLogit):
+        return stars.to("cpu", torch.float64)
+    liked = stars.to_frame().assign(rating=(stars.rating > 3).astype(float))
+    return Ratings.from_frame(liked, scale=(0.0, 1.0), dtype=torch.float64)
+
+
+# --- simulation-based calibration ---
+
+N_RANKS, N_REPLICATIONS, THIN = 20, 40, 2
+SMALL = PMF(
+    1,
+    noise="shared",
+    priors=Priors(
+        mu=Normal(0.0, 0.5),
+        sigma=LogNormal(0.2, 0.3),
+        sigma_b=LogNormal(0.5, 0.3),
+        sigma_c=Fixed(0.4),
+        sigma_U=Fixed(0.6),
+        sigma_V=Fixed(0.6),
+    ),
+)
+FALSE_ALARM = 1e-3
+
+
+def is_calibrated(ranks: pd.DataFrame) -> bool:
+    """Whether no quantity's ranks differ from uniform, but for a false alarm in a thousand."""
+    uniformity = Uniformity(len(ranks), N_RANKS)
+    smallest = min(uniformity.p_value(ranks[name].to_numpy()) for name in ranks)
+    return smallest > FALSE_ALARM / ranks.shape[1]
+
+
+def ranked(sites, pairs) -> dict[str, torch.Tensor]:
+    """Return what is ranked: scalars and three scores, unobserved ones among them."""
+    scores = scores_of(sites, pairs.user, pairs.item)
+    scalars = {name: sites[name] for name in ("mu", "sigma", "sigma_b")}
+    return scalars | {f"score {k}": scores[..., k] for k in (0, 7, 15)}
+
+
+@pytest.fixture(scope="module", params=["nuts", "hmc"])
+def ranks(request) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ranks of the truth among draws, and among the same draws with half their spread."""
+    right, wrong = [], []
+    pairs = Pairs(*torch.from_numpy(np.array(np.divmod(np.arange(16), 4))), 4, 4)
+    for seed in range(N_REPLICATIONS):
+        ratings, truth = simulate(SMALL, 4, 4, 11, seed=seed)
+        ratings = ratings.to("cpu", torch.float64)
+        size = {"num_draws": THIN * N_RANKS, "warm_up": 50}
+        posterior = sample(SMALL, ratings, inference=request.param, seed=seed, **size)
+        true, draws = ranked(truth, pairs), ranked(posterior.latents, pairs)
+        thinned = {name: x[THIN - 1 :: THIN][: N_RANKS - 1] for name, x in draws.items()}
+        right.append({name: int((x < true[name]).sum()) for name, x in thinned.items()})
+        narrow = {name: x.mean() + (x - x.mean()) / 2 for name, x in thinned.items()}
+        wrong.append({name: int((x < true[name]).sum()) for name, x in narrow.items()})
+    return pd.DataFrame(right), pd.DataFrame(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_simulation_based_calibration(ranks):
+    """A false alarm has a probability of 1e-3."""
+    assert is_calibrated(ranks[0])
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_calibration_notices_draws_that_are_too_narrow(ranks):
+    assert not is_calibrated(ranks[1])
+
+
+@pytest.mark.statistical
+def test_envelope_has_the_false_alarm_rate_that_it_says():
+    """Of 2000 uniform sets 1% fails: from 4 to 45 of them, but for a chance of 1e-4."""
+    uniformity = Uniformity(40, N_RANKS, n_simulated=20_000)
+    sets = np.random.default_rng(5).integers(0, N_RANKS, (2000, 40))
+    assert 4 < sum(uniformity.p_value(x) < 0.01 for x in sets) < 45
+    low, high = uniformity.envelope(0.01)
+    assert (low <= uniformity.at).all()
+    assert (high >= uniformity.at).all()
+
+
+# --- what comes back ---
+
+
+def test_fields(sampled, few):
+    assert sampled.num_chains == 2
+    assert sampled.num_draws == 60
+    assert isinstance(sampled.converged, bool)
+    assert list(sampled.history) == ["step", "chain", "log_likelihood", "divergent", "seconds"]
+    assert sampled.history["step"].tolist() == list(range(1, 61))
+    assert sampled.history["chain"].tolist() == [0] * 30 + [1] * 30
+    apart = sampled.history["seconds"].diff().dropna()
+    assert (apart > 0).all()
+    assert apart[30] > 3 * apart.drop(30).median()  # the warm-up of the second chain
+    assert np.isfinite(sampled.history["log_likelihood"]).all()
+    shapes = {name: tuple(value.shape) for name, value in sampled.latents.items()}
+    assert shapes == {"mu": (60,), "b": (60, 5), "c": (60, 4)}
+    assert all(value.dtype == torch.float64 for value in sampled.latents.values())
+    assert not any(value.requires_grad for value in sampled.latents.values())
+    assert "60 draws" in repr(sampled)
+
+
+def test_draws_differ_between_chains_and_steps(sampled):
+    assert len(sampled.latents["mu"].unique()) > 20
+    assert not torch.equal(sampled.latents["mu"][:30], sampled.latents["mu"][30:])
+
+
+def test_long_chains_of_an_easy_posterior_converge(few):
+    assert sample(LINEAR, few, num_draws=200, warm_up=100, num_chains=2).converged
+
+
+def test_divergent_draws_are_not_convergence(few, monkeypatch):
+    def reckless(**options):
+        return NUTS(**options, step_size=50.0, adapt_step_size=False)
+
+    monkeypatch.setattr(sampling, "NUTS", reckless)
+    posterior = sample(LINEAR, few)
+    assert posterior.history["divergent"].any()
+    assert not posterior.converged
+
+
+def test_factors_are_known_up_to_a_scale_and_so_are_their_standard_deviations():
+    a = torch.rand(50) + 0.5
+    model = PMF(2, users="hierarchical")
+    latents = {"sigma_U": a, "sigma_W": 2 * a, "sigma_V": 1 / a, "sigma_b": a}
+    found = sampling._identified(model, latents)
+    assert found.keys() == {"sigma_U sigma_V", "sigma_W sigma_V", "sigma_b"}
+    torch.testing.assert_close(found["sigma_U sigma_V"], torch.ones(50))
+    torch.testing.assert_close(found["sigma_W sigma_V"], 2 * torch.ones(50))
+
+
+def test_convergence_is_judged_by_what_ratings_can_tell(few, monkeypatch):
+    judged = []
+    monkeypatch.setattr(sampling, "_mixed", lambda found, *_: bool(judged.append(set(found))))
+    sample(PMF(1, noise="shared"), few, num_draws=4, warm_up=2)
+    sample(plain_model, few, num_draws=4, warm_up=2)
+    assert judged[0] >= {"sigma_U sigma_V", "sigma_b", "mu"}
+    assert not judged[0] & {"sigma_U", "sigma_V"}
+    assert judged[1] == {"b"}
+
+
+@pytest.mark.parametrize("fixed", ["sigma_U", "sigma_V", "sigma_W"])
+def test_a_known_standard_deviation_sets_the_unit_of_the_others(fixed):
+    latents = {name: torch.rand(50) for name in ("sigma_U", "sigma_W", "sigma_V") if name != fixed}
+    found = sampling._identified(PMF(2, users="hierarchical"), latents)
+    assert found.keys() == latents.keys()
+
+
+def test_chains_apart_are_not_convergence():
+    history = pd.DataFrame({"log_likelihood": np.zeros(100), "divergent": False})
+    history["log_likelihood"] = np.random.default_rng(0).normal(size=100)
+    together = torch.randn(100)
+    apart = together + torch.arange(100).ge(50) * 3.0
+    assert sampling._mixed({"mu": together}, history, 2)
+    assert not sampling._mixed({"mu": apart}, history, 2)
+    assert not sampling._mixed(
+        {"mu": together}, history.assign(divergent=[True] + [False] * 99), 2
+    )
+
+
+@each_sampler
+def test_a_seed_decides_everything(few, inference):
+    first, again, other = (sample(LINEAR, few, seed=s, inference=inference) for s in (1, 1, 2))
+    assert all(torch.equal(first.latents[k], again.latents[k]) for k in first.latents)
+    assert not torch.equal(first.latents["mu"], other.latents["mu"])
+
+
+@each_sampler
+def test_random_state_and_parameters_are_left_alone(few, inference):
+    pyro.param("mine", torch.tensor(1.0))
+    before = pyro.util.get_rng_state()
+    sample(LINEAR, few, num_draws=4, warm_up=2, inference=inference)
+    after = pyro.util.get_rng_state()
+    assert torch.equal(after["torch"], before["torch"])
+    assert after["random"] == before["random"]
+    assert (after["numpy"][1] == before["numpy"][1]).all()
+    assert set(pyro.get_param_store()) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inference": "gibbs"},
+        {"inference": "hmc", "guide": "delta"},
+        {"inference": "hmc", "batches": 2},
+        {"callback": print},
+        {"num_draws": 3},
+        {"num_draws": -1},
+        {"num_draws": 2.5},
+        {"warm_up": 0},
+        {"num_chains": 0},
+        {"dtype": torch.int64},
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_errors(few, options):
+    with pytest.raises(FitError):
+        fit(LINEAR, few, **{"inference": "nuts", "progress": False} | options)
+
+
+def test_ratings_that_cannot_be_are_errors(few):
+    with pytest.raises(FitError, match="OrderedLogit"):
+        sample(PMF(0, likelihood=OrderedLogit(3)), few)
+
+
+@each_sampler
+@pytest.mark.parametrize("noise", ["user", "item", "user_and_item"])
+@pytest.mark.parametrize("likelihood", [NormalSigmoid(), NormalIdentity()])
+def test_a_density_without_bound_is_not_sampled(stars, likelihood, noise, inference):
+    """Where a user's ratings are met exactly, noise may go to zero and the density up."""
+    with pytest.raises(FitError, match="OrderedLogit"):
+        sample(PMF(1, likelihood=likelihood, noise=noise), stars, inference=inference)
+
+
+def test_a_known_spread_of_noise_has_a_bound(stars):
+    priors = Priors(sigma_s=Fixed(0.2))
+    posterior = sample(PMF(0, noise="user", priors=priors), stars, num_draws=4, warm_up=5)
+    assert posterior.latents["s"].isfinite().all()
+    with pytest.raises(FitError, match="OrderedLogit"):
+        sample(PMF(0, priors=priors), stars)  # sigma_t is learnt
+
+
+def test_discrete_latents_are_refused(few):
+    def model(ratings):
+        k = pyro.sample("k", dist.Bernoulli(0.5))
+        with pyro.plate("ratings", len(ratings)):
+            return pyro.sample("rating", dist.Normal(k, 0.3), obs=ratings.value)
+
+    with pytest.raises(FitError, match="'k' is discrete"):
+        sample(model, few)
+
+
+def test_measurements_may_have_noise_of_their_own(few):
+    posterior = sample(replace(LINEAR, noise="user"), few, num_draws=4, warm_up=5)
+    assert posterior.latents["s"].isfinite().all()
+
+
+@each_sampler
+def test_a_model_without_rating_is_an_error(few, inference):
+    with pytest.raises(FitError, match="rating"):
+        sample(lambda _: pyro.sample("mu", dist.Normal(0.0, 1.0)), few, inference=inference)
+
+
+# --- from an approximation on ---
+
+
+@pytest.fixture(scope="module")
+def films() -> tuple[Ratings, Ratings]:
+    return films_of(2)
+
+
+def films_of(n_factors: int) -> tuple[Ratings, Ratings]:
+    """Ratings with strong factors, of 5 levels, and as many that are held out."""
+    fixed = {"sigma_U": Fixed(1.0), "sigma_V": Fixed(1.0), "sigma": Fixed(0.12)}
+    model = PMF(n_factors, noise="shared", priors=Priors(**fixed))
+    ratings, _ = simulate(model, 40, 30, 1000, seed=0)
+    frame = ratings.to_frame()
+    level = (frame["rating"] * 5).round().clip(1, 5)
+    return Ratings.from_frame(frame.assign(rating=level), scale=(1.0, 5.0)).split(0.3, seed=0)
+
+
+def error_of_mean(draws):
+    """Monte Carlo variance of the mean over two chains, by the effective sample size."""
+    by_chain = draws.unflatten(0, (2, -1))
+    return draws.var(0) / effective_sample_size(by_chain, chain_dim=0, sample_dim=1)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_hmc_and_nuts_draw_from_one_posterior():
+    """Scores of 700 pairs: means within Monte Carlo error, standard deviations alike.
+
+    The scores go together, so that the mean square of their z-scores may be as far from one as
+    the square of one: above 3.3^2 in one run of a thousand.
+    """
+    _, train = films_of(1)
+    model = PMF(1, likelihood=OrderedLogit(5), noise="shared")
+    size = {"num_draws": 150, "num_chains": 2}
+    hmc = sample(model, train, inference="hmc", warm_up=100, dtype=torch.float64, **size)
+    nuts = sample(model, train, warm_up=100, **size)
+    ours, theirs = (scores_of(x.latents, train.user, train.item) for x in (hmc, nuts))
+    z = (ours.mean(0) - theirs.mean(0)) / (error_of_mean(ours) + error_of_mean(theirs)).sqrt()
+    assert z.square().mean().sqrt() < 3.3
+    assert (ours.std(0) / theirs.std(0)).median() == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.filterwarnings("ignore:The factors have shrunk")
+def test_hmc_finds_factors_that_its_start_has_lost(films):
+    train, test = films
+    model = PMF(2, likelihood=OrderedLogit(5))
+    drawn = fit(model, train, inference="hmc", num_draws=40, warm_up=60, progress=False)
+    assert drawn.num_draws == 80
+    assert drawn.latents["U"].dtype == train.dtype
+    started = fit(model, train, progress=False)
+    assert drawn.evaluate(test)["log_loss"] < started.evaluate(test)["log_loss"]
+
+
+# --- what can be asked of it ---
+
+
+def test_save_and_load(sampled, few, tmp_path):
+    sampled.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.num_chains == 2
+    assert again.num_draws == 60
+    assert again.converged == sampled.converged
+    assert all(torch.equal(again.latents[k], sampled.latents[k]) for k in sampled.latents)
+    pd.testing.assert_frame_equal(again.history, sampled.history)
+    pd.testing.assert_frame_equal(again.predict(few), sampled.predict(few))
+
+
+def test_predictions_are_averages_over_draws(sampled, few):
+    predicted = sampled.predict(few)
+    score = scores_of(sampled.latents, few.user, few.item)
+    mean = few.to_rating(score.mean(0).numpy())
+    sd = few.to_rating((score.var(0, correction=0) + SD["sigma"] ** 2).sqrt().numpy())
+    np.testing.assert_allclose(predicted["mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(predicted["sd"], sd, rtol=1e-6)
+
+
+def test_uses_of_a_posterior(sampled, few):
+    assert sampled.evaluate(few)["rmse"] < 0.5
+    assert sampled.sample(few, 7).shape == (7, len(few))
+    assert len(sampled.recommend([few.users[0]], n=2, exclude_seen=False)) == 2
+    unknown = pd.DataFrame({"user": [0, 77], "item": [88, 1]})
+    assert np.isfinite(sampled.predict(unknown)["mean"]).all()
+
+
+@each_sampler
+def test_a_pyro_model_of_ones_own(few, inference):
+    posterior = sample(plain_model, few, num_draws=100, warm_up=50, inference=inference)
+    n = few.user_counts.double()
+    sums = torch.zeros(few.n_users, dtype=torch.float64).index_add_(0, few.user, few.value)
+    mean, sd = sums / (n + 0.3**2), 1 / (1 + n / 0.3**2).sqrt()
+    assert posterior.latents["b"].shape == (100, few.n_users)
+    assert ((posterior.latents["b"].mean(0) - mean).abs() < sd).all()
+    assert len(posterior.predict(few)) == len(few)
+
+
+@each_sampler
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda x: type(x).__name__)
+def test_every_likelihood_samples(stars, likelihood, inference):
+    ratings = ratings_for(likelihood, stars)
+    model = PMF(1, users="hierarchical", noise="shared", likelihood=likelihood)
+    posterior = sample(model, ratings, num_draws=4, warm_up=5, inference=inference)
+    assert all(value.isfinite().all() for value in posterior.latents.values())
+    assert posterior.latents["U"].shape == (4, ratings.n_users, 1)
+    assert posterior.predict(ratings)["mean"].between(*ratings.scale).all() or isinstance(
+        likelihood, NormalIdentity
+    )
+
+
+def test_scales_that_are_fixed_are_not_sampled(few):
+    model = replace(LINEAR, n_factors=1, priors=replace(LINEAR.priors, sigma_U=Fixed(0.3)))
+    posterior = sample(model, few, num_draws=4, warm_up=2)
+    assert set(posterior.latents) == {"mu", "b", "c", "U", "V", "sigma_V"}

@@ -1,0 +1,66 @@
+"""The memory that a fit needs is told before it starts."""
+
+import re
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from pyro_pmf import PMF, FitError, fit
+from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.memory import draws_memory, fit_memory
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return simulate(PMF(2), 30, 20, 400)[0]
+
+
+def test_a_fit_that_does_not_fit_is_refused_before_a_step(ratings, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000))
+    steps = []
+    with pytest.raises(
+        FitError, match=r"needs about 0\.0 GB, and 0\.0 GB are free on cpu"
+    ) as error:
+        fit(PMF(2), ratings, progress=False, callback=steps.append)
+    assert re.search("batches.*n_factors.*float32", str(error.value))
+    assert not steps
+
+
+@pytest.mark.parametrize("guide", ["normal", "delta"])
+def test_it_counts_what_the_guide_has(ratings, monkeypatch, guide):
+    """30 x 2 + 20 x 2 factors, 30 + 20 biases, mu and five standard deviations: 156 latents.
+
+    Variational inference has 30 + 20 of noise and two standard deviations of these besides.
+    """
+    parameters = {"normal": 2 * (156 + 52), "delta": 156}[guide]
+    needed = fit_memory(400, parameters)
+    for free, fits in ((needed, True), (needed - 1, False)):
+        found = SimpleNamespace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
+        if fits:
+            fit(PMF(2), ratings, guide, max_steps=1, progress=False)
+        else:
+            with pytest.raises(FitError, match="needs about"):
+                fit(PMF(2), ratings, guide, max_steps=1, progress=False)
+
+
+def test_batches_and_precision_change_it():
+    assert fit_memory(10**6, 10**5, batches=8) < fit_memory(10**6, 10**5)
+    assert fit_memory(10**6, 10**5, dtype=torch.float64) == 2 * fit_memory(10**6, 10**5)
+
+
+def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypatch):
+    model = PMF(2, noise="shared")
+    needed = draws_memory(156, 4, 2, torch.float64)
+    size = {"inference": "nuts", "num_draws": 4, "warm_up": 1, "progress": False}
+    for free, fits in ((needed, True), (needed - 1, False)):
+        found = SimpleNamespace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
+        if fits:
+            latents = fit(model, ratings, **size).latents
+            assert sum(value.nbytes for value in latents.values()) == needed
+        else:
+            with pytest.raises(FitError, match="num_draws"):
+                fit(model, ratings, **size)

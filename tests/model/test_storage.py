@@ -1,0 +1,260 @@
+"""What is saved comes back equal, and nothing half-written is ever there."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+import pyro_pmf.model.storage
+from pyro_pmf import (
+    PMF,
+    Fixed,
+    HalfNormal,
+    LogNormal,
+    NegativeBinomialLog,
+    NormalIdentity,
+    OrderedLogit,
+    Priors,
+    Ratings,
+    StorageError,
+    fit,
+    load,
+)
+from pyro_pmf.datasets import simulate
+from pyro_pmf.moments.gaussian import LogGaussian
+from pyro_pmf.inference.variational.objective import _to_cpu
+
+FRAME = pd.DataFrame(
+    {
+        "user": np.repeat(["ann", "bob", "cyd", "dan"], 5),
+        "item": np.tile([3, 1, 4, 15, 9], 4),
+        "rating": np.random.default_rng(0).integers(1, 6, 20),
+        "time": np.arange(20),
+    }
+)[:-2]
+PAIRS = pd.DataFrame({"user": ["ann", "dan", "dan", "eve"], "item": [1, 9, 15, 77]})
+
+
+def fitted(model=None, guide="normal", time=None, dtype=torch.float32):
+    ratings = Ratings.from_frame(FRAME, time=time, scale=(1, 5), dtype=dtype)
+    model = model or PMF(
+        n_factors=2,
+        users="hierarchical",
+        divisor="count",
+        noise="item",
+        priors=Priors(sigma_U=Fixed(0.3), sigma=LogNormal(0.2, 0.5)),
+    )
+    return fit(model, ratings, guide, max_steps=5, num_draws=7, progress=False)
+
+
+@pytest.mark.parametrize("guide", ["normal", "auto"])
+@pytest.mark.parametrize("time", [None, "time"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_load_gives_back_what_was_saved(tmp_path, guide, time, dtype):
+    model = PMF(n_factors=2, items="hierarchical", biases=False)
+    if guide == "auto":
+        with pytest.warns(UserWarning, match="Trace_ELBO"):
+            saved = fitted(model, AutoNormal(model), time, dtype)
+    else:
+        saved = fitted(None, guide, time, dtype)
+    saved.save(tmp_path / "a" / "movies.pmf")
+    loaded = load(tmp_path / "a" / "movies.pmf")
+
+    assert loaded.model == saved.model
+    assert loaded.ratings.scale == saved.ratings.scale
+    pd.testing.assert_frame_equal(loaded.ratings.to_frame(), saved.ratings.to_frame())
+    pd.testing.assert_frame_equal(loaded.history, saved.history)
+    assert loaded.converged == saved.converged
+    assert loaded.num_draws == saved.num_draws
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS[:3]), saved.predict(PAIRS[:3]))
+    np.testing.assert_array_equal(loaded.sample(PAIRS, 3), saved.sample(PAIRS, 3))
+    pd.testing.assert_frame_equal(loaded.recommend("dan"), saved.recommend("dan"))
+
+
+@pytest.mark.parametrize("biases", [True, "user", "item"])
+def test_models_with_numbers_of_numpy(tmp_path, biases):
+    priors = Priors(sigma_b=Fixed(np.float32(1.7)), sigma_c=HalfNormal(np.float64(0.3)))
+    model = PMF(np.int64(2), biases=biases, priors=priors, likelihood=OrderedLogit(np.int32(5)))
+    saved = fitted(model, "normal", None, torch.float64)
+    saved.save(tmp_path / "movies.pmf")
+    loaded = load(tmp_path / "movies.pmf")
+    assert loaded.model == saved.model
+    unknown = pd.DataFrame({"user": ["nobody"], "item": [PAIRS["item"].iloc[0]]})
+    pd.testing.assert_frame_equal(loaded.predict(unknown), saved.predict(unknown))
+
+
+def test_point_estimate_and_dates(tmp_path):
+    ratings = Ratings.from_frame(
+        FRAME.assign(time=pd.date_range("2020-01-01", periods=len(FRAME))), time="time"
+    )
+    saved = fit(PMF(n_factors=0), ratings, "delta", max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+    pd.testing.assert_frame_equal(loaded.ratings.to_frame(), saved.ratings.to_frame())
+
+
+def test_no_pickle(tmp_path):
+    fitted().save(tmp_path / "m.pmf")
+    names = {path.name for path in (tmp_path / "m.pmf").iterdir()}
+    assert names == {
+        "posterior.json",
+        "latents.safetensors",
+        "users.parquet",
+        "items.parquet",
+        "ratings.parquet",
+        "history.parquet",
+    }
+    header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
+    assert header["model"]["priors"]["sigma_U"] == {"family": "Fixed", "value": 0.3}
+
+
+def test_existing_files_are_safe(tmp_path):
+    posterior = fitted()
+    posterior.save(tmp_path / "m.pmf")
+    with pytest.raises(StorageError, match="overwrite=True"):
+        posterior.save(tmp_path / "m.pmf")
+    posterior.save(tmp_path / "m.pmf", overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
+    with pytest.raises(StorageError, match="not a saved posterior"):
+        posterior.save(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "precious"
+
+
+def test_an_interrupted_save_leaves_the_old_one(tmp_path, monkeypatch):
+    posterior = fitted()
+    posterior.save(tmp_path / "m.pmf")
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pyro_pmf.model.storage, "save_file", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        posterior.save(tmp_path / "m.pmf", overwrite=True)
+    with pytest.raises(StorageError, match="No space left"):
+        posterior.save(tmp_path / "n.pmf")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pmf"]
+    assert load(tmp_path / "m.pmf").model == posterior.model
+
+
+def test_a_parent_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Cannot write"):
+        fitted().save(tmp_path / "file" / "m.pmf")
+
+
+@pytest.mark.parametrize(
+    "name", ["posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet"]
+)
+def test_damage_is_told(tmp_path, name):
+    folder = tmp_path / "m.pmf"
+    fitted().save(folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StorageError, match="damaged"):
+        load(folder)
+    (folder / name).unlink()
+    with pytest.raises(StorageError, match=name):
+        load(folder)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(StorageError, match="not a saved posterior"):
+        load(tmp_path / "nothing")
+
+
+def test_later_formats_are_refused(tmp_path):
+    folder = tmp_path / "m.pmf"
+    fitted().save(folder)
+    header = json.loads((folder / "posterior.json").read_text())
+    (folder / "posterior.json").write_text(json.dumps(header | {"format": 99}))
+    with pytest.raises(StorageError, match="upgrade"):
+        load(folder)
+
+
+def test_a_model_of_ones_own_is_given_again(tmp_path):
+    inner = PMF(n_factors=0)
+
+    def model(ratings, history=None):
+        return inner(ratings, history)
+
+    saved = fitted(model)
+    saved.save(tmp_path / "m.pmf")
+    with pytest.raises(StorageError, match=r"load\(model"):
+        load(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf", model=model)
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+
+
+def test_ids_without_ratings_keep_their_rows(tmp_path):
+    """Users and items are saved as they are, not as the ratings happen to name them."""
+    train, test = Ratings.from_frame(FRAME, scale=(1, 5)).split(0.5, seed=3)
+    few = test.aligned_to(train)
+    assert set(few.to_frame()["item"]) < set(train.item_ids)
+    saved = fit(PMF(n_factors=0), few, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    pd.testing.assert_index_equal(loaded.ratings.item_ids, train.item_ids)
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+
+
+def test_moments_that_many_entries_share_are_written_out(tmp_path):
+    """What is learnt keeps its shape, also where a guide keeps fewer moments than entries."""
+    saved = fitted()
+    shared = LogGaussian(torch.tensor(-1.0), torch.tensor(0.1), frozenset({"s"})).expand(4)
+    saved.latents["s"] = _to_cpu(shared)
+    saved.save(tmp_path / "m.pmf")
+    again = load(tmp_path / "m.pmf").latents["s"]
+    assert again.shape == (4,)
+    assert torch.equal(again.mean, shared.mean)
+    assert again.sites == {"s"}
+
+
+def test_simulated_ratings_may_lie_off_the_scale(tmp_path):
+    ratings, _ = simulate(PMF(n_factors=0), 6, 5, 20, scale=(1, 5))
+    saved = fit(PMF(n_factors=0), ratings, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    np.testing.assert_array_equal(load(tmp_path / "m.pmf").ratings.rating, ratings.rating)
+
+
+def test_others_may_read_it(tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    fitted().save(tmp_path / "m.pmf")
+    assert (tmp_path / "m.pmf").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_subclass_is_not_taken_for_a_pmf(tmp_path):
+    class Louder(PMF):
+        pass
+
+    fitted(Louder(n_factors=0)).save(tmp_path / "m.pmf")
+    with pytest.raises(StorageError, match=r"load\(model"):
+        load(tmp_path / "m.pmf")
+
+
+@pytest.mark.parametrize(
+    ("transform", "likelihood"),
+    [
+        ("unit", NormalIdentity()),
+        ("standardize", NormalIdentity()),
+        ("log1p", NormalIdentity()),
+        ("count", NegativeBinomialLog()),
+    ],
+)
+def test_transforms_and_counts_come_back(tmp_path, transform, likelihood):
+    counts = FRAME.assign(rating=7 ** FRAME["rating"] + FRAME["item"])
+    ratings = Ratings.from_frame(counts, transform=transform)
+    train, test = ratings.split(0.2, seed=0)
+    saved = fit(PMF(2, likelihood=likelihood), train, max_steps=5, progress=False)
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    assert loaded.model == saved.model
+    assert loaded.ratings.transform == train.transform
+    assert torch.equal(loaded.ratings.value, train.value)
+    pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
+    pd.testing.assert_frame_equal(loaded.scores(test), saved.scores(test))

@@ -1,0 +1,289 @@
+"""ArviZ data: dimensions, coordinates and values, on ArviZ 0.x and 1."""
+
+from dataclasses import replace
+
+import arviz
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from scipy.special import expit
+
+from pyro_pmf import (
+    PMF,
+    BernoulliLogit,
+    Fixed,
+    Normal,
+    NormalIdentity,
+    OrderedLogit,
+    PMFError,
+    Priors,
+    Ratings,
+    fit,
+)
+from pyro_pmf.prediction.inference_data import scale_summary
+
+FRAME = pd.DataFrame(
+    {
+        "user": np.repeat(["ann", "bob", "cyd", "dan"], 5),
+        "item": np.tile([3, 1, 4, 15, 9], 4),
+        "rating": np.random.default_rng(0).integers(1, 6, 20).astype(float),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    ratings = Ratings.from_frame(FRAME)
+    model = PMF(n_factors=2, users="hierarchical", noise="shared")
+    return fit(model, ratings, max_steps=10, progress=False)
+
+
+def test_scalars_by_default(posterior):
+    data = posterior.to_arviz(num_samples=400)
+    scalars = {"sigma", "mu", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c"}
+    assert set(data["posterior"].data_vars) == scalars
+    assert dict(data["posterior"].sizes) == {"chain": 1, "draw": 400}
+    q = posterior.latents["sigma"]
+    draws = np.log(data["posterior"]["sigma"].to_numpy().ravel())
+    # Standard errors of the mean and of the sd are sd / 20 and sd / 28: 5 of them.
+    sd = q.log_var.sqrt().item()
+    assert draws.mean() == pytest.approx(q.log_mean.item(), abs=sd / 4)
+    assert draws.std() == pytest.approx(sd, rel=0.18)
+
+
+def test_sites_have_ids_as_coordinates(posterior):
+    data = posterior.to_arviz(sites=["U", "W", "b", "sigma"], num_samples=300)["posterior"]
+    assert data["U"].dims == ("chain", "draw", "user", "factor")
+    assert data["W"].dims == ("chain", "draw", "item", "factor")
+    assert data["b"].dims == ("chain", "draw", "user")
+    assert data["sigma"].dims == ("chain", "draw")
+    assert list(data["user"].to_numpy()) == ["ann", "bob", "cyd", "dan"]
+    assert list(data["item"].to_numpy()) == [1, 3, 4, 9, 15]
+    b = posterior.latents["b"]
+    error = data["b"].sel(user="cyd").mean().item() - b.mean[2].item()
+    assert abs(error) < 5 * b.var[2].sqrt().item() / np.sqrt(300)
+
+
+def test_groups_about_ratings(posterior):
+    pairs = FRAME.iloc[[7, 0, 13]]
+    data = posterior.to_arviz(pairs, num_samples=200)
+    assert data["observed_data"]["rating"].to_numpy().tolist() == pairs["rating"].tolist()
+    assert data["constant_data"]["user_id"].to_numpy().tolist() == ["bob", "ann", "cyd"]
+    predicted = data["posterior_predictive"]["rating"]
+    assert predicted.shape == (1, 200, 3)
+    expected = posterior.predict(pairs)
+    error = (predicted.mean(["chain", "draw"]) - expected["mean"].to_numpy()) / expected["sd"]
+    assert np.abs(error).max() < 5 / np.sqrt(200)
+    # log E exp(log likelihood) is the log predictive density, in rating units.
+    pointwise = np.exp(data["log_likelihood"]["rating"].to_numpy()[0]).mean(0)
+    normal = scipy.stats.norm.pdf(pairs["rating"], expected["mean"], expected["sd"])
+    np.testing.assert_allclose(pointwise, normal, rtol=0.15)
+
+
+def test_pairs_without_ratings_have_no_likelihood(posterior):
+    data = posterior.to_arviz(FRAME[["user", "item"]], num_samples=5)
+    assert {"posterior", "posterior_predictive"} <= groups_of(data)
+    assert not {"observed_data", "log_likelihood"} & groups_of(data)
+
+
+def test_unknown_site(posterior):
+    with pytest.raises(PMFError, match="nonsense"):
+        posterior.to_arviz(sites=["nonsense"], num_samples=2)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+def test_loo_runs(posterior):
+    data = posterior.to_arviz(FRAME, num_samples=500)
+    loo = arviz.loo(data)
+    elpd = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd
+    # The expected log density of 20 ratings on 1 to 5 is of this size, and p_loo costs something.
+    in_sample = posterior.evaluate(FRAME)["nll"] * -20
+    assert in_sample - 20 < elpd < in_sample
+
+
+def test_summary_has_no_chain_diagnostics(posterior):
+    summary = scale_summary(posterior)
+    assert "r_hat" not in summary.columns
+    assert summary.loc["sigma", "mean"] == pytest.approx(
+        posterior.latents["sigma"].mean.item(), rel=0.02
+    )
+
+
+def groups_of(data):
+    groups = data.groups() if callable(data.groups) else data.groups
+    return {name.strip("/") for name in groups} - {""}
+
+
+class TestLogLikelihood:
+    """Beside the scores of the same draws, written out."""
+
+    def draws(self, model, frame, scale, pairs):
+        ratings = Ratings.from_frame(frame, scale=scale)
+        fitted = fit(model, ratings, max_steps=10, progress=False)
+        sites = [*fitted.latents, *(["cutpoints"] if "shares" in fitted.latents else [])]
+        data = fitted.to_arviz(pairs, sites, num_samples=6)
+        x = data["posterior"].sel(chain=0)
+        row = [list(ratings.user_ids).index(user) for user in pairs["user"]]
+        column = [list(ratings.item_ids).index(item) for item in pairs["item"]]
+        score = (x["U"].to_numpy()[:, row] * x["V"].to_numpy()[:, column]).sum(-1)
+        score += x["b"].to_numpy()[:, row] + x["c"].to_numpy()[:, column]
+        log_likelihood = data["log_likelihood"]["rating"].to_numpy()[0]
+        predicted = data["posterior_predictive"]["rating"].to_numpy()
+        return score, x, row, log_likelihood, predicted
+
+    def test_normal_is_a_density_per_rating_unit(self):
+        pairs = FRAME.iloc[[3, 11, 6]]
+        model = PMF(n_factors=2, noise="shared")
+        score, x, _, log_likelihood, _ = self.draws(model, FRAME, (1, 5), pairs)
+        mean = 1 + 4 * expit(score + x["mu"].to_numpy()[:, None])
+        sd = 4 * x["sigma"].to_numpy()[:, None]
+        expected = scipy.stats.norm.logpdf(pairs["rating"].to_numpy(), mean, sd)
+        np.testing.assert_allclose(log_likelihood, expected, rtol=1e-4)
+
+    def test_under_a_transform_too(self):
+        frame = FRAME.assign(rating=FRAME["rating"] ** 3)
+        ratings = Ratings.from_frame(frame, transform="log1p")
+        model = PMF(0, noise="shared", likelihood=NormalIdentity())
+        pairs = frame.iloc[[4, 9]]
+        fitted = fit(model, ratings, max_steps=10, progress=False)
+        data = fitted.to_arviz(pairs, ["mu", "sigma", "b", "c"], num_samples=5)
+        x = data["posterior"].sel(chain=0)
+        score = x["mu"].to_numpy()[:, None] + np.stack(
+            [x["b"].sel(user=u) + x["c"].sel(item=i) for u, i in pairs[["user", "item"]].values], 1
+        )
+        logs = np.log1p(frame["rating"])
+        shift, spread = logs.mean(), logs.std(ddof=0)
+        one_plus = scipy.stats.lognorm(
+            spread * x["sigma"].to_numpy()[:, None], scale=np.exp(shift + spread * score)
+        )
+        expected = one_plus.logpdf(1 + pairs["rating"].to_numpy())
+        given = data["log_likelihood"]["rating"].to_numpy()[0]
+        np.testing.assert_allclose(given, expected, rtol=1e-4)
+
+    def test_ordered_levels_have_their_mass(self):
+        frame = FRAME.assign(rating=FRAME["rating"] / 2)  # 0.5, 1, ..., 2.5
+        pairs = frame.iloc[[3, 11, 6, 19, 0]]
+        model = PMF(n_factors=2, noise="user", likelihood=OrderedLogit(5))
+        score, x, row, log_likelihood, predicted = self.draws(model, frame, (0.5, 2.5), pairs)
+        noise = np.exp(x["s"].to_numpy()[:, row])[..., None]
+        below = expit((x["cutpoints"].to_numpy()[:, None] - score[..., None]) / noise)
+        mass = np.diff(below, prepend=0, append=1)
+        level = (2 * pairs["rating"] - 1).astype(int).to_numpy()
+        expected = np.log(mass[:, np.arange(5), level])
+        np.testing.assert_allclose(log_likelihood, expected, rtol=1e-4)
+        assert set(predicted.ravel()) <= {0.5, 1, 1.5, 2, 2.5}
+
+    def test_bernoulli_has_its_mass(self):
+        frame = FRAME.assign(rating=np.where(FRAME["rating"] > 3, 10.0, 0.0))
+        pairs = frame.iloc[[3, 11, 6, 19]]
+        model = PMF(n_factors=2, noise="shared", likelihood=BernoulliLogit())
+        score, x, _, log_likelihood, _ = self.draws(model, frame, (0, 10), pairs)
+        score += x["mu"].to_numpy()[:, None]
+        yes = pairs["rating"].to_numpy() == 10
+        np.testing.assert_allclose(
+            log_likelihood, np.log(expit(np.where(yes, score, -score))), 1e-4
+        )
+
+
+def as_chains(posterior, num_chains, length):
+    """The same posterior, represented by draws in chains."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = list(posterior.draws(num_chains * length))
+    latents = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    return replace(posterior, latents=latents, num_draws=len(draws), num_chains=num_chains)
+
+
+class TestChains:
+    def test_are_the_first_axis(self, posterior):
+        chains = as_chains(posterior, 3, 10)
+        pairs = FRAME.iloc[:2]
+        data = chains.to_arviz(pairs)
+        sigma = data["posterior"]["sigma"].to_numpy()
+        np.testing.assert_array_equal(sigma, chains.latents["sigma"].reshape(3, 10))
+        assert data["posterior_predictive"]["rating"].shape == (3, 10, 2)
+        # Density and draw belong together: those of the second chain, given alone, are the same.
+        second = {name: value[10:20] for name, value in chains.latents.items()}
+        alone = replace(chains, latents=second, num_draws=10, num_chains=None)
+        expected = alone.to_arviz(pairs)["log_likelihood"]["rating"].to_numpy()[0]
+        given = data["log_likelihood"]["rating"].to_numpy()
+        assert given.shape == (3, 10, 2)
+        np.testing.assert_allclose(given[1], expected)
+        assert chains.to_arviz(sites=["U"])["posterior"]["U"].shape == (3, 10, 4, 2)
+
+    def test_fewer_draws_are_as_many_of_each(self, posterior):
+        chains = as_chains(posterior, 3, 10)
+        sigma = chains.to_arviz(num_samples=11)["posterior"]["sigma"].to_numpy()
+        expected = chains.latents["sigma"].reshape(3, 10)[:, [0, 4, 9]]
+        np.testing.assert_array_equal(sigma, expected)
+
+    def test_draws_are_not_repeated(self, posterior):
+        drawn = replace(as_chains(posterior, 1, 10), num_chains=None)
+        sigma = drawn.to_arviz(num_samples=400)["posterior"]["sigma"].to_numpy()
+        np.testing.assert_array_equal(sigma[0], drawn.latents["sigma"])
+
+    def test_are_diagnosed(self):
+        model = PMF(n_factors=0, noise="shared")
+        fitted = fit(model, Ratings.from_frame(FRAME), max_steps=10, progress=False)
+        chains = as_chains(fitted, 4, 100)
+        summary = scale_summary(chains)
+        assert summary.loc["sigma", "r_hat"] == pytest.approx(1, abs=0.02)
+        assert 200 < summary.loc["sigma", "ess_bulk"] < 600
+        apart = chains.latents["sigma"].reshape(4, 100).clone()
+        apart[2] *= 5
+        moved = replace(chains, latents={**chains.latents, "sigma": apart.reshape(-1)})
+        assert scale_summary(moved).loc["sigma", "r_hat"] > 1.4
+
+
+class TestPrior:
+    PRIORS = Priors(
+        mu=Normal(0.2, 0.3),
+        sigma=Fixed(0.1),
+        sigma_b=Fixed(0.4),
+        sigma_c=Fixed(0.2),
+        sigma_U=Fixed(0.3),
+        sigma_V=Fixed(0.5),
+        sigma_W=Fixed(0.6),
+    )
+
+    def prior(self, pairs, n, **options):
+        model = PMF(noise="shared", likelihood=NormalIdentity(), priors=self.PRIORS, **options)
+        fitted = fit(model, Ratings.from_frame(FRAME, scale=(1, 5)), max_steps=2, progress=False)
+        return fitted.to_arviz(pairs, num_samples=n, prior=True)
+
+    def test_moments_of_ratings(self):
+        n = 1500
+        pairs = pd.DataFrame({"user": ["ann", "ann", "bob"], "item": [3, 9, 3]})
+        data = self.prior(pairs, n, n_factors=0)
+        assert set(data["prior"].data_vars) == {"mu"}
+        assert groups_of(data) >= {"posterior", "posterior_predictive", "prior_predictive"}
+        rating = data["prior_predictive"]["rating"].to_numpy()
+        assert rating.shape == (1, n, 3)
+        # mu, b_i, c_j and noise; the first two share a user, the first and the third an item.
+        shared = {(0, 0): 0.3, (0, 1): 0.25, (0, 2): 0.13, (1, 2): 0.09}
+        sd = 4 * np.sqrt(0.3)
+        np.testing.assert_allclose(rating[0].mean(0), 1.8, atol=5 * sd / np.sqrt(n))
+        covariance = np.cov(rating[0], rowvar=False)
+        for cell, value in shared.items():
+            assert covariance[cell] == pytest.approx(16 * value, abs=5 * sd**2 * np.sqrt(2 / n))
+        mu = data["prior"]["mu"].to_numpy()
+        assert mu.mean() == pytest.approx(0.2, abs=5 * 0.3 / np.sqrt(n))
+        assert mu.std() == pytest.approx(0.3, rel=5 / np.sqrt(2 * n))
+
+    def test_knows_which_pairs_were_rated(self):
+        # W reaches the factors of users with training ratings, and of no others.
+        pairs = pd.DataFrame({"user": ["ann", "new"], "item": [3, 3]})
+        data = self.prior(pairs, 1500, n_factors=8, biases=False, users="hierarchical")
+        var = data["prior_predictive"]["rating"].to_numpy()[0].var(0) / 16
+        common = 0.3**2 + 0.1**2
+        known, unknown = (8 * 0.5**2 * v + common for v in (0.3**2 + 0.6**2, 0.3**2))
+        np.testing.assert_allclose(var, [known, unknown], rtol=0.22)
+
+    def test_without_pairs(self, posterior):
+        data = posterior.to_arviz(num_samples=5, prior=True)
+        assert groups_of(data) == {"posterior", "prior"}
+        assert set(data["prior"].data_vars) == set(data["posterior"].data_vars)
+        alone = posterior.to_arviz(num_samples=5)["posterior"]["mu"].to_numpy()
+        np.testing.assert_array_equal(data["posterior"]["mu"].to_numpy(), alone)
