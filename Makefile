@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: help install demo test test-matrix bench lint format clean
+.PHONY: help install demo test test-fast test-slow test-matrix bench lint format clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 20
@@ -30,8 +30,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## fit real film ratings and look at the predictions
 	$(BIN)/python examples/movies.py
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# Each worker has one thread, for most tests are so small that threads only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS := --numprocesses=auto --dist=worksteal
+
+test: $(STAMP)  ## run the tests, all but the long statistical ones, and say what they cover
+	$(PYTEST) $(WORKERS) -m "not long" --cov=pyro_pmf $(ARGS)
+
+test-fast: $(STAMP)  ## run the tests of a second or less: the loop one works in
+	$(PYTEST) $(WORKERS) -m "not slow and not long" $(ARGS)
+
+test-slow: $(STAMP)  ## run the long statistical tests: by hand, before a release
+	$(PYTEST) $(WORKERS) -m long $(ARGS)
 
 # By hand, before a release: each interpreter gets an environment of its own, such as .venv-3.12.
 test-matrix:  ## run the tests on each of PYTHONS that is here, 3.11 to 3.13

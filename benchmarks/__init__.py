@@ -1,1 +1,1 @@
-"""Comparison with other packages on the same splits: ``python -m benchmarks --help``."""
+"""Compare with other packages on the same splits: ``python -m benchmarks --help``."""

@@ -1,8 +1,8 @@
-"""Run all methods on the same splits and write a table, a plot and all numbers.
+"""Run all methods on the same splits; write a table, a plot and every number.
 
-python -m benchmarks                                        # all of it, 45 minutes on two cores
+python -m benchmarks                                        # everything, 45 minutes on two cores
 python -m benchmarks --data movielens-100k --seeds 0 --methods vi-both myfm-ids cornac-mf
-python -m benchmarks --report-only                          # table and plot of an earlier run
+python -m benchmarks --report-only                          # the table and plot of an earlier run
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Run, or read an earlier run, and report."""
+    """Run the methods, or read an earlier run, and write the report."""
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.report_only:
@@ -72,17 +72,17 @@ def parse_options() -> argparse.Namespace:
         help=f"all, or some of: {', '.join(BY_KEY)}",
     )
     parser.add_argument(
-        "--all-seeds", action="store_true", help="slow methods too run with more than one seed"
+        "--all-seeds", action="store_true", help="run slow methods with every seed too"
     )
-    parser.add_argument("--sample", type=int, help="take only so many ratings, to try things")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one fit")
+    parser.add_argument("--sample", type=int, help="take only N ratings, for a trial", metavar="N")
+    parser.add_argument("--timeout", type=float, default=900, help="limit of one fit, seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--report-only", action="store_true", help="do not run anything")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
     return parser.parse_args()
 
 
 def run_all(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """Yield the runs of each data set and seed; the methods take turns."""
+    """Yield the runs of each data set and seed, one list for each split."""
     chosen = [m for m in METHODS if {"all", m.key} & set(options.methods)]
     for data in options.data:
         for seed in options.seeds:
@@ -95,7 +95,7 @@ def run_all(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
 def run_methods(
     methods: list[Method], data: str, seed: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Run each method on one split, and compare it with the reference rating by rating."""
+    """Run each method on one split; compare each with the reference, rating by rating."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
@@ -121,7 +121,7 @@ def run_methods(
 def run_one(
     method: Method, data: str, seed: int, options: argparse.Namespace, flags: list[str]
 ) -> dict[str, Any]:
-    """Return what `benchmarks.one` prints, or the error that it ended in."""
+    """Return the numbers that `benchmarks.one` prints, or the error that ended it."""
     command = [sys.executable, "-m", "benchmarks.one", "--method", method.key, "--data", data]
     command += ["--seed", str(seed), *flags]
     if options.sample is not None:
@@ -140,8 +140,8 @@ def run_one(
 
 
 def _line(method: Method, data: str, seed: int, run: dict[str, Any]) -> str:
-    what = run.get("error") or f"RMSE {run['rmse']:.4f}  {run['fit_seconds']:.2f} s"
-    return f"{data}  seed {seed}  {method.name:34}{what}"
+    result = run.get("error") or f"RMSE {run['rmse']:.4f}  {run['fit_seconds']:.2f} s"
+    return f"{data}  seed {seed}  {method.name:34}{result}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Comparison of two methods on the same held-out ratings."""
+"""Compare two methods on the same held-out ratings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 def rmse_difference(
     rating: np.ndarray, ours: np.ndarray, theirs: np.ndarray
 ) -> tuple[float, float]:
-    """Return the RMSE of ``theirs`` less that of ``ours``, and its standard error.
+    """Return RMSE(theirs) - RMSE(ours) and the standard error of this difference.
 
-    The error is that of a mean over rating pairs, by the delta method: what a rating adds to an
-    RMSE is its squared error / (2 RMSE).
+    The standard error is by the delta method: the influence of a rating on an RMSE is its
+    squared error / (2 RMSE).
     """
     squares = np.stack([(rating - mean) ** 2 for mean in (ours, theirs)])
     roots = np.sqrt(squares.mean(axis=1))
@@ -23,24 +23,24 @@ def rmse_difference(
 
 
 def pool(differences: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return the mean over seeds and its standard error, taking the seeds as independent."""
+    """Return the mean over seeds and its standard error; seeds count as independent."""
     values, errors = np.array(differences).T
     return float(values.mean()), float(np.sqrt((errors**2).sum()) / len(values))
 
 
 def seconds_to_reach(curve: Iterable[tuple[float, float]], target: float) -> float | None:
-    """Return the seconds of the first point of a curve with an RMSE of at most ``target``.
+    """Return the seconds of the first point of a curve whose RMSE is at most ``target``.
 
     Parameters
     ----------
     curve : iterable of (seconds, RMSE)
-        In the order of time. Nothing is interpolated, so that the answer is late by up to the
-        distance of two points.
+        In the order of time. Nothing is interpolated: the answer is late by up to one gap
+        between points.
     target : float
 
     Returns
     -------
     float or None
-        None where no point reaches it.
+        None if no point reaches it.
     """
     return next((seconds for seconds, rmse in curve if rmse <= target), None)

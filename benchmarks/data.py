@@ -1,4 +1,4 @@
-"""The data sets, and their splits as arrays that every method reads alike."""
+"""The data sets, split into arrays that every method reads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pyro_pmf.datasets import insteval, movielens
 
 @dataclass(frozen=True)
 class Table:
-    """Ratings by index among the users and the items of the training side.
+    """Ratings, indexed by the users and the items of the training side.
 
     Attributes
     ----------
     user, item : ndarray, int64, shape (n,)
-        -1 marks one without a training rating, on the test side only.
+        -1 marks a user or an item without training ratings; only the test side has it.
     rating : ndarray, float64, shape (n,)
     n_users, n_items : int
         Of the training side.
     scale : tuple of float
-        The lowest and the highest rating there can be.
+        The lowest and the highest possible rating.
     """
 
     user: np.ndarray
@@ -43,12 +43,12 @@ class Table:
         return pd.DataFrame({"user": self.user, "item": self.item, "rating": self.rating})
 
     def clip(self, rating: np.ndarray) -> np.ndarray:
-        """Return predictions moved to the nearer end of the scale where they lie outside."""
+        """Clip predictions to the scale."""
         return np.clip(rating, *self.scale)
 
 
 def movielens_100k() -> pd.DataFrame:
-    """Read MovieLens-100K from the files of the package recbole, which is not imported."""
+    """Read MovieLens-100K from the files of the package recbole, without importing it."""
     package = find_spec("recbole")
     if package is None or package.origin is None:
         raise FileNotFoundError("MovieLens-100K comes with recbole: make bench installs it.")
@@ -57,7 +57,7 @@ def movielens_100k() -> pd.DataFrame:
     return frame.rename(columns=lambda name: name.split(":")[0].removesuffix("_id"))
 
 
-# By name: what reads the set, and its scale.
+# By name: the function that reads the data set, and its rating scale.
 DATA = {
     "movielens-small": (movielens, (0.5, 5.0)),
     "insteval": (insteval, (1.0, 5.0)),
@@ -75,7 +75,7 @@ def split(name: str, seed: int, sample: int | None = None) -> tuple[Table, Table
     seed : int
         Of the split.
     sample : int, optional
-        Take only so many ratings, to try things.
+        Take only this many ratings, for a trial.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def split(name: str, seed: int, sample: int | None = None) -> tuple[Table, Table
 
 
 def as_tables(train: Ratings, test: Ratings) -> tuple[Table, Table]:
-    """Return both sides of a split as arrays, indexed by the users and items of training."""
+    """Return both sides of a split as arrays, indexed by the training users and items."""
     return _table(train, train), _table(test, train)
 
 

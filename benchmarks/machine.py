@@ -1,4 +1,4 @@
-"""The machine and the versions that a run is reported with."""
+"""The machine and the package versions that a report names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def describe() -> dict[str, str]:
-    """Say what the machine is."""
+    """Describe the machine."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     limits = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
@@ -34,13 +34,13 @@ def describe() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each distribution that a method needs."""
+    """Return the version of each distribution that the methods use."""
     names = {name for method in METHODS for name in method.packages}
     return {name: _version(name) for name in sorted(names | {"numpy", "scipy", "pandas"})}
 
 
 def import_seconds() -> dict[str, float]:
-    """Return how long each package takes to import, the shorter of two times."""
+    """Return the seconds that each package takes to import, the shorter of two times."""
     return {module: min(_import_seconds(module) for _ in range(2)) for module in MODULES}
 
 
@@ -58,7 +58,7 @@ def _version(name: str) -> str:
 
 
 def _cores() -> int | None:
-    """Return the cores that this process may use, all of them where that cannot be told."""
+    """Return the number of cores that this process may use, or of all cores if unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

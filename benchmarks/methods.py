@@ -1,4 +1,4 @@
-"""The methods, each with its settings and where these are documented."""
+"""The methods: their settings, and where these are documented."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 REFERENCE = "vi-both"
 MYFM_IDS = "myfm-ids"
 MYFM_BOTH = "myfm-both"
-LIBRARIES = ("Surprise", "cornac", "cmfrec")  # each is compared at its best
+LIBRARIES = ("Surprise", "cornac", "cmfrec")  # the best method of each is compared
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Method:
     Attributes
     ----------
     key, name : str
-        For the command line, for tables.
+        For the command line, and for tables.
     module : str
-        In `benchmarks.peers`; its ``fit`` gets ``options``.
+        In `benchmarks.peers`; its function ``fit`` receives ``options``.
     options : dict
     source : str
         Where the settings are documented.
     packages : tuple of str
         Distributions whose versions are reported.
     slow : bool
-        Runs with the first seed only, unless all are asked for.
+        Whether only the first seed is run by default.
     curve_apart : bool
-        Whether the curve is read in a fit of its own, in a process of its own.
+        Whether a second fit, in another process, records the curve.
     """
 
     key: str
@@ -74,7 +74,7 @@ METHODS = [
     _ours("vi-both", "VI, both sides", _BOTH),
     _ours("vi-shared", "VI, both sides, shared noise", {"noise": "shared", **_BOTH}),
     _ours("vi", "VI", {}),
-    _ours("map-both", "MAP, both sides", {"guide": "delta", **_BOTH}),
+    _ours("map-both", "MAP, both sides", {"method": "map", **_BOTH}),
     # The example of myFM's README, on MovieLens-100K, has rank 8 and 100 iterations.
     _myfm(
         MYFM_IDS, "ids only", "README, MovieLens-100K, twice the iterations", rank=8, n_iter=200

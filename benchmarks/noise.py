@@ -1,7 +1,7 @@
-"""What noise that differs by user and by item does.
+"""Measure the effect of noise that differs by user and by item.
 
 python -m benchmarks.noise                       # some minutes on one core
-python -m benchmarks.noise --movielens DIR       # an unpacked MovieLens folder too
+python -m benchmarks.noise --movielens DIR       # also an unpacked MovieLens folder
 """
 
 from __future__ import annotations

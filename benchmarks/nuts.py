@@ -1,4 +1,4 @@
-"""Variational inference and HMC beside NUTS: means, standard deviations, accuracy.
+"""Compare variational inference and HMC with NUTS: means, standard deviations, accuracy.
 
 python -m benchmarks.nuts            # some minutes on one core
 """
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import arviz
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.sbc import posterior_draws, scores_of
-from pyro_pmf import PMF, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf import HMC, NUTS, PMF, VI, Fixed, Posterior, Priors, Ratings, fit
 from pyro_pmf.datasets import movielens, simulate
 
 MODEL = PMF(2, users="hierarchical", noise="shared")
@@ -36,13 +35,13 @@ TRUE = {
     "sigma_b": 0.4,
     "sigma_c": 0.4,
 }
-NUTS, HMC, LEARNT, HELD = METHODS = ("NUTS", "HMC", "VI, scales learnt", "VI, scales held")
-VI_DRAWS = 2000
+BY_NUTS, BY_HMC, LEARNT, HELD = METHODS = ("NUTS", "HMC", "VI, scales learnt", "VI, scales held")
+N_VI_DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class Data:
-    """Ratings to fit, ratings held out, and what is known of the truth."""
+    """Ratings to fit, ratings held out, and the true sites if they are known."""
 
     name: str
     train: Ratings
@@ -51,7 +50,7 @@ class Data:
 
 
 def main() -> None:
-    """Fit both ways, print the report, and save it."""
+    """Fit both data sets by each method, print the report, and save it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nuts", description=__doc__)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=250)
@@ -59,9 +58,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # where learning finds no factors
-    chains = {"num_draws": options.draws, "warm_up": options.warm_up}
-    chains["num_chains"] = options.chains
+    warnings.simplefilter("ignore")  # of fits that find no factors
+    chains = {
+        "n_draws": options.draws,
+        "n_warmup": options.warm_up,
+        "n_chains": options.chains,
+    }
+    methods = {
+        BY_NUTS: NUTS(**chains),
+        BY_HMC: HMC(**chains),
+        LEARNT: VI(learn_scales="elbo"),
+        HELD: VI(),
+    }
     command = " ".join(["python -m benchmarks.nuts", *sys.argv[1:]])
     lines = [
         "# Variational inference and HMC beside NUTS",
@@ -73,11 +81,11 @@ def main() -> None:
         f"    {MODEL}",
         "",
         f"NUTS and HMC: {options.chains} chains of {options.draws} draws after {options.warm_up} "
-        "of warm-up, all standard deviations learnt.",
+        "steps of warm-up, all standard deviations learnt.",
     ]
     panels = []
     for data in (simulated(), film_ratings()):
-        found = {method: Fitted(data, method, chains) for method in METHODS}
+        found = {name: Fitted(data, methods[name]) for name in METHODS}
         lines += section(data, found)
         panels.append((data, found))
         print("\n".join(lines), flush=True)
@@ -88,7 +96,7 @@ def main() -> None:
 
 
 def simulated() -> Data:
-    """Return 250 ratings of a known model, and one for each other pair."""
+    """Return 250 ratings from a known model, and a held-out rating of each other pair."""
     priors = Priors(mu=Fixed(0.2), **{name: Fixed(x) for name, x in TRUE.items()})
     ratings, sites = simulate(replace(MODEL, priors=priors), 25, 20, 250, seed=1)
     truth = {name: value.double() for name, value in sites.items()}
@@ -101,7 +109,7 @@ def simulated() -> Data:
 
 
 def film_ratings() -> Data:
-    """Return what the 30 most active users of MovieLens latest-small say of 30 popular films."""
+    """Return ratings of 30 popular films by 30 active users of MovieLens latest-small."""
     frame = movielens()
     frame = frame[frame["item"].isin(frame["item"].value_counts().index[:30])]
     frame = frame[frame["user"].isin(frame["user"].value_counts().index[:30])]
@@ -111,26 +119,25 @@ def film_ratings() -> Data:
 
 
 class Fitted:
-    """What a method says of every pair.
+    """A fit by one method, with draws for every pair.
 
     Attributes
     ----------
     posterior : Posterior
     seconds : float
-        Of processor time.
-    sites, scores, products : dict of str to Tensor, and Tensor
-        Draws: of the sites, of the score and of U_i . V_j at every pair, shape (n_draws, n_pairs).
+        Processor time of the fit.
+    sites : dict of str to Tensor
+        Draws of each site.
+    scores, products : Tensor, shape (n_draws, n_pairs)
+        Draws of the score and of U_i . V_j at every pair.
     """
 
-    def __init__(self, data: Data, method: str, chains: dict[str, int]) -> None:
+    def __init__(self, data: Data, method: NUTS | HMC | VI) -> None:
         started = time.process_time()
-        options: dict[str, Any] = {"learn_scales": "elbo" if method == LEARNT else None}
-        if method in (NUTS, HMC):
-            options = {"inference": method.lower(), **chains}
         train = data.train.to("cpu", torch.float64)
-        self.posterior: Posterior = fit(MODEL, train, progress=False, **options)
+        self.posterior: Posterior = fit(MODEL, train, method, progress=False)
         self.seconds = time.process_time() - started
-        self.sites = posterior_draws(self.posterior, VI_DRAWS)
+        self.sites = posterior_draws(self.posterior, N_VI_DRAWS)
         user, item = np.divmod(np.arange(train.n_users * train.n_items), train.n_items)
         pairs = torch.from_numpy(user), torch.from_numpy(item)
         self.scores = scores_of(self.sites, *pairs)
@@ -147,9 +154,18 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         f"{train.n_users} users, {train.n_items} items, {len(train)} ratings, "
         f"{len(data.test)} held out."
     )
-    yield from ("", diagnostics(found[NUTS], NUTS), "", diagnostics(found[HMC], HMC), "")
+    for name in (BY_NUTS, BY_HMC):
+        yield from ("", diagnostics(found[name], name))
+    yield from accuracy(data, found, ~observed)
+    yield from beside_nuts(found, observed)
+    yield from parameters(data, found)
+
+
+def accuracy(data: Data, found: dict[str, Fitted], unobserved: Tensor) -> Iterator[str]:
+    """Yield the table of scores on held-out ratings."""
+    yield ""
     yield "RMSE and NLL are of the held-out ratings" + (
-        ", score RMSE of the true scores of all pairs that are not observed."
+        "; score RMSE is of the true scores of all unobserved pairs."
         if data.truth
         else ", in stars and in nats."
     )
@@ -161,18 +177,23 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         cells = [method, f"{score['rmse']:.4f}", f"{score['nll']:.4f}"]
         cells += [f"{score[f'coverage_{percent}']:.1%}" for percent in (50, 90)]
         if data.truth is not None:
-            cells.append(f"{_score_error(data, fitted, ~observed):.3f}")
+            cells.append(f"{_score_error(data, fitted, unobserved):.3f}")
         yield "| " + " | ".join([*cells, f"{fitted.seconds:.1f}"]) + " |"
+
+
+def beside_nuts(found: dict[str, Fitted], observed: Tensor) -> Iterator[str]:
+    """Yield the table that compares moments at all pairs with those by NUTS."""
     yield ""
     yield (
-        "Beside NUTS, over pairs: the slope of the posterior means on those of NUTS, their RMS "
-        "difference, and standard deviations as a share of those of NUTS (median, 5% and 95%)."
+        "Beside NUTS, over pairs: the slope of the posterior means on the means by NUTS, their "
+        "RMS difference, and the standard deviations as a share of the standard deviations by "
+        "NUTS (median, 5% and 95%)."
     )
     yield from ("", "| | | slope | RMS difference | sd, share | 5% | 95% |", "|---" * 7 + "|")
-    for method in (HMC, LEARNT, HELD):
+    for method in (BY_HMC, LEARNT, HELD):
         for kind, name in (("scores", "score"), ("products", "U_i . V_j")):
             for among, where in ((observed, "observed"), (~observed, "other")):
-                ours, theirs = (getattr(found[m], kind)[:, among] for m in (method, NUTS))
+                ours, theirs = (getattr(found[m], kind)[:, among] for m in (method, BY_NUTS))
                 slope = np.polyfit(theirs.mean(0), ours.mean(0), 1)[0]
                 apart = (ours.mean(0) - theirs.mean(0)).square().mean().sqrt()
                 low, median, high = np.quantile(ours.std(0) / theirs.std(0), [0.05, 0.5, 0.95])
@@ -180,6 +201,10 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
                     f"| {method} | {name}, {where} pairs | {slope:.2f} | {apart:.3f} "
                     f"| {median:.2f} | {low:.2f} | {high:.2f} |"
                 )
+
+
+def parameters(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
+    """Yield the table of the scalar parameters."""
     yield from ("", "Posterior means ± standard deviations:", "")
     known = ["true"] if data.truth is not None else []
     yield "| | " + " | ".join([*METHODS, *known]) + " |"
@@ -192,23 +217,23 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
 
 
 def diagnostics(fitted: Fitted, method: str) -> str:
-    """Say in a sentence how far the draws of a sampler can be trusted."""
+    """Report the convergence of a sampler in one sentence."""
     posterior = fitted.posterior
     by_chain = {name: fitted.sites[name] for name in ("mu", *SCALES)}
     by_chain["log likelihood"] = torch.tensor(
-        posterior.history["log_likelihood"].to_numpy(copy=True)
+        posterior.steps["log_likelihood"].to_numpy(copy=True)
     )
     pairs = fitted.scores[:, :: max(1, fitted.scores.shape[1] // 100)]
     by_chain |= {f"score {k}": x for k, x in enumerate(pairs.T)}
-    draws = {k: x.numpy().reshape(posterior.num_chains, -1) for k, x in by_chain.items()}
+    draws = {k: x.numpy().reshape(posterior.n_chains, -1) for k, x in by_chain.items()}
     rhat = {k: float(arviz.rhat(x)) for k, x in draws.items()}
     ess = {k: float(arviz.ess(x)) for k, x in draws.items()}
     worst, fewest = max(rhat, key=rhat.__getitem__), min(ess, key=ess.__getitem__)
     return (
-        f"{method}: highest R-hat {rhat[worst]:.3f} ({worst}); effective sample size "
-        f"{ess[fewest]:.0f} at least ({fewest}), {np.median(list(ess.values())):.0f} in the "
-        f"median, over mu, the standard deviations, the log likelihood and about 100 scores; "
-        f"{int(posterior.history['divergent'].sum())} divergent draws; "
+        f"{method}, over mu, the standard deviations, the log likelihood and about 100 scores: "
+        f"highest R-hat {rhat[worst]:.3f} ({worst}); lowest effective sample size "
+        f"{ess[fewest]:.0f} ({fewest}), median {np.median(list(ess.values())):.0f}; "
+        f"{int(posterior.steps['divergent'].sum())} divergent draws; "
         f"converged: {'yes' if posterior.converged else 'no'}."
     )
 
@@ -227,12 +252,12 @@ def _mean_and_sd(draws: Tensor) -> str:
 
 
 def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
-    """Draw means and standard deviations of all scores, against those of NUTS."""
+    """Draw means and standard deviations of all scores against their values by NUTS."""
     from matplotlib import pyplot
 
     from pyro_pmf.criticism.plots import BLUE, GREEN, VERMILLION
 
-    looks = {HMC: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
+    looks = {BY_HMC: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
     figure, grid = pyplot.subplots(len(panels), 2, figsize=(8, 7.6), layout="constrained")
     for (data, found), row in zip(panels, grid, strict=True):
         for panel, what in zip(row, ("mean", "standard deviation"), strict=True):

@@ -1,4 +1,4 @@
-"""RMSE against seconds, one panel a data set, one curve or marker a method."""
+"""Draw RMSE against seconds: one panel for each data set, one curve or marker for each method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.report import Run, group
 
 WIDTH, HEIGHT = 3.5, 4.2  # of a panel, inches
 LEGEND_COLUMNS = 4
-HIGHEST = 1.25  # of the y axis at most, times the lowest RMSE; what is above stands at the edge
+HIGHEST = 1.25  # end of the y axis at most, times the lowest RMSE; points above stand at the edge
 COLORS = {
     "ours": "tab:red",
     "myfm_gibbs": "tab:blue",
@@ -62,7 +62,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _looks(runs: list[Run]) -> dict[str, dict[str, Any]]:
-    """Return for each method the color of its package and a style; a line if it has a curve."""
+    """Return the color and the style of each method; only methods with a curve have a line."""
     looks: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
     for key, own in group(runs).items():

@@ -1,4 +1,4 @@
-"""What a fitted method can be asked, and the clock that it is fitted against."""
+"""The interface of a fitted method, and the stopwatch of a fit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class Predictor(ABC):
 
     @abstractmethod
     def mean(self, pairs: Table) -> np.ndarray:
-        """Predict ratings, in rating units; the ratings of ``pairs`` are not looked at."""
+        """Predict ratings, in rating units, without looking at the ratings of ``pairs``."""
 
     def log_density(self, pairs: Table) -> np.ndarray | None:
-        """Return the log predictive density of each rating, or None where there is none."""
+        """Return the log predictive density of each rating, or None if the method has none."""
         return None
 
 
 class Stopwatch:
-    """Counts the seconds of a fit, less those in which its progress is looked at.
+    """Count the seconds of a fit; looks at its progress do not count.
 
     Parameters
     ----------
     test : Table
-        What the progress is scored on.
+        The held-out ratings that score the progress.
     recording : bool
-        Whether to look at all.
+        Whether to score the progress.
     """
 
     def __init__(self, test: Table, recording: bool) -> None:
@@ -40,28 +40,28 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Start, or go on."""
+        """Start or continue."""
         self._since = time.perf_counter()
 
     def stop(self) -> float:
-        """Stop, if it runs, and return the seconds so far."""
+        """Stop if running; return the seconds so far."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None
         return self.seconds
 
     def look(self, predictor: Predictor) -> None:
-        """Score a fit under way, off the clock."""
+        """Score a fit under way while the clock stands still."""
         if self.recording:
             seconds = self.stop()
             self.note(seconds, predictor.mean(self.test))
             self.start()
 
     def note(self, seconds: float, mean: np.ndarray) -> None:
-        """Add the score of these predictions to the curve, as of so many seconds."""
+        """Add the RMSE of these predictions to the curve, at this time."""
         self.curve.append((seconds, rmse(self.test, mean)))
 
 
 def rmse(test: Table, mean: np.ndarray) -> float:
-    """Return the root mean squared error of predictions, clipped to the scale."""
+    """Return the root mean squared error of predictions, clipped to the rating scale."""
     return float(np.sqrt(np.mean((test.rating - test.clip(mean)) ** 2)))

@@ -1,4 +1,4 @@
-"""From the results of all runs to the Markdown report."""
+"""Write the Markdown report of all runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from benchmarks.methods import BY_KEY, LIBRARIES, METHODS, MYFM_BOTH, MYFM_IDS, 
 Run = dict[str, Any]
 
 NOTES = """
-RMSE and MAE in rating units, ± the standard deviation over seeds where there are several; every
-method's predictions are clipped to the scale. NLL: mean negative log predictive density, nats, of
-methods that have one. *Behind*: RMSE less that of {reference} on the same held-out ratings, mean
-over the seeds that both have ± a standard error from the pairs of errors; positive is worse than
-{reference}.
+RMSE and MAE are in rating units, ± the standard deviation over several seeds. The predictions of
+every method are clipped to the rating scale. NLL is the mean negative log predictive density in
+nats, for methods that have a density. *Behind* is the RMSE minus the RMSE of {reference} on the
+same held-out ratings: the mean over the seeds that both have, ± a standard error from the pairs of
+errors. A positive number is worse than {reference}.
 
-*Fit*: from arrays of user index, item index and rating to a fitted model. Conversion to the
-package's own input and what only a first call costs are counted, imports are not (see above);
-each fit has a process of its own. *Reached in*: seconds after which {reference} first had, in a
-look every ten steps, an RMSE at least as low as this method's final one with the same seed; from
-a second fit in a process of its own, the looks taken off the clock. "(2 of 3)" says with how many
-of the seeds it ever did; the mean is over those. *Memory*: what the fit added, at its peak, to the
-resident memory before it.
+*Fit* is the time from arrays of user index, item index and rating to a fitted model. It includes
+the conversion to the package's own input and the extra cost of a first call; it excludes imports
+(see above). Each fit runs in its own process. *Reached in* is the time after which {reference}
+first had an RMSE at least as low as the final RMSE of this method with the same seed. It comes
+from a second fit in another process, scored every ten steps while the clock stood still. "(2 of
+3)" counts the seeds with which that happened; the mean is over these seeds. *Memory* is the peak
+of the fit minus the resident memory before it.
 
-All methods may use all cores. Users and items without training ratings are scored too, with what
-the package predicts for them, or the global mean where it predicts nothing.
+All methods may use all cores. Users and items without training ratings are scored too: by the
+prediction of the package, or by the global mean if it makes none.
 """
 
 
@@ -100,7 +100,7 @@ def _row(key: str, runs: list[Run], by_method: dict[str, list[Run]]) -> str:
 
 
 def claims(by_method: dict[str, list[Run]]) -> list[str]:
-    """Return the sentences that answer what the comparison is for."""
+    """Return a sentence for each main result of the comparison."""
     lines = []
     for key, runs in by_method.items():
         if BY_KEY[key].curve_apart and MYFM_IDS in by_method:
@@ -122,8 +122,8 @@ def claims(by_method: dict[str, list[Run]]) -> list[str]:
         ours = _mean(by_method[REFERENCE], "fit_seconds")
         lines.append(
             f"- Against {BY_KEY[key].name}, {best}the RMSE of {name} is "
-            f"{abs(behind[0]):.4f} ± {behind[1]:.4f} {word}, and its fit takes {ours:.2f} s "
-            f"where that takes {_mean(by_method[key], 'fit_seconds'):.2f} s."
+            f"{abs(behind[0]):.4f} ± {behind[1]:.4f} {word}. "
+            f"Its fit takes {ours:.2f} s, the other {_mean(by_method[key], 'fit_seconds'):.2f} s."
         )
     return lines
 
@@ -143,7 +143,7 @@ def _against_clock(ours: list[Run], theirs: list[Run]) -> str:
 
 
 def difference(runs: list[Run]) -> tuple[float, float] | None:
-    """Return how far a method is behind the reference, pooled over seeds, where both ran."""
+    """Return how far a method is behind the reference, pooled over the seeds of both."""
     pairs = [tuple(run["against_reference"]) for run in runs if run.get("against_reference")]
     return pool(pairs) if pairs else None
 

@@ -1,12 +1,12 @@
-"""Simulation-based calibration: whether the truth is a draw like any other from a posterior.
+"""Run simulation-based calibration: test whether the truth ranks like a posterior draw.
 
 python -m benchmarks.sbc             # 100 replications: about an hour on one core
 
-Parameters and ratings are drawn from the model's own prior. Then the true value of any quantity is
-as good a draw from the posterior given these ratings as those of an exact sampler: its rank among
-them is uniform (Talts, Betancourt, Simpson, Vehtari & Gelman, Validating Bayesian inference
-algorithms with simulation-based calibration, 2018). What a command has found stays in sbc.csv, and
-a later one goes on from there.
+Parameters and ratings are drawn from the model's own prior. The true value of any quantity is then
+an exact draw from the posterior given these ratings, so its rank among the draws of an exact
+sampler is uniform (Talts, Betancourt, Simpson, Vehtari & Gelman, Validating Bayesian inference
+algorithms with simulation-based calibration, 2018). Finished replications stay in sbc.csv, and a
+later command continues from there.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ import arviz
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 
 from benchmarks import machine
-from pyro_pmf import PMF, Fixed, LogNormal, Normal, Posterior, Priors, Ratings, fit
+from benchmarks.uniformity import Uniformity
+from pyro_pmf import HMC, NUTS, PMF, VI, Fixed, LogNormal, Normal, Posterior, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.random_state import isolated_random_state
 
-N_RANKS = 60  # the truth is below 0, 1, ..., 59 of 59 draws
-THIN = {"NUTS": 4, "HMC": 16}  # of draws that are ranked against, each chain's every so many
-VI_DRAWS = 1000  # for means, standard deviations and coverage
-FALSE_ALARM = 0.01  # of all tests of one method together
-NUTS, HMC, VI, VI_HELD = METHODS = ("NUTS", "HMC", "VI", "VI, scales known")
+N_RANKS = 60  # the truth exceeds 0, 1, ..., or 59 of 59 draws
+SAMPLERS = {"NUTS": NUTS, "HMC": HMC}
+THIN = {"NUTS": 4, "HMC": 16}  # every 4th, or 16th, draw of a chain is ranked
+N_VI_DRAWS = 1000  # for means, standard deviations and coverage
+FALSE_ALARM = 0.01  # level of all tests of one method together
+BY_NUTS, BY_HMC, BY_VI, SCALES_KNOWN = METHODS = (*SAMPLERS, "VI", "VI, scales known")
 
-# Every standard deviation is known to a factor of about two: no narrow necks, and none that the
-# ratings would fix alone.
+# The priors know each standard deviation to a factor of about two. So there are no narrow necks,
+# and the ratings alone determine none of them.
 PRIORS = Priors(
     mu=Normal(0.0, 0.5),
     sigma=LogNormal(0.15, 0.3),
@@ -66,14 +67,14 @@ FAMILIES = {  # rows of the report
 
 
 def main() -> None:
-    """Run the replications that are not there yet, print the report, and save it."""
+    """Run the missing replications, print the report, and save it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sbc", description=__doc__)
     parser.add_argument("--replications", type=int, default=100)
     parser.add_argument("--warm-up", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # where learning finds no factors
+    warnings.simplefilter("ignore")  # of fits that find no factors
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "sbc.csv"
     done = set(pd.read_csv(path)["seed"]) if path.exists() else set()
@@ -90,7 +91,7 @@ def main() -> None:
     print(text)
 
 
-def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
+def replication(seed: int, n_warmup: int) -> Iterator[dict[str, Any]]:
     """Yield the rank of each quantity's true value in each method's posterior."""
     ratings, truth = simulate(MODEL, **SIZE, seed=seed)
     ratings = ratings.to("cpu", torch.float64)
@@ -100,27 +101,20 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
     known = {name: Fixed(float(truth[name])) for name in SCALES}
     for method in METHODS:
         started = time.process_time()
-        thin = THIN.get(method, 1)
-        if method in THIN:
-            options: dict[str, Any] = {"inference": method.lower(), "num_chains": 1}
-            options |= {"warm_up": warm_up, "num_draws": thin * N_RANKS}
-            posterior = fit(MODEL, ratings, seed=seed, progress=False, **options)
-        else:
-            priors = replace(PRIORS, **known) if method == VI_HELD else PRIORS
-            model = replace(MODEL, priors=priors)
-            posterior = fit(model, ratings, learn_scales="elbo", seed=seed, progress=False)
+        posterior = fit_by(method, ratings, known, seed, n_warmup)
         seconds = time.process_time() - started
-        draws = quantities(posterior_draws(posterior, VI_DRAWS, seed), ratings, held_out)
+        draws = quantities(posterior_draws(posterior, N_VI_DRAWS, seed), ratings, held_out)
         pit = posterior.scores(held_out)["pit"].to_numpy()
         shared = {
             "seed": seed,
             "method": method,
             "converged": posterior.converged,
-            "divergent": int(posterior.history.get("divergent", pd.Series([False])).sum()),
+            "divergent": int(posterior.steps.get("divergent", pd.Series([False])).sum()),
             "seconds": seconds,
         }
+        thin = THIN.get(method, 1)
         for name, value in draws.items():
-            if method == VI_HELD and name in SCALES:
+            if method == SCALES_KNOWN and name in SCALES:
                 continue
             x = value.numpy()
             few = x[thin - 1 :: thin][: N_RANKS - 1]
@@ -139,8 +133,21 @@ def replication(seed: int, warm_up: int) -> Iterator[dict[str, Any]]:
             yield shared | {"quantity": f"rating {k + 1}", "rank": rank, "below": below}
 
 
+def fit_by(
+    method: str, ratings: Ratings, known: dict[str, Fixed], seed: int, n_warmup: int
+) -> Posterior:
+    """Fit the model by one of the methods."""
+    if method in SAMPLERS:
+        n_draws = THIN[method] * N_RANKS
+        sampler = SAMPLERS[method](n_draws=n_draws, n_warmup=n_warmup, n_chains=1)
+        return fit(MODEL, ratings, sampler, seed=seed, progress=False)
+    priors = replace(PRIORS, **known) if method == SCALES_KNOWN else PRIORS
+    model = replace(MODEL, priors=priors)
+    return fit(model, ratings, VI(learn_scales="elbo"), seed=seed, progress=False)
+
+
 def _held_out(ratings: Ratings, truth: dict[str, Tensor], seed: int) -> pd.DataFrame:
-    """Ratings of pairs that are not among the training ratings, drawn from the truth."""
+    """Draw ratings of pairs outside the training ratings from the true parameters."""
     generator = np.random.default_rng([seed, 1])
     seen = ratings.user.numpy() * ratings.n_items + ratings.item.numpy()
     free = np.setdiff1d(np.arange(ratings.n_users * ratings.n_items), seen)
@@ -151,7 +158,10 @@ def _held_out(ratings: Ratings, truth: dict[str, Tensor], seed: int) -> pd.DataF
 
 
 def scores_of(sites: dict[str, Tensor], user: Tensor, item: Tensor) -> Tensor:
-    """Return mu + b_i + c_j + U_i . V_j of draws, shape (..., n_pairs): no rotation changes it."""
+    """Return mu + b_i + c_j + U_i . V_j of draws, shape (..., n_pairs).
+
+    No rotation of the factors changes it.
+    """
     score = sites["b"][..., user] + sites["c"][..., item]
     if "mu" in sites:
         score = score + sites["mu"][..., None]
@@ -163,7 +173,7 @@ def scores_of(sites: dict[str, Tensor], user: Tensor, item: Tensor) -> Tensor:
 def quantities(
     sites: dict[str, Tensor], ratings: Ratings, held_out: pd.DataFrame
 ) -> dict[str, Tensor]:
-    """Return what is ranked, each of the shape of the draws."""
+    """Return the quantities that are ranked, each of the shape of the draws."""
     found = {name: sites[name] for name in ("mu", *SCALES) if name in sites}
     assert ratings.value is not None
     score = scores_of(sites, ratings.user, ratings.item)
@@ -176,10 +186,10 @@ def quantities(
     return found
 
 
-def posterior_draws(posterior: Posterior, num_draws: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return draws of all sites, float64; those that represent the posterior, where there are."""
+def posterior_draws(posterior: Posterior, n_draws: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return draws of all sites, float64; a posterior that consists of draws returns its own."""
     with isolated_random_state(seed):
-        draws = list(posterior.draws(posterior.num_draws or num_draws))
+        draws = list(posterior.draws(posterior.n_draws or n_draws))
     sites = {name: torch.stack([draw[name] for draw in draws]).double() for name in draws[0]}
     priors = getattr(posterior.model, "priors", None)
     fixed = {name: getattr(priors, name, None) for name in ("mu", *SCALES)}
@@ -190,61 +200,10 @@ def posterior_draws(posterior: Posterior, num_draws: int, seed: int = 0) -> dict
     }
 
 
-# --- uniformity ---
-
-
-class Uniformity:
-    """The test of Sailynoja, Burkner & Vehtari (2022) for n ranks.
-
-    Its statistic is the smallest pointwise probability of their empirical distribution function;
-    what values it has for uniform ranks is simulated.
-
-    Parameters
-    ----------
-    n : int
-    n_ranks : int
-        Ranks are 0, 1, ..., n_ranks - 1.
-    n_simulated : int
-    """
-
-    def __init__(self, n: int, n_ranks: int = N_RANKS, n_simulated: int = 100_000) -> None:
-        self.n, self.n_ranks = n, n_ranks
-        self.at = np.arange(1, n_ranks) / n_ranks
-        count = np.arange(n + 1)[:, None]
-        below = stats.binom.cdf(count, n, self.at)
-        above = stats.binom.sf(count - 1, n, self.at)
-        self.pointwise = np.minimum(1, 2 * np.minimum(below, above))  # (n + 1, n_ranks - 1)
-        generator = np.random.default_rng(0)
-        simulated = generator.multinomial(n, np.full(n_ranks, 1 / n_ranks), n_simulated)
-        self.null = np.sort(self._smallest(simulated.cumsum(-1)[:, :-1]))
-
-    def p_value(self, ranks: np.ndarray) -> float:
-        """Return the probability of ranks as far from uniform, at least 1 / n_simulated."""
-        counts = np.bincount(ranks, minlength=self.n_ranks).cumsum()[:-1]
-        as_small = np.searchsorted(self.null, self._smallest(counts) * (1 + 1e-9), side="right")
-        return float((as_small + 1) / (len(self.null) + 1))
-
-    def envelope(self, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lowest and highest ECDF at ``at`` that a test of this level lets pass."""
-        inside = self.pointwise > np.quantile(self.null, level)
-        counts = np.arange(self.n + 1)
-        return (
-            np.array([counts[column].min() for column in inside.T]) / self.n,
-            np.array([counts[column].max() for column in inside.T]) / self.n,
-        )
-
-    def _smallest(self, counts: np.ndarray) -> np.ndarray:
-        return self.pointwise[counts, np.arange(self.n_ranks - 1)].min(-1)
-
-
-# --- report ---
-
-
 def report(rows: pd.DataFrame) -> str:
     """Return the Markdown report."""
     n = rows["seed"].nunique()
-    uniformity = Uniformity(n)
-    sd = rows.pivot(index=["seed", "quantity"], columns="method", values="sd")
+    uniformity = Uniformity(n, N_RANKS)
     first = rows.drop_duplicates(["seed", "method"]).groupby("method")
     facts = [", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + "."]
     command = " ".join(["python -m benchmarks.sbc", *sys.argv[1:]])
@@ -266,14 +225,28 @@ def report(rows: pd.DataFrame) -> str:
         *(chain_report(rows[rows["method"] == method], method) for method in THIN),
         f"A fit takes on average {times} of processor time.",
         "",
-        "p is that of the test of uniform ranks by the simultaneous envelope of their empirical "
-        "distribution function (Säilynoja, Bürkner & Vehtari 2022), the smallest one of a row's "
-        f"quantities. A method fails where p < {levels[NUTS]:.1g} ({levels[VI_HELD]:.1g} with "
-        f"scales known): {FALSE_ALARM:.0%} for all its quantities together.",
+        "p is the p-value of the test of uniform ranks by the simultaneous envelope of their "
+        "empirical distribution function (Säilynoja, Bürkner & Vehtari 2022). A row has the "
+        f"smallest p of its quantities. A method fails where p < {levels[BY_NUTS]:.1g} "
+        f"({levels[SCALES_KNOWN]:.1g} with scales known): {FALSE_ALARM:.0%} for all its "
+        "quantities together.",
         "",
-        "| | | p | in 50% interval | in 90% interval | sd, times that of NUTS | bias, sds |",
-        "|---|---|---|---|---|---|---|",
+        *table(rows, uniformity, levels),
     ]
+    for method in METHODS:
+        theirs = rows[rows["method"] == method]
+        p = {q: uniformity.p_value(x["rank"].to_numpy()) for q, x in theirs.groupby("quantity")}
+        failed = sum(value < levels[method] for value in p.values())
+        verdict = f"{failed} of {len(p)} quantities fail" if failed else "passes"
+        lines += ["", f"{method}: {verdict}; smallest p {min(p.values()):.2g}."]
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: pd.DataFrame, uniformity: Uniformity, levels: dict[str, float]) -> Iterator[str]:
+    """Yield the lines of the table: one for each method and family of quantities."""
+    sd = rows.pivot(index=["seed", "quantity"], columns="method", values="sd")
+    yield "| | | p | in 50% interval | in 90% interval | sd, times the sd by NUTS | bias, sds |"
+    yield "|---|---|---|---|---|---|---|"
     for method in METHODS:
         theirs = rows[rows["method"] == method]
         for family, members in FAMILIES.items():
@@ -286,48 +259,41 @@ def report(rows: pd.DataFrame) -> str:
             ratio = bias = ""
             if own["sd"].notna().all():
                 these = sd.loc[sd.index.isin(members, level="quantity")]
-                ratio = f"{(these[method] / these[NUTS]).median():.2f}"
+                ratio = f"{(these[method] / these[BY_NUTS]).median():.2f}"
                 bias = f"{((own['mean'] - own['true']) / own['sd']).mean():+.2f}"
-            lines.append(
+            yield (
                 f"| {method} | {family} | {p:.2g}{mark} | {inside[0]:.0%} | {inside[1]:.0%} "
                 f"| {ratio} | {bias} |"
             )
-    for method in METHODS:
-        theirs = rows[rows["method"] == method]
-        p = {q: uniformity.p_value(x["rank"].to_numpy()) for q, x in theirs.groupby("quantity")}
-        failed = sum(value < levels[method] for value in p.values())
-        verdict = f"{failed} of {len(p)} quantities fail" if failed else "passes"
-        lines += ["", f"{method}: {verdict}; smallest p {min(p.values()):.2g}."]
-    return "\n".join(lines) + "\n"
 
 
 def chain_report(rows: pd.DataFrame, method: str) -> str:
-    """Say how far the draws of a sampler are independent, and whether its chains converged."""
+    """Report the effective sample sizes of a sampler and the convergence of its chains."""
     all_draws, ranked = rows.groupby("quantity")[["ess", "ess_thinned"]].median().to_numpy().T
     worst = rows.groupby("quantity")["ess"].median().idxmin()
     chains = rows.drop_duplicates("seed")
     return (
-        f"{method}: one chain, {THIN[method] * N_RANKS} draws, of which every {THIN[method]}th is "
-        "ranked against. Effective sample size of all draws, median over replications: "
+        f"{method}: one chain, {THIN[method] * N_RANKS} draws; every {THIN[method]}th is ranked. "
+        "Effective sample size of all draws, median over replications: "
         f"{np.nanmin(all_draws):.0f} for the worst quantity ({worst}), "
         f"{np.nanmedian(all_draws):.0f} for the median one; of the {N_RANKS - 1} thinned draws "
         f"{np.nanmin(ranked):.0f} and {np.nanmedian(ranked):.0f}. Divergent draws: "
-        f"{chains['divergent'].sum()} in all. Converged by their own account: "
-        f"{chains['converged'].sum()} of {len(chains)} chains.\n"
+        f"{chains['divergent'].sum()} in all. Chains that `Posterior.converged` accepts: "
+        f"{chains['converged'].sum()} of {len(chains)}.\n"
     )
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Draw the difference of each rank distribution to the uniform one."""
+    """Draw the difference between each rank distribution and the uniform one."""
     from matplotlib import pyplot
 
     from pyro_pmf.criticism.plots import BLUE, GREEN, VERMILLION
 
-    looks = {NUTS: (BLUE, "-"), HMC: (GREEN, "-"), VI: (VERMILLION, "-")}
-    looks[VI_HELD] = (VERMILLION, (0, (4, 1.5)))
+    looks = {BY_NUTS: (BLUE, "-"), BY_HMC: (GREEN, "-"), BY_VI: (VERMILLION, "-")}
+    looks[SCALES_KNOWN] = (VERMILLION, (0, (4, 1.5)))
     n = rows["seed"].nunique()
-    uniformity = Uniformity(n)
-    level = FALSE_ALARM / rows[rows["method"] == NUTS]["quantity"].nunique()
+    uniformity = Uniformity(n, N_RANKS)
+    level = FALSE_ALARM / rows[rows["method"] == BY_NUTS]["quantity"].nunique()
     low, high = (x - uniformity.at for x in uniformity.envelope(level))
     figure, grid = pyplot.subplots(
         3, 4, figsize=(10, 7), sharex=True, sharey=True, layout="constrained"

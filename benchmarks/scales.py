@@ -1,7 +1,7 @@
-"""What holding the standard deviations of the factors does, beside learning them.
+"""Compare held with learnt standard deviations of the factors.
 
 python -m benchmarks.scales                      # half an hour on one core
-python -m benchmarks.scales --movielens DIR      # an unpacked MovieLens folder too
+python -m benchmarks.scales --movielens DIR      # also an unpacked MovieLens folder
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from dataclasses import replace
 from unittest import mock
 
 from benchmarks.variants import MODELS, report
-from pyro_pmf import PMF, Fixed, Posterior, Priors, Ratings, centring, fit
+from pyro_pmf import PMF, VI, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf.inference import centring
 from pyro_pmf.inference.scales import factor_scales, search
 
 MULTIPLES = (0.7, 1.4)  # of the values that `fit` holds
-CENTRED = {"non-centred": math.inf, "centred": 0.0}  # in place of the number of ratings for half
-WORTH = 1e-4  # of RMSE, what a step towards the best values for the test side has to gain
+CENTRED = {"non-centred": math.inf, "centred": 0.0}  # ratings at which a row is half centred
+WORTH = 1e-4  # the gain in RMSE on the test side that a step has to exceed
 
 
 def variants(train: Ratings, test: Ratings) -> Iterator[tuple[str, str, Posterior]]:
-    """Yield a fit of each model with each way to come by its standard deviations."""
+    """Yield a fit of each model with each choice of its standard deviations."""
     for name, model in MODELS.items():
         yield name, "held", fit(model, train, progress=False)
         for multiple in MULTIPLES:
@@ -29,7 +30,7 @@ def variants(train: Ratings, test: Ratings) -> Iterator[tuple[str, str, Posterio
             yield name, f"held, times {multiple}", fit_with(model, train, scaled)
         yield name, "held, best on the test side", best_on(test, model, train)
         for how, label in (("held_out", "held-out density"), ("elbo", "the ELBO")):
-            fitted = fit(model, train, learn_scales=how, progress=False)
+            fitted = fit(model, train, VI(learn_scales=how), progress=False)
             yield name, f"learnt, by {label}", fitted
         if model.users == "hierarchical":
             for rows, half in CENTRED.items():
@@ -44,15 +45,18 @@ def fit_with(model: PMF, train: Ratings, scales: Mapping[str, float]) -> Posteri
 
 
 def best_on(test: Ratings, model: PMF, train: Ratings) -> Posterior:
-    """Fit with those that predict the test side best, which no method could know.
+    """Fit with the standard deviations that predict the test side best.
 
-    Searched as `scales.learnt_scales` does.
+    No method could know them. The search is the one of `scales.learnt_scales`.
     """
 
     def rmse(scales: Mapping[str, float]) -> float:
         return float(fit_with(model, train, scales).evaluate(test)["rmse"])
 
-    best = search(factor_scales(model), rmse, lambda new, old: new < old - WORTH)
+    def is_gain(new: float, old: float) -> bool:
+        return new < old - WORTH
+
+    best = search(factor_scales(model), model.terms.scale_groups, rmse, is_gain)
     return fit_with(model, train, best)
 
 

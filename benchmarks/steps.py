@@ -1,7 +1,7 @@
-"""How long a step takes, how much of that its kernels are, and how both grow with the ratings.
+"""Time a step of a fit and its kernels, for growing numbers of ratings.
 
 python -m benchmarks.steps                     # five minutes on two cores
-python -m benchmarks.steps --device cuda       # the same on a GPU, beside the CPU
+python -m benchmarks.steps --device cuda       # on a GPU, and on the CPU
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from benchmarks import machine
 from benchmarks.data import DATA
 from benchmarks.one import memory, start_memory_peak
 from benchmarks.peers import article
-from pyro_pmf import PMF, Priors, Ratings, fit
+from pyro_pmf import MAP, PMF, VI, Fixed, Priors, Progress, Ratings, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.variational.objective import pose
-from pyro_pmf.model.priors import Fixed
 
 RESULTS = Path(__file__).parent / "results"
 N_FACTORS = 16
-GUIDES = {"normal": "VI, both sides", "delta": "MAP, both sides"}
+METHODS = {"vi": VI, "map": MAP}
+NAMES = {"vi": "VI, both sides", "map": "MAP, both sides"}
+COLORS = {"vi": "tab:red", "map": "tab:orange"}
 SMALL = "movielens-small"
-# Users and items of the simulated sets: about those of MovieLens 1M and 10M.
+# By number of ratings: users and items of the simulated sets, about as in MovieLens 1M and 10M.
 SIMULATED = {1_000_000: (6_000, 4_000), 3_000_000: (20_000, 7_000), 10_000_000: (70_000, 10_000)}
-FIRST, LAST = 46, 65  # the steps that are timed: past those with held standard deviations
+FIRST, LAST = 46, 65  # steps that are timed: L-BFGS no longer holds standard deviations
 DENSE_FACTORS = 30
 
 
 def main() -> None:
-    """Measure each case in a process of its own, and report."""
+    """Measure each case in its own process, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--ratings", nargs="*", type=int, default=list(SIMULATED))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--one", nargs=3, metavar=("DATA", "GUIDE", "DEVICE"))
+    parser.add_argument("--one", nargs=3, metavar=("DATA", "METHOD", "DEVICE"))
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(*options.one)))
@@ -56,9 +57,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     devices = ["cpu"] if options.device == "cpu" else ["cpu", "cuda"]
     cases = [
-        apart([data, guide, device])
+        apart([data, method, device])
         for data in (SMALL, *map(str, options.ratings))
-        for guide in GUIDES
+        for method in METHODS
         for device in devices
     ]
     results = {
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def apart(case: list[str]) -> dict[str, Any]:
-    """Measure one case in a process of its own."""
+    """Measure one case in its own process."""
     command = [sys.executable, "-m", "benchmarks.steps", "--one", *case]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parent.parent
@@ -88,23 +89,23 @@ def apart(case: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(data: str, guide: str, device: str) -> dict[str, Any]:
-    """Time the steps of one fit; then, in a second fit, sum the time of their kernels."""
+def measure(data: str, method: str, device: str) -> dict[str, Any]:
+    """Time the steps of one fit; in a second fit, add up the time of their kernels."""
     warnings.simplefilter("ignore")  # a fit this short has not converged
     train = training_ratings(data)
-    if guide == "dense":
+    if method == "dense":
         return dense(train)
     model = PMF(N_FACTORS, users="hierarchical", items="hierarchical")
-    options = {"guide": guide, "device": device, "max_steps": LAST, "progress": False, "seed": 0}
+    short = METHODS[method](max_steps=LAST)
     before = start_memory_peak()
-    timed = fit(model, train, **options)
+    timed = fit(model, train, short, device=device, progress=False)
     added = memory("VmHWM") - before
-    seconds = timed.history["seconds"]
+    seconds = timed.steps["seconds"]
     step = seconds.diff()[FIRST - 1 :]
-    parameters, moved = traffic(model, guide, train, device)
+    parameters, moved = traffic(model, train, short, device)
     return {
         "data": data,
-        "guide": guide,
+        "method": method,
         "device": device,
         "n_ratings": len(train),
         "n_users": train.n_users,
@@ -112,15 +113,15 @@ def measure(data: str, guide: str, device: str) -> dict[str, Any]:
         "n_parameters": parameters,
         "first_step_seconds": seconds.iloc[0],
         "step_seconds": step.median(),
-        "kernel_seconds": kernel_seconds(model, train, options),
+        "kernel_seconds": kernel_seconds(model, train, short, device),
         "bytes_of_evaluation": moved,
         "memory_mib": added,
-        "elbo": timed.history["elbo"].iloc[-1],
+        "elbo": timed.steps["elbo"].iloc[-1],
     }
 
 
 def training_ratings(data: str) -> Ratings:
-    """Nine tenths of a real data set, or as many simulated ratings as the name says."""
+    """Return nine tenths of a real data set, or simulated ratings, whose name is their number."""
     if data in DATA:
         read, scale = DATA[data]
         return Ratings.from_frame(read(), scale=scale).split(test_fraction=0.1, seed=0)[0]
@@ -129,28 +130,28 @@ def training_ratings(data: str) -> Ratings:
     return simulate(PMF(8, priors=priors), *SIMULATED[int(data)], int(data), seed=0)[0]
 
 
-def kernel_seconds(model: PMF, train: Ratings, options: dict[str, Any]) -> float:
-    """The time that torch's profiler counts inside operations, a step."""
+def kernel_seconds(model: PMF, train: Ratings, method: VI | MAP, device: str) -> float:
+    """Return the seconds of a step that torch's profiler counts inside operations."""
     on = torch.profiler.ProfilerActivity
-    activities = [on.CPU, on.CUDA] if options["device"] == "cuda" else [on.CPU]
+    activities = [on.CPU, on.CUDA] if device == "cuda" else [on.CPU]
     profiler = torch.profiler.profile(activities=activities)
 
-    def callback(progress: Any) -> None:
+    def callback(progress: Progress) -> None:
         if progress.step == FIRST - 1:
             profiler.start()
         if progress.step == LAST:
             profiler.stop()
 
-    fit(model, train, callback=callback, **options)
-    device = "device" if options["device"] == "cuda" else "cpu"
-    total = sum(getattr(event, f"self_{device}_time_total") for event in profiler.key_averages())
+    fit(model, train, method, device=device, progress=False, callback=callback)
+    where = "device" if device == "cuda" else "cpu"
+    total = sum(getattr(event, f"self_{where}_time_total") for event in profiler.key_averages())
     return total / 1e6 / (LAST - FIRST + 1)
 
 
-def traffic(model: PMF, guide: str, train: Ratings, device: str) -> tuple[int, int]:
-    """Parameters, and bytes that the operations of one loss and gradient read and write."""
+def traffic(model: PMF, train: Ratings, method: VI | MAP, device: str) -> tuple[int, int]:
+    """Count the parameters, and the bytes that one loss and gradient read and write."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        objective = pose(model, guide, train.to(device))
+        objective = pose(model, train.to(device), method)
         leaves = [leaf for _, leaf in objective.parameters()]
         recording = objective.recorded_gradient(leaves)
         counter = _Traffic(fx.GraphModule(torch.nn.Module(), recording.graph))
@@ -159,7 +160,7 @@ def traffic(model: PMF, guide: str, train: Ratings, device: str) -> tuple[int, i
 
 
 class _Traffic(fx.Interpreter):
-    """Adds up the sizes of what each operation reads and writes; views move nothing."""
+    """Adds up the bytes that each operation reads and writes; views move nothing."""
 
     bytes = 0
 
@@ -183,14 +184,14 @@ def _size(tensor: Tensor) -> int:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes a second that a large copy reads and writes."""
+    """Return the bytes that a large copy reads and writes in a second."""
     source = torch.ones(1 << 26, device=device)
     target = torch.empty_like(source)
     return 2 * _size(source) / shortest(lambda: target.copy_(source), device)
 
 
 def dense(train: Ratings) -> dict[str, Any]:
-    """The article's step over all cells, beside the same model's step here."""
+    """Time the article's step over all cells, and the step of the same model here."""
     U = torch.randn(train.n_users, DENSE_FACTORS, requires_grad=True)
     V = torch.randn(train.n_items, DENSE_FACTORS, requires_grad=True)
     R, observed = torch.zeros(2, train.n_users, train.n_items)
@@ -203,18 +204,18 @@ def dense(train: Ratings) -> dict[str, Any]:
         optimizer.step()
 
     model = PMF(DENSE_FACTORS, biases=False)
-    history = fit(model, train, guide="delta", max_steps=200, progress=False).history
+    steps = fit(model, train, MAP(max_steps=200), progress=False).steps
     return {
         "n_ratings": len(train),
         "n_users": train.n_users,
         "n_items": train.n_items,
         "article_seconds": shortest(step, "cpu"),
-        "seconds": history["seconds"].diff()[100:].median(),
+        "seconds": steps["seconds"].diff()[100:].median(),
     }
 
 
 def shortest(run: Callable[[], Any], device: str, times: int = 10) -> float:
-    """The shortest time of several, after a first run that does not count."""
+    """Return the shortest of several times, after one run that does not count."""
     run()
     seconds = []
     for _ in range(times):
@@ -235,8 +236,8 @@ def render(results: dict[str, Any]) -> str:
     lines = ["# Seconds a step", "", f"`{results['command']}`, {results['date']}", ""]
     lines += [facts[0], "", facts[1], ""]
     lines += [
-        f"K = {N_FACTORS}, hierarchical users and items. A step of VI is one of L-BFGS, with 1.1 "
-        "evaluations on average; a step of MAP is one of Adam.",
+        f"K = {N_FACTORS}, hierarchical users and items. VI takes steps of L-BFGS, with 1.1 "
+        "evaluations on average; MAP takes steps of Adam.",
         "",
         "| | device | ratings | parameters | first step after, s | step, ms | its kernels, ms "
         "| step / kernels | step, ns a rating | floor, ms | memory, MiB |",
@@ -246,7 +247,7 @@ def render(results: dict[str, Any]) -> str:
         step, kernels = case["step_seconds"], case["kernel_seconds"]
         floor = case["bytes_of_evaluation"] / results["copy_bandwidth"][case["device"]]
         cells = [
-            GUIDES[case["guide"]],
+            NAMES[case["method"]],
             case["device"],
             f"{case['n_ratings']:,}",
             f"{case['n_parameters']:,}",
@@ -273,22 +274,23 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-NOTES = """*First step after*: from the call of `fit`; recording the step is in it. *Step*: median
-of steps 46 to 65, the optimiser and the loop included. *Its kernels*: self time of all operations,
-as torch's profiler counts it, in a second fit. *Floor*: the bytes that the operations of one loss
-and gradient read and write, over the bandwidth of a large copy; what stays in a cache can be
-faster. *Memory*: what the fit added, at its peak, to the resident memory before it.
+NOTES = """*First step after* counts from the call of `fit` and includes the recording of the step.
+*Step* is the median of steps 46 to 65, with the optimiser and the loop. *Its kernels* is the self
+time of all operations by torch's profiler, in a second fit. *Floor* is the number of bytes that
+the operations of one loss and gradient read and write, over the bandwidth of a large copy; data
+that stay in a cache can be faster. *Memory* is the peak of the fit minus the resident memory
+before it.
 """
 
 
 def agreement(cases: list[dict[str, Any]]) -> list[str]:
-    """How far the ELBO on the GPU is from that on the CPU, after as many steps."""
-    elbos = {(case["data"], case["guide"], case["device"]): case["elbo"] for case in cases}
+    """Compare the ELBO on the GPU with the ELBO on the CPU, after as many steps."""
+    elbos = {(case["data"], case["method"], case["device"]): case["elbo"] for case in cases}
     lines = []
-    for (data, guide, device), elbo in elbos.items():
+    for (data, method, device), elbo in elbos.items():
         if device == "cuda":
-            apart = abs(elbo / elbos[data, guide, "cpu"] - 1)
-            lines.append(f"ELBO of {GUIDES[guide]}, {data}: GPU and CPU differ by {apart:.1e}.")
+            apart = abs(elbo / elbos[data, method, "cpu"] - 1)
+            lines.append(f"ELBO of {NAMES[method]}, {data}: GPU and CPU differ by {apart:.1e}.")
     return [*lines, ""] if lines else []
 
 
@@ -296,19 +298,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Draw seconds a step against the number of ratings into a PNG file."""
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure, ax = pyplot.subplots(figsize=(6.0, 4.2), layout="constrained")
-        colors = {"normal": "tab:red", "delta": "tab:orange"}
-        for guide, name in GUIDES.items():
+        for method, name in NAMES.items():
             for device, line in {"cpu": "-", "cuda": "--"}.items():
                 own = [
                     case
                     for case in results["cases"]
-                    if (case["guide"], case["device"]) == (guide, device)
+                    if (case["method"], case["device"]) == (method, device)
                 ]
                 if own:
                     x = [case["n_ratings"] for case in own]
                     y = [case["step_seconds"] for case in own]
                     label = name if device == "cpu" else f"{name}, GPU"
-                    ax.loglog(x, y, line, color=colors[guide], marker="o", label=label)
+                    ax.loglog(x, y, line, color=COLORS[method], marker="o", label=label)
         dense = results["dense"]
         point = dense["n_ratings"], dense["article_seconds"]
         ax.loglog(*point, "s", color="tab:brown", label="the article, all cells")

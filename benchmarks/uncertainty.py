@@ -1,7 +1,7 @@
-"""How far the predictions' uncertainty can be believed, beside myFM, on the same ratings.
+"""Measure the calibration of predictions, beside myFM on the same ratings.
 
 python -m benchmarks.uncertainty                               # three quarters of an hour
-python -m benchmarks.uncertainty --movielens DIR               # an unpacked MovieLens folder too
+python -m benchmarks.uncertainty --movielens DIR               # also an unpacked MovieLens folder
 python -m benchmarks.uncertainty --data insteval --seeds 0
 """
 
@@ -26,7 +26,7 @@ import torch
 from matplotlib import pyplot
 from torch.distributions import Distribution, Normal, constraints
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # myFM has a bar that nothing else turns off
+os.environ.setdefault("TQDM_DISABLE", "1")  # nothing else turns off the bar of myFM
 
 from benchmarks import machine
 from benchmarks.compare import pool, rmse_difference
@@ -35,12 +35,12 @@ from benchmarks.sbc import scores_of
 from pyro_pmf import PMF, OrderedLogit, Posterior, Ratings, fit
 from pyro_pmf.datasets import movielens
 from pyro_pmf.prediction.metrics import calibration, score_each, summarize, summarize_by
-from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.prediction.mixture import mixture
 
 LEVELS = {"movielens-small": 10, "insteval": 5, "movielens-100k": 5}
 RANK, ITERATIONS = 10, 300  # of myFM
 DRAWS, PEER = "ordinal, HMC", "myFM"
-BY_COUNT = (DRAWS, "default")  # reported by the number of training ratings too
+BY_COUNT = (DRAWS, "default")  # methods reported by the number of training ratings too
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 COLORS = {
     "default": "#D55E00",
@@ -51,18 +51,19 @@ COLORS = {
     "myFM, ordered probit": "#56B4E9",
 }
 NOTES = """
-*default*: `fit(PMF(users="hierarchical", items="hierarchical"), train)`, whatever the data;
-*shared noise* the same with `noise="shared"`, *ordinal* with `likelihood=OrderedLogit(n_levels)`,
-*ordinal, HMC* with that and `inference="hmc"`: draws from the posterior, all standard deviations
-learnt.
-*myFM*: Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; its ordered probit alike.
+*default* is `fit(PMF(users="hierarchical", items="hierarchical"), train)` on every data set.
+*shared noise* adds `noise="shared"`. *ordinal* adds `likelihood=OrderedLogit(n_levels)` instead.
+*ordinal, HMC* is *ordinal* by `fit(..., "hmc")`: draws from the posterior, all standard deviations
+learnt. *myFM* is Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; *myFM, ordered
+probit* has the same settings.
 
-*Against myFM*: RMSE less that of myFM on the same held-out ratings, mean over splits ± a standard
-error from the pairs of errors; negative is better. NLL: of the continuous density, per rating
-unit. Log loss: of the levels that there are; a continuous prediction is rounded to the nearest.
-CRPS in rating units. Coverage: of central 90% intervals, by the probability integral transform;
-that of levels is randomised, so that 90% is right for them too. Spearman, Pearson, RPI: how far
-the predicted standard deviation tells large errors from small ones (see `metrics.summarize`).
+*Against myFM* is the RMSE minus the RMSE of myFM on the same held-out ratings: the mean over
+splits, ± a standard error from the pairs of errors. Negative is better. NLL is of the continuous
+density, per rating unit. Log loss is of the possible levels; continuous predictions are rounded to
+the nearest level. CRPS is in rating units. Coverage is the share inside central 90% intervals, by
+the probability integral transform; it is randomised for levels, so that 90% is right for them too.
+Spearman, Pearson and RPI measure how well the predicted standard deviation tells large errors from
+small ones (see `metrics.summarize`).
 """
 
 
@@ -78,17 +79,17 @@ class Levels(Distribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> Any:
-        """Not that of the numbers themselves, which are fractions, but discrete."""
+        """Discrete; it numbers the levels, whereas the values themselves are fractions."""
         return constraints.integer_interval(0, self.n_levels - 1)
 
     @property
     def mean(self) -> torch.Tensor:
-        """Expected level."""
+        """Expected value."""
         return self.probs @ self._levels()
 
     @property
     def variance(self) -> torch.Tensor:
-        """Variance of the level."""
+        """Variance of the value."""
         return self.probs @ self._levels() ** 2 - self.mean**2
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -96,7 +97,7 @@ class Levels(Distribution):
         return self.probs.gather(1, self._index(value)[:, None])[:, 0].log()
 
     def cdf(self, value: torch.Tensor) -> torch.Tensor:
-        """Probability of a level at most this."""
+        """Probability of this level or a lower one."""
         return self.probs.cumsum(1).gather(1, self._index(value)[:, None])[:, 0]
 
     def _index(self, value: torch.Tensor) -> torch.Tensor:
@@ -111,24 +112,24 @@ def ours(
     test: Ratings,
     seed: int,
     levels: np.ndarray,
-    inference: str = "svi",
+    method: str = "vi",
     **options: Any,
 ) -> pd.DataFrame:
     """Score a model of this package."""
     model = PMF(users="hierarchical", items="hierarchical", **options)
-    posterior = fit(model, train, inference=inference, progress=False)
+    posterior = fit(model, train, method, progress=False)
     scores = posterior.scores(test, levels=levels)
-    if inference == "hmc":
+    if method == "hmc":
         scores.attrs["mixing"] = mixing(posterior)
     return scores
 
 
 def mixing(posterior: Posterior) -> tuple[float, float, float]:
-    """Return, of 200 training pairs' scores, median and 95% quantile of R-hat, and median ESS."""
+    """Return the median and 95% quantile of R-hat, and the median ESS, of 200 training scores."""
     train, draws = posterior.ratings, posterior.latents
     some = torch.linspace(0, len(train) - 1, 200).long()
     scores = scores_of(draws, train.user[some], train.item[some]).double().numpy()
-    by_chain = [score.reshape(posterior.num_chains, -1) for score in scores.T]
+    by_chain = [score.reshape(posterior.n_chains, -1) for score in scores.T]
     rhat = [float(arviz.rhat(draws)) for draws in by_chain]
     ess = [float(arviz.ess(draws)) for draws in by_chain]
     return float(np.median(rhat)), float(np.quantile(rhat, 0.95)), float(np.median(ess))
@@ -160,7 +161,7 @@ def myfm(
             (1 / len(each), Normal((mean - low) / (high - low), a**-0.5 / (high - low)))
             for mean, a in zip(each, alpha, strict=True)
         ]
-    predictive = PosteriorPredictive(parts, train.scale)
+    predictive = mixture(parts, train.scale)
     rating = torch.from_numpy(held_out.rating)
     scores = score_each(predictive, rating, levels=levels)
     scores["error"] = (rating - predictive.mean.clamp(low, high)).numpy()
@@ -170,7 +171,7 @@ def myfm(
 
 
 def counts(index: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return how often each index is among those of training; -1 marks an unknown one."""
+    """Count each index among the training indices; the count of -1, an unknown id, is 0."""
     return np.append(np.bincount(train), 0)[index]
 
 
@@ -178,12 +179,12 @@ Score = Callable[[Ratings, Ratings, int, np.ndarray], pd.DataFrame]
 
 
 def methods(n_levels: int) -> dict[str, Score]:
-    """Name what is compared."""
+    """Name the methods that are compared."""
     return {
         "default": ours,
         "shared noise": partial(ours, noise="shared"),
         "ordinal": partial(ours, likelihood=OrderedLogit(n_levels)),
-        DRAWS: partial(ours, likelihood=OrderedLogit(n_levels), inference="hmc"),
+        DRAWS: partial(ours, likelihood=OrderedLogit(n_levels), method="hmc"),
         "myFM": myfm,
         "myFM, ordered probit": partial(myfm, ordinal=True),
     }
@@ -195,7 +196,7 @@ Found = dict[str, list[pd.DataFrame]]
 def run(
     name: str, frame: pd.DataFrame, scale: tuple[float, float], n_levels: int, seeds: list[int]
 ) -> tuple[Found, dict[str, float]]:
-    """Score every method on every split of a data set; also return mean seconds."""
+    """Score every method on every split of a data set; return the scores and mean seconds."""
     found: Found = {}
     seconds: dict[str, list[float]] = {}
     levels = np.linspace(*scale, n_levels)
@@ -212,7 +213,7 @@ def run(
 
 
 def against(found: Found, method: str) -> tuple[float, float]:
-    """Return the RMSE of a method less that of myFM, and its standard error, over the splits."""
+    """Return RMSE minus RMSE of myFM, pooled over splits, and the standard error."""
     pairs = []
     for peer, own in zip(found[PEER], found[method], strict=True):
         zero = np.zeros(len(own))
@@ -244,8 +245,9 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
     rhat, high, ess = np.mean([part.attrs["mixing"] for part in found[DRAWS]], 0)
     lines += [
         "",
-        f"*{DRAWS}*: of the scores of 200 training pairs, the median R-hat is {rhat:.3f}, the 95% "
-        f"quantile {high:.3f}, and the median effective sample size {ess:.0f}, mean over splits.",
+        f"*{DRAWS}*: over the scores of 200 training pairs, the median R-hat is {rhat:.3f}, the "
+        f"95% quantile {high:.3f}, and the median effective sample size {ess:.0f} (means over "
+        "splits).",
     ]
     lines += ["", f"Coverage of central intervals, all {len(found[PEER])} splits together:", ""]
     lines += [
@@ -278,7 +280,7 @@ def by_count(scores: pd.DataFrame, of: str) -> list[str]:
 
 
 def draw(every: dict[str, Found], path: Path) -> None:
-    """Draw, for each data set, how far coverage is from what it should be."""
+    """Draw coverage minus nominal coverage, one panel for each data set."""
     figure, axes = pyplot.subplots(
         1,
         len(every),
@@ -296,7 +298,7 @@ def draw(every: dict[str, Found], path: Path) -> None:
             axis.plot(100 * table["probability"], gap, style, color=COLORS[method], label=method)
         axis.set(title=name, xlabel="central interval (%)", xlim=(0, 100))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("held-out ratings inside,\nless what should be (percentage points)")
+    axes[0, 0].set_ylabel("coverage of held-out ratings\nminus nominal (percentage points)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=110)
@@ -304,7 +306,7 @@ def draw(every: dict[str, Found], path: Path) -> None:
 
 
 def main() -> None:
-    """Run all and report."""
+    """Score all methods and write the report."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.uncertainty",
         description=__doc__,
@@ -313,10 +315,10 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=DATA, default=list(DATA))
     parser.add_argument("--movielens", metavar="DIR", help="a MovieLens folder, 0.5 to 5 stars")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--sample", type=int, help="take only so many ratings, to try things")
+    parser.add_argument("--sample", type=int, help="take only N ratings, for a trial", metavar="N")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # myFM's of setuptools
+    warnings.simplefilter("ignore")  # of myFM, about setuptools
     sets = {name: (*DATA[name], LEVELS[name]) for name in options.data}
     if options.movielens:
         folder = Path(options.movielens)

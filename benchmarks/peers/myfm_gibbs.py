@@ -16,12 +16,12 @@ from benchmarks.predictor import Predictor, Stopwatch
 
 
 class Features:
-    """Pairs as myFM takes them.
+    """Encode pairs as the features that myFM reads.
 
-    Without histories a row is [one-hot user, one-hot item]. With them there are two relation
-    blocks: per user [one-hot user, items that the user rated / sqrt(count)], per item [one-hot
-    item, users who rated it / sqrt(count)], each with its history or without. The last row of a
-    block, without entries, stands for all that are unknown.
+    Without histories a row is [one-hot user, one-hot item]. With histories there are two relation
+    blocks. A row of the first is [one-hot user, items that the user rated / sqrt(count)], a row
+    of the second [one-hot item, users who rated it / sqrt(count)]; either history may be absent.
+    The last row of a block has no entries and stands for every unknown id.
     """
 
     def __init__(self, train: Table, items_of_user: bool, users_of_item: bool) -> None:
@@ -51,7 +51,7 @@ class Features:
 
 
 def one_hot(index: np.ndarray, n: int) -> sparse.csr_matrix:
-    """Return a row for each index; it is empty where that is -1."""
+    """Return a row for each index; the row of index -1 is empty."""
     known = np.flatnonzero(index >= 0)
     return sparse.csr_matrix(
         (np.ones(len(known)), (known, index[known])), shape=(len(index), n), dtype=np.float64
@@ -59,7 +59,7 @@ def one_hot(index: np.ndarray, n: int) -> sparse.csr_matrix:
 
 
 def block(rated: sparse.csr_matrix, history: bool) -> sparse.csr_matrix:
-    """Return a row for each row of the 0/1 matrix ``rated``, and an empty one."""
+    """Return a row for each row of the 0/1 matrix ``rated``, and an empty row at the end."""
     parts = [sparse.identity(rated.shape[0])]
     if history:
         count = np.asarray(rated.sum(axis=1)).ravel()
@@ -70,7 +70,7 @@ def block(rated: sparse.csr_matrix, history: bool) -> sparse.csr_matrix:
 
 
 class OfSamples(Predictor):
-    """The kept samples of a chain; each has its own precision of the noise."""
+    """The kept samples of a chain; each has its own noise precision."""
 
     def __init__(self, machine: MyFMGibbsRegressor, features: Features) -> None:
         self.machine, self.features = machine, features
@@ -80,7 +80,7 @@ class OfSamples(Predictor):
         return np.asarray(self.machine.predict(*self.features.of(pairs)))
 
     def each(self, pairs: Table) -> np.ndarray:
-        """Return what each sample predicts, shape (n_samples, n)."""
+        """Return the prediction of each sample, shape (n_samples, n)."""
         x = self.features.of(pairs)
         return np.stack([fm.predict_score(*x) for fm in self.machine.predictor_.samples])
 
@@ -103,8 +103,8 @@ def fit(
 ) -> Predictor:
     """Sample ``n_iter`` times; myFM drops the first five samples.
 
-    The curve is made after the fit, from its samples: at each iteration, what the mean of the
-    samples up to there predicts.
+    The curve is computed after the fit. At each iteration it has the prediction of the mean of
+    the samples so far.
     """
     features = Features(train, items_of_user, users_of_item)
     x, relations = features.of(train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,11 @@ from benchmarks.predictor import Predictor, Stopwatch
 from pyro_pmf import PMF, Posterior, Progress, Ratings
 from pyro_pmf import fit as fit_posterior
 
-EVERY = 10  # steps between looks at the progress
+EVERY = 10  # steps from one look at the progress to the next
 
 
 class OfPosterior(Predictor):
-    """A posterior, asked by the same indices."""
+    """A posterior, queried by the same indices."""
 
     def __init__(self, posterior: Posterior) -> None:
         self.posterior = posterior
@@ -25,14 +26,14 @@ class OfPosterior(Predictor):
         return self.posterior.predict(pairs.to_frame())["mean"].to_numpy()
 
     def log_density(self, pairs: Table) -> np.ndarray:
-        """Return the log of the predictive density, in rating units."""
+        """Return the log predictive density, per rating unit."""
         return -self.posterior.scores(pairs.to_frame())["nll"].to_numpy()
 
 
 def fit(
-    train: Table, seed: int, watch: Stopwatch, guide: str = "normal", **options: str
+    train: Table, seed: int, watch: Stopwatch, method: str = "vi", **options: Any
 ) -> Predictor:
-    """Fit ``PMF(**options)`` with the default settings of `pyro_pmf.fit`."""
+    """Fit ``PMF(**options)`` by a method with its default settings."""
     ratings = Ratings.from_frame(train.to_frame(), scale=train.scale)
 
     def look(progress: Progress) -> None:
@@ -44,7 +45,7 @@ def fit(
         posterior = fit_posterior(
             PMF(**options),
             ratings,
-            guide,
+            method,
             seed=seed,
             progress=False,
             callback=look if watch.recording else None,

@@ -1,4 +1,4 @@
-"""The model of `PMF()` as one would first write it in Pyro: gathers, AutoNormal, Trace_ELBO."""
+"""The model of `PMF()` in straightforward Pyro: gathers, AutoNormal, Trace_ELBO."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from benchmarks.data import Table
 from benchmarks.predictor import Predictor, Stopwatch
 
-DRAWS = 30  # of the guide, for predictions
+DRAWS = 30  # from the guide, for predictions
 
 
 def model(
     user: Tensor, item: Tensor, rating: Tensor, n_users: int, n_items: int, n_factors: int
 ) -> None:
-    """State independent users and items with biases; ratings on the unit scale."""
+    """Sample independent users and items with biases, and ratings on the unit scale."""
     half_normal = dist.HalfNormal(torch.tensor(1.0))
     names = ("sigma", "sigma_U", "sigma_V", "sigma_b", "sigma_c")
     sigma, sigma_U, sigma_V, sigma_b, sigma_c = (pyro.sample(name, half_normal) for name in names)
@@ -37,7 +37,7 @@ def model(
 
 
 class OfGuide(Predictor):
-    """Draws of the guide; a bias and factors of zero, the prior mean, for unknown ids."""
+    """Draws from the guide; unknown ids get biases and factors of zero, the prior mean."""
 
     def __init__(self, guide: AutoNormal) -> None:
         with torch.no_grad():

@@ -12,13 +12,13 @@ from benchmarks.predictor import Predictor, Stopwatch
 
 
 class OfAlgorithm(Predictor):
-    """A fitted algorithm. Without a user's or an item's factors it uses the biases it has."""
+    """A fitted algorithm. A pair with one unknown id gets the bias of the other id."""
 
     def __init__(self, algorithm: surprise.AlgoBase) -> None:
         self.algorithm = algorithm
 
     def mean(self, pairs: Table) -> np.ndarray:
-        """Return the estimates."""
+        """Return the predicted ratings."""
         columns = pairs.user.tolist(), pairs.item.tolist(), pairs.rating.tolist()
         return np.array([p.est for p in self.algorithm.test(list(zip(*columns, strict=True)))])
 

@@ -1,4 +1,4 @@
-"""A judgement of fitted models: by ArviZ, by held-out ratings, by figures."""
+"""Criticism of fitted models: by ArviZ, by held-out ratings, by figures."""
 
 from pyro_pmf.criticism.leave_one_out import compare, loo, plot_loo_pit, plot_ppc
 from pyro_pmf.criticism.selection import cross_validate

@@ -1,4 +1,4 @@
-"""Leave-one-out cross-validation and predictive checks by ArviZ."""
+"""Leave-one-out cross-validation and posterior predictive checks, by ArviZ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_pmf.prediction.inference_data import chosen_draws, predictions, run_at
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.random_state import isolated_random_state
 
-_LEVELS = 20  # more are shown by their distribution function, not each by itself
+_LEVELS = 20  # more levels are shown by their distribution function, not each by itself
 
 
 def loo(
@@ -26,39 +26,43 @@ def loo(
 ) -> Any:
     """Estimate how well each of some training ratings is predicted by all the others.
 
-    Leave-one-out cross-validation without refits: the posterior given the others is that given
-    all, weighted by one over the rating's likelihood, the largest weights smoothed by a
-    generalised Pareto distribution (PSIS-LOO; Vehtari, Gelman & Gabry 2017). Its shape k says
-    whether that can be relied on.
+    Leave-one-out cross-validation needs no refits. The posterior given all other ratings is the
+    posterior given all, weighted by one over the likelihood of the rating. A generalized Pareto
+    distribution smooths the largest weights (PSIS-LOO; Vehtari, Gelman & Gabry 2017). Its shape k
+    says whether the estimate is reliable.
 
-    The posterior is the fitted one, and mean-field inference an approximation, so that more or
-    less may change without a rating than should. Of 1,000 ratings of MovieLens, elpd was 0.01 to
-    0.04 nats a rating below that of a fit without them. With Normal likelihoods k was high for 5
-    to 7 in 100, more often of users and items with few ratings; with `OrderedLogit` for one.
-    Held-out ratings (`Posterior.evaluate`) are free of this.
+    Because mean field is approximate, removing one rating may change the posterior too much or too
+    little. On 1,000 ratings of MovieLens, elpd was 0.01 to 0.04 nats per rating below the elpd of
+    a fit without them. With Normal likelihoods, k was high for 5 to 7 ratings in 100, more often
+    for users and items with few ratings; with `OrderedLogit` for 1 in 100. Held-out ratings
+    (`Posterior.evaluate`) do not have this problem.
 
     Parameters
     ----------
     learned : Posterior
+        Result of a fit.
     pairs : Ratings or pandas.DataFrame
-        Some of the training ratings, as they were given to `fit`: the columns ``user``, ``item``
-        and ``rating``. Each costs ``n_draws`` numbers twice: of many, a random thousand.
+        Some of the training ratings, as given to `fit`: the columns ``user``, ``item`` and
+        ``rating``. Each costs ``2 * n_draws`` numbers; of many ratings, give a random thousand.
     n_draws : int
-        Draws; at most as many as represent the posterior.
+        Number of draws. A posterior that consists of draws uses each at most once.
     seed : int
+        Seed of the draws.
 
     Returns
     -------
     arviz.ELPDData
-        Of ArviZ, with pointwise values: elpd and elpd_i (with ArviZ 0.x elpd_loo and loo_i), the
+        ArviZ's result with pointwise values: elpd and elpd_i (elpd_loo and loo_i with ArviZ 0.x),
         log densities in rating units, or log masses of levels; se; p or p_loo, the effective
         number of parameters; pareto_k, and good_k, up to which k is harmless.
 
     Raises
     ------
+    RatingsError
+        If a column is missing, or a rating is not a finite number.
     PMFError
-        If a pair is not among the training ratings or has another rating there, or if the
-        posterior is a point estimate, which says nothing of a rating left out.
+        If there are no pairs, a pair is not among the training ratings or has another rating
+        there, or the posterior is a point estimate, whose equal draws cannot be reweighted.
 
     Warns
     -----
@@ -81,29 +85,32 @@ def compare(
     Parameters
     ----------
     posteriors : mapping of str to Posterior
-        At least two by name, fitted to the same ratings.
+        At least two posteriors by name, fitted to the same ratings.
     pairs, n_draws, seed
         As for `loo`.
 
     Returns
     -------
     pandas.DataFrame
-        One row a model, the best first, the same with every version of ArviZ: rank, from 0;
-        elpd, the sum of the log predictive densities, and its standard error se; p, the effective
-        number of parameters; elpd_diff, the elpd less that of the first, and its standard error
-        dse; weight, of the model in a mixture that predicts best (stacking; Yao, Vehtari, Simpson
-        & Gelman 2018); n_bad_k, how many of the ratings have a Pareto k above ArviZ's threshold.
+        One row per model, the best first, with the same columns for every version of ArviZ: rank,
+        from 0; elpd, the sum of the log predictive densities (nats), and se, its standard error;
+        p, the effective number of parameters; elpd_diff, elpd minus the first row's elpd, and dse,
+        its standard error; weight, of the model in the mixture that predicts best (stacking; Yao,
+        Vehtari, Simpson & Gelman 2018); n_bad_k, the number of ratings whose Pareto k is above
+        ArviZ's threshold.
 
     Raises
     ------
+    RatingsError
+        As for `loo`.
     PMFError
-        As `loo`, if there is one model only, or if some give a rating a density and others a
-        probability.
+        As for `loo`, if there is only one model, or if some models have densities and others
+        probabilities.
 
     Warns
     -----
     UserWarning
-        If some k are above good_k. The more of them a model has, the less its row is worth.
+        If some k are above good_k. The more of them a model has, the less reliable its row is.
     """
     if len(posteriors) < 2:
         raise PMFError(
@@ -130,32 +137,35 @@ def compare(
 def plot_ppc(
     learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
 ) -> Any:
-    """Plot the distribution of ratings beside that of draws from the posterior predictive.
+    """Plot the distribution of ratings beside draws from the posterior predictive distribution.
 
-    ArviZ's plot: densities of continuous ratings; of levels with ArviZ 0.x their frequencies, with
-    ArviZ 1 a rootogram (Kleiber & Zeileis 2016), whose draws are summed up by intervals; of more
-    than 20 levels, such as counts, the distribution functions.
+    ArviZ draws the plot. Continuous ratings are shown by densities. Levels are shown by
+    frequencies with ArviZ 0.x, and by a rootogram (Kleiber & Zeileis 2016), which summarizes the
+    draws by intervals, with ArviZ 1. More than 20 levels, such as counts, are shown by
+    distribution functions.
 
     Parameters
     ----------
     learned : Posterior
+        Result of a fit.
     pairs : Ratings or pandas.DataFrame
-        With ratings, held-out ones or not.
+        Observed ratings, held out or not.
     n_draws : int
-        Draws to show.
+        Number of draws to show.
     seed : int
+        Seed of the draws.
 
     Returns
     -------
     matplotlib.axes.Axes or arviz_plots.PlotCollection
-        What ArviZ 0.x returns, or ArviZ 1.
+        Plot of ArviZ 0.x or of ArviZ 1.
 
     Raises
     ------
     RatingsError
         If the pairs have no ratings.
     PMFError
-        If matplotlib is not installed.
+        If matplotlib is not installed, or ``n_draws`` is not a positive integer.
     """
     _require_matplotlib()
     rating = observed(pairs)
@@ -165,7 +175,7 @@ def plot_ppc(
         groups = predictions(learned, draws, frame.drop(columns="rating"))
     drawn = groups["posterior_predictive"]["rating"]
     width = _level_width(learned)
-    if width is not None:  # levels go by number: ArviZ tells discrete data by integers
+    if width is not None:  # number the levels: ArviZ recognizes discrete data by integers
         low = learned.ratings.transform.origin
         rating, drawn = (np.rint((x - low) / width).astype(int) for x in (rating, drawn))
     level = np.unique(np.append(drawn, rating))
@@ -186,39 +196,42 @@ def plot_ppc(
 def plot_loo_pit(
     learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 1000, seed: int = 0
 ) -> Any:
-    """Plot whether ratings fall evenly over their leave-one-out predictive distributions.
+    """Plot leave-one-out probability integral transforms (PIT) against a uniform distribution.
 
-    ArviZ's plot of how far the distribution function of their probability integral transforms
-    (PIT) is above that of a uniform one; with ArviZ 0.x, how far below. Of levels the PIT is
-    randomised (Czado, Gneiting & Held 2009), by noise of half a level added to ratings and draws.
+    ArviZ 1 plots how far the distribution function of the PIT is above the uniform one; ArviZ 0.x
+    plots how far below. For levels the PIT is randomized (Czado, Gneiting & Held 2009), by uniform
+    noise of half a level either way, added to ratings and draws.
 
     Parameters
     ----------
     learned : Posterior
+        Result of a fit.
     pairs, n_draws, seed
         As for `loo`.
 
     Returns
     -------
     matplotlib.axes.Axes or arviz_plots.PlotCollection
-        What ArviZ 0.x returns, or ArviZ 1.
+        Plot of ArviZ 0.x or of ArviZ 1.
 
     Raises
     ------
+    RatingsError
+        As for `loo`.
     PMFError
-        As `loo`, and if matplotlib is not installed.
+        As for `loo`, and if matplotlib is not installed.
 
     Warns
     -----
     UserWarning
-        As `loo`.
+        As for `loo`.
     """
     _require_matplotlib()
     data = _for_loo(learned, pairs, n_draws, seed)
     _warn_of_k({"": _loo(data, learned)})
     width = _level_width(learned)
     if width is not None:
-        # ArviZ 0.x does not randomise: it interpolates between neighbouring rows.
+        # ArviZ 0.x does not randomize the PIT: it interpolates between neighbouring rows.
         generator = np.random.default_rng(seed)
         for group in ("observed_data", "posterior_predictive"):
             rating = data[group]["rating"]
@@ -230,7 +243,7 @@ def plot_loo_pit(
 
 
 def _labelled(shown: Any, label: str) -> Any:
-    """The axes of a plot of ArviZ, with a label that its own layout would cut off."""
+    """Return the axes of an ArviZ plot, with a label that ArviZ's own layout would cut off."""
     axes = arviz_versions.axes_of(shown)
     axes.set_xlabel(label)
     axes.figure.set_layout_engine("constrained")
@@ -238,7 +251,7 @@ def _labelled(shown: Any, label: str) -> Any:
 
 
 def _level_width(learned: Learned) -> float | None:
-    """From one level to the next, in rating units; None of continuous ratings."""
+    """Return the distance between levels, in rating units; None for continuous ratings."""
     with isolated_random_state(0):
         fn = run_at_first(learned, next(iter(learned.draws(1))))["rating"]["fn"]
     predictive = mixture([(1.0, fn)], learned.ratings.transform)
@@ -248,13 +261,13 @@ def _level_width(learned: Learned) -> float | None:
 
 
 def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed: int) -> Any:
-    """ArviZ data of training ratings; an error if some are none, or the draws are all the same."""
+    """Return ArviZ data of training ratings; refuse other pairs, and draws that are all equal."""
     frame = as_frame(pairs)
     rating, train = observed(frame), learned.ratings
     train.locate(frame)  # refuses a table without ids, or with ids of another type
     trained = train.to_frame().set_index(["user", "item"])["rating"]
     same = trained.reindex(pd.MultiIndex.from_frame(frame[["user", "item"]])).to_numpy()
-    # A pair that is not there is NaN, and near nothing.
+    # A pair that is not in training is NaN, which is close to nothing.
     wrong = ~np.isclose(same, rating, rtol=0, atol=1e-6 * np.diff(train.scale).item())
     if wrong.any():
         raise PMFError(
@@ -274,7 +287,7 @@ def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed
 
 
 def _loo(data: Any, learned: Learned) -> Any:
-    # Draws that are of no chain are independent.
+    # Draws that do not come from a chain are independent.
     return arviz_versions.loo(data, 1.0 if learned.n_chains is None else None)
 
 
@@ -283,7 +296,7 @@ def _bad_k(result: Any) -> int:
 
 
 def _warn_of_k(results: Mapping[str, Any]) -> None:
-    """Say what ArviZ says of high k, once and with numbers."""
+    """Warn of high Pareto k once, with numbers, in place of ArviZ's warnings."""
     said = [
         f"{n} of {result.n_data_points}{name and f' ({name})'}"
         for name, result in results.items()

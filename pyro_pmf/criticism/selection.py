@@ -1,4 +1,4 @@
-"""Which model to take: the one that gives held-out ratings the highest density."""
+"""Model selection by the density of held-out ratings."""
 
 from __future__ import annotations
 
@@ -23,43 +23,47 @@ def cross_validate(
     levels: Sequence[float] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compare models by the density that they give to ratings held out, the best first.
+    """Compare models by the predictive density of held-out ratings, the best first.
 
-    An honest way to choose n_factors, a likelihood or a prior: the ELBO is none, since its
-    distance from the evidence grows with what a mean-field guide leaves out. For n_factors, give
-    ``learn_scales="held_out"`` too: held at the same values, more factors are also stronger ones.
+    This is a sound way to choose n_factors, a likelihood or a prior. The ELBO is not: its distance
+    from the evidence grows with the dependence that a mean-field guide leaves out. For n_factors,
+    also give ``method=VI(learn_scales="held_out")``: with held scales, more factors are also
+    stronger factors.
 
     Parameters
     ----------
     models : mapping of name to model
         For instance ``{K: PMF(K) for K in (5, 10, 20)}``.
     ratings : Ratings
-        Only the training ratings, if there are others to test on at the end.
+        The training ratings. Keep ratings for a final test out of them.
     k : int
-        Parts that the ratings are cut into: each is held out once.
+        Number of parts that the ratings are cut into; each is held out once.
     seed : int
-        Of the parts.
+        Seed of the parts.
     levels : sequence of float, optional
-        The ratings that there can be. With them, models are compared by the probability of the
-        observed level, continuous ones as if rounded to the nearest.
+        Possible ratings, ascending, in rating units. With them, models are compared by the
+        probability of the observed level; continuous ratings count as rounded to the nearest
+        level.
     **options
-        Of `fit`.
+        Further arguments of `fit`.
 
     Returns
     -------
     pandas.DataFrame
-        By model: elpd, the mean log predictive density of a held-out rating (nats; the log mass
-        of discrete ones); difference from the best model and its standard error, from the same
-        ratings under both, as if these were independent; rmse; coverage of 90% intervals, as of
-        `metrics.calibration`.
+        One row per model: elpd, the mean log predictive density of a held-out rating (nats; log
+        mass for discrete ratings); difference from the best model, and se, its standard error,
+        paired over ratings as if they were independent; rmse (rating units); coverage of 90%
+        intervals, see `metrics.calibration`.
 
     Raises
     ------
     PMFError
-        If there are no models, or some give a rating a density and others a level a probability,
-        and there are no ``levels``.
+        If there are no models; or some models have densities and others probabilities, and there
+        are no ``levels``.
     RatingsError
         If ``k`` is not from 2 to the number of ratings.
+    FitError
+        As for `fit`.
     """
     if not models:
         raise PMFError("There are no models to compare: give at least one.")

@@ -1,4 +1,4 @@
-"""Tables: from rows of who rated what to checked, indexed ratings on the model scale."""
+"""Turn a table of (user, item, rating) rows into checked, indexed ratings on the model scale."""
 
 from pyro_pmf.data.negatives import with_sampled_negatives
 

@@ -1,4 +1,4 @@
-"""Sampled negatives for tables that only say which pairs were observed."""
+"""Sampled negatives, for tables of observed pairs without ratings."""
 
 from __future__ import annotations
 
@@ -19,36 +19,44 @@ def with_sampled_negatives(
     seed: int = 0,
     weight: Literal["uniform", "popularity"] = "uniform",
 ) -> pd.DataFrame:
-    """Make a table of who took what and who did not, of pairs that only say who took what.
+    """Add sampled negatives (0) to a table of observed pairs (1).
 
-    The pairs that are not there are taken for a no, which most of them are, and a sample of them
-    does in place of all. Of "uniform" a model learns how likely a pair is, up to a constant; of
-    "popularity", how much likelier than by the popularity of the item, and it finds rare items.
+    Unobserved pairs are treated as negatives, and a random sample stands for all of them. With
+    "uniform" sampling, a model learns how likely each pair is, up to a constant. With
+    "popularity" sampling, it learns how much likelier each pair is than the popularity of its
+    item suggests, and so finds rare items.
 
     Parameters
     ----------
     seen : Ratings or pandas.DataFrame
-        The columns ``user`` and ``item``; values are not looked at.
+        The observed pairs; a frame has the columns ``user`` and ``item``. Ratings are ignored.
     ratio : float
-        How many unseen pairs for each seen one.
+        Number of negatives per observed pair.
     seed : int
-        Of the sample: no global random state is read or changed.
+        Seed of the sample. No global random state is read or changed.
     weight : {"uniform", "popularity"}
-        Draw from all unseen pairs of these users and items alike, or in proportion to how many
-        users the item has; without replacement.
+        Draw every unobserved pair of these users and items with the same probability, or in
+        proportion to the number of users of its item. Pairs are drawn without replacement.
 
     Returns
     -------
     pandas.DataFrame
-        Columns user, item and rating: 1 of the seen pairs, which come first, and 0 of the others.
+        Columns user, item and rating: the observed pairs (1), then the negatives (0).
 
     Raises
     ------
     RatingsError
-        If the table cannot be used as it stands.
+        If ``seen`` is not a table of distinct pairs with valid ids.
     PMFError
-        If ``weight`` is something else, or less than one or more than half of the unseen pairs
-        would be drawn.
+        If ``weight`` is unknown, or ``ratio`` asks for no pair or for more than half of the
+        unobserved pairs.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> bought = pd.DataFrame({"user": ["ann", "bob", "eve"], "item": [1, 2, 3]})
+    >>> with_sampled_negatives(bought)["rating"].tolist()
+    [1, 1, 1, 0, 0, 0]
     """
     if weight not in ("uniform", "popularity"):
         raise PMFError(f'weight must be "uniform" or "popularity", not {weight!r}')
@@ -73,7 +81,7 @@ def with_sampled_negatives(
             generator.choice(n_items, size, p=chance),
         )
         drawn = np.append(drawn, user * n_items + item)
-        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # each where it came first
+        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # drop repeats, keep order
         drawn = drawn[~np.isin(drawn, known)]
     cells = np.concatenate([known, drawn[:wanted]])
     user, item = np.divmod(cells, n_items)

@@ -1,4 +1,4 @@
-"""The observed cells of the rating matrix, as tensors in row and in column order."""
+"""The observed cells of the rating matrix, as tensors in row order and in column order."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from torch import Tensor
 
 
 class Pattern(NamedTuple):
-    """Where the observed cells are: the matrix I of the papers in CSR and CSC order.
+    """The sparsity pattern of the rating matrix (I in the papers), in CSR and in CSC order.
 
-    The indices are of 32 bits, which is what the sparse kernels work with and half the memory to
-    move; so there are at most 2^31 - 1 cells.
+    Indices are int32: the sparse kernels work with this type, and it halves the memory traffic of
+    int64. A pattern has at most 2^31 - 1 cells.
 
     Attributes
     ----------
     row_pointers : Tensor, int32, shape (n_rows + 1,)
-        The cells of row i are ``row_pointers[i]`` to ``row_pointers[i + 1]``.
+        In row order, the cells of row i are ``row_pointers[i]`` to ``row_pointers[i + 1] - 1``.
     columns : Tensor, int32, shape (n_cells,)
         The column of each cell, in row order.
     column_pointers : Tensor, int32, shape (n_columns + 1,)
-        The cells of column j in column order, likewise.
+        In column order, the cells of column j are ``column_pointers[j]`` to
+        ``column_pointers[j + 1] - 1``.
     rows : Tensor, int32, shape (n_cells,)
         The row of each cell, in column order.
     to_column_order, to_row_order : Tensor, int32, shape (n_cells,)
-        Permutations: ``x[to_column_order]`` puts values in row order into column order.
+        Inverse permutations: ``x[to_column_order]`` puts values in row order into column order.
     """
 
     row_pointers: Tensor
@@ -51,12 +52,12 @@ class Pattern(NamedTuple):
 
 
 class Cells:
-    """The cells of a rating matrix at which there are pairs, sorted once and then kept.
+    """The observed cells of a rating matrix; their orders are computed once and cached.
 
     Parameters
     ----------
     user, item : Tensor, int64, shape (n,)
-        Row and column of each cell; ``user`` ascends.
+        Row and column of each cell; ``user`` must ascend.
     n_users, n_items : int
         Shape of the matrix.
     """
@@ -67,7 +68,7 @@ class Cells:
 
     @cached_property
     def pattern(self) -> Pattern:
-        """The cells in row and in column order."""
+        """The sparsity pattern of the cells."""
         n, device = len(self.user), self.user.device
         to_column_order = torch.argsort(self.item, stable=True)
         to_row_order = torch.empty(n, dtype=torch.int32, device=device)
@@ -93,21 +94,22 @@ class Cells:
 
 
 class Pairs:
-    """Pairs (user, item) of the rating matrix, sorted by user, with or without their values.
+    """Pairs (user, item) of the rating matrix, sorted by user, with or without values.
 
-    A model needs no more of a table of ratings than this.
+    This is all that a model needs of a table of ratings.
 
     Parameters
     ----------
     user, item : Tensor, int64, shape (n,)
-        Rows of U and of V; ``user`` ascends.
+        Indices: the row of U and the row of V of each pair; ``user`` must ascend.
     n_users, n_items : int
         Shape of the rating matrix.
     value : Tensor, float, shape (n,), optional
-        Ratings on the model scale, such as [0, 1]. Without it the site ``rating`` is not
+        Ratings on the model scale, such as [0, 1]. Without values, the site ``rating`` is not
         observed.
     dtype : torch.dtype, optional
-        Floating point type of everything a model computes; the type of ``value`` by default.
+        Floating-point type of all that a model computes. By default the type of ``value``, or
+        float32 without values.
     """
 
     def __init__(
@@ -129,12 +131,12 @@ class Pairs:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.user.device
 
     @property
     def pattern(self) -> Pattern:
-        """The pairs' cells in row and in column order."""
+        """The sparsity pattern of the pairs."""
         return self._cells.pattern
 
     @property
@@ -148,17 +150,17 @@ class Pairs:
         return self._cells.item_counts
 
     def user_blocks(self, n_blocks: int) -> list[Pairs]:
-        """Cut the pairs into blocks of whole users, with about equally many pairs each.
+        """Cut the pairs into blocks of whole users, with about the same number of pairs each.
 
         Parameters
         ----------
         n_blocks : int
-            Fewer blocks come back where single users have more pairs than a block would hold.
+            Number of blocks. There are fewer where one user has more pairs than a block holds.
 
         Returns
         -------
         list of Pairs
-            Pairs of the same matrix. Together they are all pairs, in their order.
+            Consecutive blocks of the same matrix; together they are all pairs, in order.
         """
         ends = self.pattern.row_pointers.cpu()
         wanted = torch.arange(1, n_blocks) * (len(self) / n_blocks)
@@ -174,17 +176,23 @@ class Pairs:
         return Pairs(user, item, self.n_users, self.n_items, value, self.dtype)
 
     def within(self, n_users: int, n_items: int) -> Pairs:
-        """Return the same pairs of a larger matrix, without values."""
+        """Return the same pairs as cells of a larger matrix, without values.
+
+        Parameters
+        ----------
+        n_users, n_items : int
+            Shape of the larger matrix.
+        """
         return Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
 
     def without_values(self) -> Pairs:
-        """Return the same pairs with the site ``rating`` left unobserved."""
+        """Return the same pairs without values, so that the site ``rating`` is not observed."""
         hidden = self.within(self.n_users, self.n_items)
-        hidden._cells = self._cells  # sorting them again would take as long as a step of a fit
+        hidden._cells = self._cells  # sorting again takes as long as a step of a fit
         return hidden
 
 
 def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
-    """Return where each index's cells begin once the cells are sorted by it."""
+    """Return the offset of each index's cells in the order of that index, shape (n + 1,)."""
     counts = torch.bincount(sorted_or_not, minlength=n)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()

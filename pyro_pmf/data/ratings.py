@@ -1,4 +1,4 @@
-"""From a long table of ratings to ``Ratings``: checked, indexed, on the model scale, sorted."""
+"""`Ratings`: a long table of ratings, checked, indexed, sorted and put on the model scale."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pyro_pmf.errors import RatingsError
 class Ratings(Pairs):
     """Ratings of items by users, ready for a model; made from a table by `from_frame`.
 
-    An *id* is the caller's label of a user or an item, an *index* its row of a factor matrix.
+    An *id* is the caller's label of a user or an item; an *index* is its row of a factor matrix.
     Rows are sorted by user index, then by item index. The constructor checks nothing.
 
     Parameters
@@ -42,17 +42,17 @@ class Ratings(Pairs):
     user_ids, item_ids : pandas.Index
         The ids, sorted and unique: all int or all str.
     scale : tuple of float
-        The lowest and the highest rating there can be; where the transform has no bounds, those
-        that occur.
+        The lowest and the highest possible rating, in rating units, or the range observed where
+        `from_frame` was given no scale.
     rating : ndarray, float64, shape (n,), optional
-        In rating units.
+        The ratings, in rating units.
     time : pandas.Series, shape (n,), optional
-        When each rating was given: numbers or datetimes, with a default index.
+        Time of each rating: numbers or datetimes, with a default index.
     dtype : torch.dtype
-        Floating point type of ``value`` and of everything a model computes.
+        Floating-point type of ``value`` and of all that a model computes.
     transform : Transform, optional
-        From rating units to the model scale. By default the unit scale: 0 is the lowest rating
-        there can be, 1 the highest.
+        Map from rating units to the model scale. By default to the unit scale, where 0 is the
+        lowest possible rating and 1 the highest.
 
     Attributes
     ----------
@@ -60,6 +60,25 @@ class Ratings(Pairs):
         The ratings in rating units, as given.
     value : Tensor, shape (n,), or None
         The ratings on the model scale.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame(
+    ...     {
+    ...         "user": ["ann", "ann", "bob", "eve"],
+    ...         "item": [7, 9, 9, 7],
+    ...         "rating": [4.0, 1.0, 5.0, 3.0],
+    ...     }
+    ... )
+    >>> ratings = Ratings.from_frame(frame, scale=(1, 5))
+    >>> ratings
+    Ratings(4 ratings, 3 users, 2 items, density 66.67%, scale=(1.0, 5.0))
+    >>> ratings.value
+    tensor([0.7500, 0.0000, 1.0000, 0.5000])
+    >>> train, test = ratings.split(0.25, seed=0)
+    >>> len(train), len(test)
+    (3, 1)
     """
 
     def __init__(
@@ -77,7 +96,7 @@ class Ratings(Pairs):
         self.user_ids, self.item_ids = user_ids, item_ids
         self.scale, self.time = scale, time
         self.transform = transform or Affine.of_scale(*scale)
-        # Kept beside `value`, so that ratings come back as given, not as rounded to `dtype`.
+        # Kept beside `value`, which is rounded to `dtype`.
         self.rating = rating
         value = None
         if rating is not None:
@@ -97,36 +116,41 @@ class Ratings(Pairs):
         dtype: torch.dtype = torch.float32,
         transform: Name = "unit",
     ) -> Ratings:
-        """Check a long table, one row a rating, and encode it; the table itself is not changed.
+        """Check and encode a long table with one row per rating; the table is not changed.
 
         Parameters
         ----------
         frame : pandas.DataFrame
-            One row a rating, in any order.
+            One row per rating, in any order.
         user, item : hashable
-            The columns of ids, each all int or all str.
+            The columns of ids: each column all int or all str.
         rating : hashable, optional
-            The column of ratings, finite numbers. None makes pairs without values.
+            The column of ratings: finite numbers. None makes pairs without values.
         time : hashable, optional
-            The column of times, numbers or datetimes.
+            The column of times: numbers or datetimes.
         scale : tuple of float, optional
-            The lowest and the highest rating there can be, in rating units. By default those
-            that occur. Required without ratings.
+            The lowest and the highest possible rating, in rating units. By default the range of
+            the ratings. Required for pairs without values.
         on_duplicate : {"error", "last", "mean"}
-            What a repeated (user, item) pair means: an error, its last rating (by ``time`` if
-            given, else by row), or the mean of its ratings (at the last of their times).
+            How to treat a repeated (user, item) pair: raise an error, keep its last rating (by
+            ``time`` if given, else by row), or keep its mean rating (at its last time).
         dtype : torch.dtype
-            Floating point type of ``value`` and of everything a model computes.
+            Floating-point type of ``value`` and of all that a model computes.
         transform : {"unit", "standardize", "log1p", "count"}
-            What a model sees of a rating r: where it lies on the scale, from 0 to 1; (r - mean) /
-            sd, of these ratings; log(1 + r), so standardized; r itself. The last two are for
-            counts. Splits keep the transform of the whole, and predictions are in rating units
-            whatever it is.
+            Map of a rating r to the model scale. "unit": (r - lowest) / (highest - lowest).
+            "standardize": (r - mean) / sd, over these ratings. For counts, "log1p": log(1 + r),
+            standardized; "count": r itself. Splits keep the transform of the whole table.
+            Predictions are in rating units with every transform.
+
+        Returns
+        -------
+        Ratings
+            One rating per pair.
 
         Raises
         ------
         RatingsError
-            If the table cannot be used as it stands. The message shows the offending rows.
+            If the table or an option is not valid. The message shows the rows at fault.
         """
         columns = [name for name in (user, item, rating, time) if name is not None]
         table = select(frame, *columns)
@@ -168,7 +192,7 @@ class Ratings(Pairs):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns user, item, rating (rating units) and time, as far as they are there."""
+        """Return a table: user, item, and, if known, rating (in rating units) and time."""
         columns = {
             "user": self.user_ids.take(self.user.cpu().numpy()),
             "item": self.item_ids.take(self.item.cpu().numpy()),
@@ -185,9 +209,9 @@ class Ratings(Pairs):
         Parameters
         ----------
         device : str or torch.device, optional
-            The present one by default.
+            By default the device does not change.
         dtype : torch.dtype, optional
-            The present one by default.
+            By default the type does not change.
         """
         return Ratings(
             self.user.to(device),
@@ -202,30 +226,30 @@ class Ratings(Pairs):
         )
 
     def to_value(self, x: Numbers) -> Numbers:
-        """Map rating units to the model scale; any shape."""
+        """Map ratings in rating units to the model scale; any shape."""
         return self.transform.to_value(x)
 
     def to_rating(self, x: Numbers) -> Numbers:
-        """Map the model scale to rating units; any shape."""
+        """Map values on the model scale to rating units; any shape."""
         return self.transform.to_rating(x)
 
     def locate(self, pairs: Ratings | pd.DataFrame) -> tuple[Tensor, Tensor]:
-        """Look pairs up by id among these users and items.
+        """Look up the indices of pairs by their ids.
 
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
-            A frame has columns ``user`` and ``item``.
+            The pairs to look up; a frame has the columns ``user`` and ``item``.
 
         Returns
         -------
         user, item : Tensor, int64, shape (n_pairs,)
-            Indices in the order of ``pairs``; -1 marks an id that is unknown here.
+            Indices in the order of ``pairs``; -1 marks an unknown id.
 
         Raises
         ------
         RatingsError
-            If a column is missing, or none of its ids is known because all are of another type.
+            If a column is missing, or no id of a column is known and its ids are of another type.
         """
         if isinstance(pairs, Ratings):
             user = _lookup("user", self.user_ids, pairs.user_ids)[pairs.user.cpu()]
@@ -237,19 +261,29 @@ class Ratings(Pairs):
         return user.to(self.device), item.to(self.device)
 
     def aligned_to(self, train: Ratings) -> Ratings:
-        """Return the pairs whose user and item ``train`` knows, in its indices and transform.
+        """Keep the pairs whose user and item ``train`` knows, and index them as ``train`` does.
 
-        Device and dtype are those of ``train`` too: ``model(test.aligned_to(train), train)``.
+        Use it to run a model on test pairs: ``model(test.aligned_to(train), train)``.
+
+        Parameters
+        ----------
+        train : Ratings
+            The ratings whose ids, indices, scale, transform, device and dtype to adopt.
+
+        Returns
+        -------
+        Ratings
+            Pairs with a user or an item that ``train`` lacks are left out.
 
         Raises
         ------
         RatingsError
-            If the transform of ``train`` cannot map a rating, as one outside its scale, or the
-            ids are of another type.
+            If the transform of ``train`` cannot map a rating, such as one outside its scale, or
+            no id is known and the ids are of another type.
         """
         user, item = train.locate(self)
         known = (user >= 0) & (item >= 0)
-        # Ids are sorted on both sides, so that what is kept stays in order.
+        # Ids are sorted on both sides, so the pairs stay in order.
         aligned = Ratings(
             user[known],
             item[known],
@@ -275,33 +309,62 @@ class Ratings(Pairs):
         Parameters
         ----------
         test_fraction : float
-            Share of the ratings that goes to the test side, inside (0, 1).
+            Share of the ratings to hold out, inside (0, 1).
         seed : int
-            Of this split alone: no global random state is read or changed.
+            Seed of the split. No global random state is read or changed.
 
         Returns
         -------
         train, test : Ratings
-            Each indexed by its own ids; scale, transform and dtype are those of the whole.
+            Each has indices of its own ids; both keep the scale, transform and dtype.
 
         Raises
         ------
         RatingsError
             If the fraction is outside (0, 1) or leaves one side empty.
+        PMFError
+            If ``seed`` is not an integer from 0 to 2^32 - 1.
         """
         return self._partition(splits.random_rows(len(self), test_fraction, seed))
 
     def split_by_user(self, test_fraction: float = 0.1, seed: int = 0) -> tuple[Ratings, Ratings]:
         """Hold out a random fraction of each user's ratings, rounded, and never all of them.
 
-        Parameters, results and errors are those of `split`.
+        Parameters
+        ----------
+        test_fraction, seed
+            See `split`.
+
+        Returns
+        -------
+        train, test : Ratings
+            See `split`.
+
+        Raises
+        ------
+        RatingsError, PMFError
+            See `split`.
         """
         return self._partition(splits.random_rows_of_each_user(self, test_fraction, seed))
 
     def split_by_time(self, test_fraction: float = 0.1) -> tuple[Ratings, Ratings]:
-        """Hold out the latest fraction of all ratings; ties go by user, then by item.
+        """Hold out the latest fraction of all ratings; equal times are sorted by user and item.
 
-        Parameters, results and errors are those of `split`; to have no time is an error too.
+        Parameters
+        ----------
+        test_fraction : float
+            Share of the ratings to hold out, inside (0, 1).
+
+        Returns
+        -------
+        train, test : Ratings
+            See `split`.
+
+        Raises
+        ------
+        RatingsError
+            If the ratings have no times, or the fraction is outside (0, 1) or leaves one side
+            empty.
         """
         if self.time is None:
             raise RatingsError(
@@ -310,18 +373,32 @@ class Ratings(Pairs):
         return self._partition(splits.latest_rows(self.time, test_fraction))
 
     def k_fold(self, k: int = 5, seed: int = 0) -> Iterator[tuple[Ratings, Ratings]]:
-        """Iterate over k random pairs (train, test) whose test sides partition the ratings.
+        """Split the ratings into k random folds for cross-validation.
+
+        Parameters
+        ----------
+        k : int
+            Number of folds, from 2 to the number of ratings.
+        seed : int
+            Seed of the folds. No global random state is read or changed.
+
+        Returns
+        -------
+        iterator of (Ratings, Ratings)
+            One (train, test) for each fold; every rating is in exactly one test side.
 
         Raises
         ------
         RatingsError
-            If k is less than 2 or more than the number of ratings.
+            If ``k`` is not an integer from 2 to the number of ratings.
+        PMFError
+            If ``seed`` is not an integer from 0 to 2^32 - 1.
         """
         fold = splits.folds(len(self), k, seed)
         return (self._partition(fold == i) for i in range(k))
 
     def _partition(self, test: np.ndarray) -> tuple[Ratings, Ratings]:
-        """Return (train, test) for a bool array of shape (n,)."""
+        """Return (train, test) given whether each rating is held out, bool, shape (n,)."""
         if test.all() or not test.any():
             raise RatingsError(
                 f"{test.sum()} of {len(self)} ratings would be held out, which leaves one side "
@@ -330,7 +407,7 @@ class Ratings(Pairs):
         return self._take(~test), self._take(test)
 
     def _take(self, keep: np.ndarray) -> Ratings:
-        """Return the rows where the bool array is true, indexed by their own ids."""
+        """Return the rows where ``keep`` is true, with indices of their own ids."""
         rows = torch.from_numpy(keep).to(self.device)
         user, user_ids = _compact(self.user[rows], self.user_ids)
         item, item_ids = _compact(self.item[rows], self.item_ids)
@@ -346,19 +423,19 @@ class Ratings(Pairs):
         )
 
     def _given(self, keep: np.ndarray) -> tuple[np.ndarray | None, pd.Series | None]:
-        """Return the ratings and the times of the rows where the bool array is true."""
+        """Return the ratings and the times of the rows where ``keep`` is true."""
         rating = None if self.rating is None else self.rating[keep]
         return rating, None if self.time is None else self.time[keep].reset_index(drop=True)
 
 
 def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:
-    """Drop the ids without rows; sorted indices stay sorted."""
+    """Return indices and ids without the ids that have no row; sorted indices stay sorted."""
     present = torch.bincount(index, minlength=len(ids)) > 0
     return (present.cumsum(0) - 1)[index], ids[present.cpu().numpy()]
 
 
 def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
-    """Return where each wanted id stands among those known, int64, -1 if nowhere."""
+    """Return the index of each wanted id among the known ids, int64, or -1 for an unknown id."""
     index = known.get_indexer(wanted).astype(np.int64, copy=False)
     if len(wanted) and (index < 0).all():
         ours, theirs = kind(known), kind(wanted)
@@ -372,17 +449,27 @@ def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
 
 
 def as_frame(pairs: Ratings | pd.DataFrame) -> pd.DataFrame:
-    """Return pairs as a table with the columns user and item, and rating where it is known."""
+    """Return pairs as a table with the columns user and item, and rating if known."""
     return pairs.to_frame() if isinstance(pairs, Ratings) else pairs
 
 
 def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
-    """Return the ratings of a table, float64, in rating units.
+    """Return the ratings of pairs.
+
+    Parameters
+    ----------
+    pairs : Ratings or pandas.DataFrame
+        A frame has the column ``rating``.
+
+    Returns
+    -------
+    ndarray, float64, shape (n_pairs,)
+        In rating units.
 
     Raises
     ------
     RatingsError
-        If the table has no ratings, or they are not finite numbers.
+        If the pairs have no ratings, or a rating is not a finite number.
     """
     if isinstance(pairs, Ratings):
         rating = pairs.rating

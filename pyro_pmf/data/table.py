@@ -1,4 +1,4 @@
-"""Reading a long table: a function checks each column and shows the rows at fault."""
+"""Read a long table: one function checks each kind of column and shows the invalid rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ from pandas.api.types import infer_dtype
 
 from pyro_pmf.errors import RatingsError
 
-# The kinds of ids, and what may equal one, in the words of pandas' `infer_dtype`.
+# By kind of id, the kinds whose ids may equal it, as named by pandas' `infer_dtype`.
 COMPARABLE = {"integer": {"integer", "floating", "mixed-integer-float"}, "string": {"string"}}
 
 
 def select(frame: pd.DataFrame, *columns: Hashable) -> pd.DataFrame:
-    """Return these columns without copying their data."""
+    """Return columns of a table without copying their data.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The caller's table.
+    *columns : hashable
+        Names of the columns to return.
+
+    Raises
+    ------
+    RatingsError
+        If ``frame`` is not a DataFrame, or does not have each column exactly once.
+    """
     if not isinstance(frame, pd.DataFrame):
         raise RatingsError(f"Give a pandas DataFrame, not a {type(frame).__name__}.")
     found: list[Hashable] = list(frame.columns)
@@ -31,7 +44,17 @@ def select(frame: pd.DataFrame, *columns: Hashable) -> pd.DataFrame:
 
 
 def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> None:
-    """Raise if there are rows at fault, given by position, showing the first five."""
+    """Raise `RatingsError` if there are invalid rows; the message shows the first five.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table.
+    rows : ndarray, int
+        Positions of the invalid rows.
+    problem, remedy : str
+        The problem completes "3 of 10 rows have ..."; the remedy is a sentence of its own.
+    """
     if len(rows):
         more = f"\n(and {len(rows) - 5:,} more)" if len(rows) > 5 else ""
         raise RatingsError(
@@ -41,12 +64,32 @@ def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> 
 
 
 def convert(column: Hashable, to: str) -> str:
-    """Say how a column is converted."""
+    """Return the advice to convert a column to the type ``to``, such as "int"."""
     return f"Convert with frame[{column!r}] = frame[{column!r}].astype({to})."
 
 
 def read_ids(table: pd.DataFrame, column: Hashable) -> tuple[np.ndarray, pd.Index]:
-    """Return each row's index, int64, and the ids, sorted."""
+    """Read a column of ids.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table.
+    column : hashable
+        Name of the column.
+
+    Returns
+    -------
+    index : ndarray, int64, shape (n_rows,)
+        Each row's position in ``ids``.
+    ids : pandas.Index
+        The distinct ids, sorted: int or str.
+
+    Raises
+    ------
+    RatingsError
+        If an id is missing, or the ids are neither all int nor all str.
+    """
     ids = table[column]
     refuse(
         table,
@@ -69,12 +112,30 @@ def read_ids(table: pd.DataFrame, column: Hashable) -> tuple[np.ndarray, pd.Inde
             convert(column, "int" if whole else "str"),
         )
     index, unique = pd.factorize(ids, sort=True)
-    # Through a list, so that ids are plain int64 or str whatever the column was.
+    # Through a list, so that the ids are plain int64 or str whatever type the column has.
     return index.astype(np.int64, copy=False), pd.Index(unique.tolist())
 
 
 def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
-    """Return the ratings, float64."""
+    """Read a column of ratings.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table.
+    column : hashable
+        Name of the column.
+
+    Returns
+    -------
+    ndarray, float64, shape (n_rows,)
+        In rating units.
+
+    Raises
+    ------
+    RatingsError
+        If a rating is not a finite number.
+    """
     ratings = table[column].infer_objects()
     if ratings.dtype.kind not in "iuf":
         unreadable = np.flatnonzero(pd.to_numeric(ratings, errors="coerce").isna())
@@ -95,7 +156,25 @@ def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
 
 
 def read_times(table: pd.DataFrame, column: Hashable) -> pd.Series:
-    """Return the times, numbers or datetimes."""
+    """Read a column of times.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table.
+    column : hashable
+        Name of the column.
+
+    Returns
+    -------
+    pandas.Series, shape (n_rows,)
+        Numbers or datetimes.
+
+    Raises
+    ------
+    RatingsError
+        If a time is missing, infinite, or neither a number nor a datetime.
+    """
     times = table[column].infer_objects()
     if times.dtype.kind not in "iufM":
         refuse(
@@ -118,7 +197,28 @@ def read_times(table: pd.DataFrame, column: Hashable) -> pd.Series:
 def read_scale(
     table: pd.DataFrame, ratings: np.ndarray | None, scale: tuple[float, float] | None
 ) -> tuple[float, float]:
-    """Return the scale as given, or else the range of the ratings."""
+    """Return the scale that is given, or else the range of the ratings.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table.
+    ratings : ndarray, shape (n_rows,), or None
+        In rating units; None for pairs without ratings, which need a scale.
+    scale : tuple of float, or None
+        The lowest and the highest possible rating, in rating units.
+
+    Returns
+    -------
+    tuple of float
+        The lowest and the highest possible rating.
+
+    Raises
+    ------
+    RatingsError
+        If ``scale`` is not two ascending finite numbers, a rating lies outside it, or both
+        ``ratings`` and ``scale`` are None.
+    """
     if scale is None:
         if ratings is None:
             raise RatingsError("Pairs without ratings need scale=(lowest, highest).")
@@ -141,16 +241,16 @@ def read_scale(
 
 @dataclass(frozen=True)
 class RowsByPair:
-    """The rows of a table sorted by pair, and of each pair the row that stands for it.
+    """The rows of a table sorted by (user, item) pair, and one row or mean for each pair.
 
     Attributes
     ----------
     order : ndarray, int, shape (n_rows,)
-        Rows by user, then by item; rows of one pair in the order of time, then of the table.
+        Positions of the rows, sorted by user, by item, by time if known, then by position.
     first, last : ndarray, bool, shape (n_rows,)
-        Whether a row, in that order, is the first or the last of its pair.
+        Whether each row, in that order, is the first or the last of its pair.
     on_duplicate : {"error", "last", "mean"}
-        As of `Ratings.from_frame`.
+        See `Ratings.from_frame`.
     """
 
     order: np.ndarray
@@ -167,7 +267,24 @@ class RowsByPair:
         times: pd.Series | None,
         on_duplicate: str,
     ) -> RowsByPair:
-        """Sort rows by the indices of user and item; refuse duplicates where they are an error."""
+        """Sort rows by pair; refuse duplicates if they are an error.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+            The caller's table.
+        user, item : ndarray, int, shape (n_rows,)
+            Indices of the user and of the item of each row.
+        times : pandas.Series, shape (n_rows,), or None
+            Numbers or datetimes.
+        on_duplicate : {"error", "last", "mean"}
+            See `Ratings.from_frame`.
+
+        Raises
+        ------
+        RatingsError
+            If ``on_duplicate`` is unknown, or it is "error" and a pair occurs more than once.
+        """
         if on_duplicate not in ("error", "last", "mean"):
             raise RatingsError(
                 f'on_duplicate={on_duplicate!r} is unknown: give "error", "last" or "mean".'
@@ -188,21 +305,44 @@ class RowsByPair:
 
     @property
     def kept(self) -> np.ndarray:
-        """The last row of each pair, sorted by pair."""
+        """Position of the last row of each pair, sorted by pair."""
         return self.order[self.last]
 
     def rating(self, ratings: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-        """Return one rating a pair, the last or the mean, from one rating a row of the table."""
+        """Return one rating per pair: its last rating, or the mean of its ratings.
+
+        Parameters
+        ----------
+        ratings : ndarray, float64, shape (n_rows,)
+            The rating of each row of the table, in rating units.
+        scale : tuple of float
+            The lowest and the highest possible rating.
+
+        Returns
+        -------
+        ndarray, float64, shape (n_pairs,)
+            Sorted by pair, in rating units.
+        """
         if self.on_duplicate != "mean":
             return ratings[self.kept]
         starts = np.flatnonzero(self.first)
         sums = np.add.reduceat(ratings[self.order], starts)
         means = sums / np.diff(starts, append=len(ratings))
-        return np.clip(means, *scale)  # a mean may round past an end of the scale
+        return np.clip(means, *scale)  # rounding may put a mean outside the scale
 
 
 def require_spread(table: pd.DataFrame, ratings: np.ndarray, rows: np.ndarray) -> None:
-    """Refuse ratings that are all equal; ``rows`` are their positions in the table."""
+    """Raise `RatingsError` if all ratings are equal.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The caller's table, for the message.
+    ratings : ndarray, shape (n_pairs,)
+        In rating units.
+    rows : ndarray, int, shape (n_pairs,)
+        Position of each rating in the table.
+    """
     if ratings.min() == ratings.max():
         refuse(
             table,
@@ -215,7 +355,15 @@ def require_spread(table: pd.DataFrame, ratings: np.ndarray, rows: np.ndarray) -
 def require_counts(
     table: pd.DataFrame, ratings: np.ndarray, rows: np.ndarray, transform: str
 ) -> None:
-    """Refuse ratings that a transform of counts cannot map: negative ones, or fractions."""
+    """Raise `RatingsError` if a transform of counts cannot map a rating.
+
+    Parameters
+    ----------
+    table, ratings, rows
+        See `require_spread`.
+    transform : {"unit", "standardize", "log1p", "count"}
+        "log1p" refuses negative ratings, "count" negative ratings and fractions.
+    """
     if transform not in ("log1p", "count"):
         return
     whole = transform == "count"
@@ -230,12 +378,12 @@ def require_counts(
 
 
 def kind(ids: pd.Series | pd.Index) -> str:
-    """Name the type of ids, as pandas' `infer_dtype` calls it."""
+    """Return the kind of ids, such as "integer" or "string", as pandas' `infer_dtype` names it."""
     if isinstance(ids.dtype, pd.CategoricalDtype):
         ids = ids.dtype.categories
     return infer_dtype(ids, skipna=True)
 
 
 def outside(ratings: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    """Return the positions of the ratings outside a scale."""
+    """Return the positions of the ratings outside a scale (lowest, highest), in rating units."""
     return np.flatnonzero((ratings < scale[0]) | (ratings > scale[1]))

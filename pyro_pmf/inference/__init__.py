@@ -1,1 +1,1 @@
-"""Losses and chains: how the latents of a model are learnt from ratings."""
+"""Inference: variational fits and Markov chains that learn the latents of a model from ratings."""

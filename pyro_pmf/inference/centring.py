@@ -1,4 +1,4 @@
-"""Where the rows of a model stand between centred and non-centred, for inference."""
+"""Partly centred parametrizations of the rows of a model, for inference."""
 
 from __future__ import annotations
 
@@ -15,35 +15,46 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.expectations import unwrapped
 
-_HALF_CENTRED = 100.0  # ratings: those of a row weigh as much as its prior at about this many
+_HALF_CENTRED = 100.0  # at about this many ratings, a row's data weigh as much as its prior
 
 
 class PartlyCentred(Reparam):
     """Reparametrize rows x ~ Normal(m, s^2 I) as x = y + (1 - c) m, y ~ Normal(c m, s^2 I).
 
-    A mean-field guide holds y and m to be independent. For c = 1 (centred) that suits a row which
-    its ratings determine, whatever its prior mean m; for c = 0 (non-centred) one that follows m.
-    In between, c = r / (r + 1 / s^2) is right for a row of which the ratings say as much as a
-    Normal of precision r (Papaspiliopoulos, Roberts & Skold, A general framework for the
-    parametrization of hierarchical models, Statistical Science 2007).
+    A mean-field guide assumes that y and m are independent. With c = 1 (centred), this suits a row
+    that its ratings determine, for any prior mean m. With c = 0 (non-centred), it suits a row
+    that follows m. In between, c = r / (r + 1 / s^2) is right for a row whose ratings are as
+    informative as a Normal of precision r (Papaspiliopoulos, Roberts & Skold, A general framework
+    for the parametrization of hierarchical models, Statistical Science 2007).
 
     Parameters
     ----------
     centredness : Tensor, shape (n_rows,)
         c of each row, from 0 to 1.
     scales : bool
-        Whether s is treated in the same way, as suits a sampler for which it is a latent:
-        x = m + s^(1 - c) (y - c m), y ~ Normal(c m, s^(2 c) I).
+        Whether to reparametrize s in the same way, for a sampler that treats s as a latent: x = m
+        + s^(1 - c) (y - c m), y ~ Normal(c m, s^(2 c) I).
     """
 
     def __init__(self, centredness: Tensor, scales: bool = False) -> None:
         self.centredness, self.scales = centredness, scales
 
     def apply(self, msg: dict[str, Any]) -> dict[str, Any]:
-        """Replace the site by a new one, its name followed by ``_shifted``."""
+        """Replace the site by a new one, its name followed by ``_shifted``.
+
+        Parameters
+        ----------
+        msg : dict
+            Pyro's message of a Normal site.
+
+        Returns
+        -------
+        dict
+            Distribution, value and status of the replaced site, which becomes deterministic.
+        """
         normal, event_dim = unwrapped(msg["fn"]), msg["fn"].event_dim
         c = self.centredness[..., None] if event_dim else self.centredness
-        initial = msg["value"]  # is there while a guide looks for where to begin
+        initial = msg["value"]  # set only while a guide looks for initial values
         scale, stretch = normal.scale, None
         if self.scales:
             of_row = scale[..., :1] if event_dim else scale
@@ -66,13 +77,39 @@ class PartlyCentred(Reparam):
 
 
 def centring(model: Callable[..., Any], ratings: Pairs) -> dict[str, Reparam]:
-    """Return how each site with a prior mean is reparametrized for a mean-field guide."""
+    """Return the reparametrization of each site with a prior mean, for a mean-field guide.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or any Pyro model; none of its sites is reparametrized if it states no terms.
+    ratings : Pairs
+        The training ratings; only their pairs are used.
+
+    Returns
+    -------
+    dict of str to Reparam
+        Reparametrizations by site.
+    """
     c = _centredness(ratings)
     return {term.site: PartlyCentred(c[term.plate]) for term in terms_of(model) if term.has_mean}
 
 
 def centring_for_sampling(model: Callable[..., Any], ratings: Pairs) -> dict[str, Reparam]:
-    """Return how each term of a model is reparametrized for a sampler."""
+    """Return the reparametrization of each term of a model, for a sampler.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or any Pyro model; none of its sites is reparametrized if it states no terms.
+    ratings : Pairs
+        The training ratings; only their pairs are used.
+
+    Returns
+    -------
+    dict of str to Reparam
+        Reparametrizations by site.
+    """
     c = _centredness(ratings)
     return {
         term.site: PartlyCentred(

@@ -1,4 +1,4 @@
-"""Where the latents of a fit begin."""
+"""Initial values of the latents of a fit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 from torch.distributions import constraints
 
-_INITIAL_SPREAD = 0.1  # of real sites, on the scale of their values
+_INITIAL_SPREAD = 0.1  # standard deviation of the initial values of real sites
 
 
 def initial_value(site: dict[str, Any]) -> Tensor:
-    """Where the search begins: standard deviations small, all else near the prior mean.
+    """Return an initial value: small for standard deviations, near the prior mean for other sites.
 
-    Near it but not at it: U = V = 0 is a saddle of the ELBO with exactly zero gradient.
+    Values lie near the prior mean but not at it, because U = V = 0 is a saddle of the ELBO with
+    exactly zero gradient.
+
+    Parameters
+    ----------
+    site : dict
+        Pyro's site, with its prior under "fn".
+
+    Returns
+    -------
+    Tensor
+        Value of the shape of the site; random for real sites, from torch's random state.
     """
     fn = site["fn"]
     if not (is_real(fn.support) or is_positive(fn.support)):
@@ -28,17 +39,50 @@ def initial_value(site: dict[str, Any]) -> Tensor:
 
 
 def is_real(support: constraints.Constraint | None) -> bool:
-    """Whether a support is all real numbers, of any event dimension."""
+    """Return whether a support is all real numbers, of any event dimension.
+
+    Parameters
+    ----------
+    support : Constraint or None
+        Support of a distribution.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
     return unwrapped_support(support) is constraints.real
 
 
 def is_positive(support: constraints.Constraint | None) -> bool:
-    """Whether a support is the positive numbers, of any event dimension."""
+    """Return whether a support is the positive numbers, of any event dimension.
+
+    Parameters
+    ----------
+    support : Constraint or None
+        Support of a distribution.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
     return unwrapped_support(support) in (constraints.positive, constraints.nonnegative)
 
 
 def unwrapped_support(support: constraints.Constraint | None) -> constraints.Constraint | None:
-    """Return the constraint inside wrappers that only add event dimensions."""
+    """Return the constraint inside wrappers that only add event dimensions.
+
+    Parameters
+    ----------
+    support : Constraint or None
+        Support of a distribution.
+
+    Returns
+    -------
+    Constraint or None
+        The constraint; None if there was none.
+    """
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support

@@ -1,4 +1,4 @@
-"""How much memory a fit needs, told before it starts."""
+"""Memory that a fit needs, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ import torch
 from pyro_pmf.errors import FitError
 
 # Numbers held at the peak of a fit, each measured and rounded up; see benchmarks/steps.py.
-_PER_RATING = 16  # weights of I_ij and patterns, whatever the batches
-_PER_BATCH_RATING = 24  # means, variances and gradients of the scores that a step looks at
-_PER_PARAMETER = 40  # ten pairs of vectors that L-BFGS remembers, gradients, intermediate results
+_PER_RATING = 16  # weights of I_ij and sparsity patterns, for any number of batches
+_PER_BATCH_RATING = 24  # means, variances and gradients of the scores in one step
+_PER_PARAMETER = 40  # ten pairs of vectors that L-BFGS stores, gradients, intermediate results
 
 
 def fit_memory(
     n_ratings: int, n_parameters: int, batches: int = 1, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Return about how many bytes a fit needs, besides the ratings themselves.
+    """Estimate the memory of a fit, besides the ratings themselves.
 
     Parameters
     ----------
     n_ratings : int
+        Number of training ratings.
     n_parameters : int
-        Entries of the latents, twice for a guide that has a mean and a standard deviation each.
+        Number of parameters: the entries of the latents, twice if the guide has a mean and a
+        standard deviation for each.
     batches : int
-        As in `fit`.
+        Number of blocks of users, see `VI`.
     dtype : torch.dtype
+        Floating point type of the fit.
+
+    Returns
+    -------
+    int
+        Bytes.
     """
     numbers = (
         _PER_RATING * n_ratings
@@ -36,25 +44,43 @@ def fit_memory(
 
 
 def draws_memory(n_latents: int, n_draws: int, n_chains: int, dtype: torch.dtype) -> int:
-    """Return how many bytes the draws of Markov chains are.
+    """Return the memory of the draws of Markov chains.
 
     Parameters
     ----------
     n_latents : int
-        Entries of the latents.
-    n_draws, n_chains : int
+        Number of entries of the latents.
+    n_draws : int
+        Number of draws of each chain.
+    n_chains : int
+        Number of chains.
     dtype : torch.dtype
+        Floating point type of the draws.
+
+    Returns
+    -------
+    int
+        Bytes.
     """
     return n_latents * n_draws * n_chains * dtype.itemsize
 
 
 def require_memory(needed: int, device: torch.device, remedy: str = "Raise batches") -> None:
-    """Raise where a fit would not fit.
+    """Refuse a fit that needs more memory than is free.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes that the fit needs.
+    device : torch.device
+        Device of the fit.
+    remedy : str
+        First advice of the message, without a full stop.
 
     Raises
     ------
     FitError
-        If more bytes are needed than are free on the device.
+        If ``needed`` is more than the free bytes of the device.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_ram()
     if needed > free:

@@ -1,4 +1,4 @@
-"""How a model is fitted: one small frozen object of options for each kind of inference."""
+"""Inference methods: one frozen object of options for each."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ LearnScales = Literal["held_out", "elbo"]
 
 @dataclass(frozen=True)
 class Ascent:
-    """Options of methods that maximise an ELBO step by step; use `MAP` or `VI`.
+    """Options of methods that maximize an ELBO step by step; use `MAP` or `VI`.
 
     Parameters
     ----------
     max_steps : int
-        The fit ends after this many steps, converged or not.
+        Largest number of steps; the fit ends there, converged or not.
     learning_rate : float
-        Adam's step size until its decay. L-BFGS needs none.
+        Step size of Adam until its decay. L-BFGS does not use it.
     tolerance : float
-        The ELBO has stopped rising when it gains less than this, in nats a rating, in 25 steps.
+        The fit has converged when the ELBO gains less than this in 25 steps, in nats per rating.
     batches : int
-        Number of blocks of users that the ratings are cut into; a step of Adam uses one. That
-        saves memory; where memory suffices, all ratings at once reach the same ELBO sooner.
+        Number of blocks of users that the ratings are cut into; each step of Adam uses one block.
+        Several blocks save memory. If memory suffices, one block reaches the same ELBO sooner.
     n_draws : int
-        Draws that represent a posterior without a closed form.
+        Number of draws that represent a posterior without a closed form.
 
     Raises
     ------
@@ -54,16 +54,21 @@ class Ascent:
 
 @dataclass(frozen=True)
 class MAP(Ascent):
-    """Maximum a posteriori: the latents at which the joint density is highest.
+    """Maximum a posteriori: the latents of the highest joint density.
 
     The standard deviations of a `PMF` are held at `scales.map_scales` unless its priors fix them,
-    and its noise is shared by all ratings: the joint density grows without bound as a scale and
-    its latents go to zero together, and as the noise of one user goes to zero.
+    and all ratings share one noise. Otherwise the joint density would be unbounded: it grows as a
+    scale and its latents go to zero together, and as the noise of one user goes to zero.
 
     Parameters
     ----------
     max_steps, learning_rate, tolerance, batches, n_draws
         See `Ascent`.
+
+    Raises
+    ------
+    FitError
+        If an option is not valid.
 
     Examples
     --------
@@ -77,24 +82,24 @@ class MAP(Ascent):
 class VI(Ascent):
     """Variational inference: the best approximation of the posterior within a guide's family.
 
-    The default guide has an independent Normal for every latent entry, LogNormal for standard
-    deviations. Its deterministic ELBO is maximised by L-BFGS in the metric of the guide's Fisher
-    information. Other guides, and models without a closed form, use Pyro's `Trace_ELBO` and Adam.
+    The default guide is mean-field: an independent Normal for every latent entry, and a LogNormal
+    for every standard deviation. Its deterministic ELBO is maximized by L-BFGS in the metric of
+    the guide's Fisher information. Other guides, and models without a closed form, use Pyro's
+    `Trace_ELBO` and Adam.
 
     Parameters
     ----------
     max_steps, learning_rate, tolerance, batches, n_draws
         See `Ascent`.
     guide : callable or type, optional
-        A Pyro guide of the model instead of the default, or a class such as `AutoDelta` that is
-        called with the model. A guide that is a module keeps its parameters, and a further fit
-        goes on from them.
+        A Pyro guide of the model, or a guide class such as `AutoDelta`, which is called with the
+        model. A guide that is a module keeps its parameters, so a further fit continues from them.
     learn_scales : {"held_out", "elbo"}, optional
-        How the standard deviations of a `PMF`'s factors are learnt that the priors do not fix; by
-        default they are held at `scales.factor_scales`. "held_out" maximises their prior times
-        the density of a tenth of the ratings given the others, by a search of quicker fits
+        How to learn the standard deviations of a `PMF`'s factors that the priors do not fix. By
+        default they are held at `scales.factor_scales`. "held_out" maximizes their prior times the
+        density of a tenth of the ratings given the others, by a search of quicker fits
         (`scales.learnt_scales`), and holds the values found. "elbo" gives them a posterior like
-        all other latents; but where factors are weak the ELBO prefers none.
+        all other latents; with weak factors, the ELBO then prefers to have none.
 
     Raises
     ------
@@ -136,10 +141,11 @@ class Chains:
     Parameters
     ----------
     n_draws : int
-        Draws of each chain, at least 4.
+        Number of draws of each chain, at least 4.
     n_warmup : int
-        Steps of each chain before them, which tune it and are not kept.
+        Number of steps of each chain before its draws. They tune the sampler and are not kept.
     n_chains : int
+        Number of chains.
 
     Raises
     ------
@@ -161,19 +167,24 @@ class Chains:
 class NUTS(Chains):
     """Pyro's No-U-Turn sampler: draws from the exact posterior, all standard deviations learnt.
 
-    Chains start from the prior and run on the CPU, in minutes for a few hundred ratings. It is
+    Chains start from the prior and run on the CPU, in minutes for a few hundred ratings. They are
     the reference for the faster methods.
 
     Parameters
     ----------
     n_draws, n_warmup, n_chains
         See `Chains`.
+
+    Raises
+    ------
+    FitError
+        If an option is not valid.
     """
 
 
 @dataclass(frozen=True)
 class HMC(Chains):
-    """Hamiltonian Monte Carlo that starts from variational inference; all scales are learnt.
+    """Hamiltonian Monte Carlo that starts from variational inference, with all scales learnt.
 
     Each latent moves in steps of its standard deviation under the approximation. Draws are from
     the exact posterior and take minutes for 100,000 ratings, on the CPU.
@@ -183,8 +194,7 @@ class HMC(Chains):
     n_draws, n_warmup, n_chains
         See `Chains`.
     start : VI
-        How the approximation is fitted, with the default guide, all ratings at once and held
-        scales.
+        Options of the approximation. It uses the default guide, one batch and held scales.
 
     Raises
     ------
@@ -215,10 +225,20 @@ _BY_NAME: dict[str, Method] = {"map": MAP(), "vi": VI(), "nuts": NUTS(), "hmc": 
 def as_method(method: str | Method) -> Method:
     """Return a method from its name, or the method itself.
 
+    Parameters
+    ----------
+    method : str or MAP, VI, NUTS, HMC
+        "map", "vi", "nuts" or "hmc", or a method.
+
+    Returns
+    -------
+    MAP, VI, NUTS or HMC
+        The method; for a name, with its default options.
+
     Raises
     ------
     FitError
-        If it is neither.
+        If ``method`` is neither.
     """
     if isinstance(method, str) and method in _BY_NAME:
         return _BY_NAME[method]

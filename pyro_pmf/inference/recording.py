@@ -1,12 +1,12 @@
-"""A computation on tensors, recorded once and played again.
+"""A computation on tensors, recorded once and replayed.
 
-A step of a fit is some hundred small operations, and on a hundred thousand ratings most of its
-time goes to the Python that decides on them: Pyro's handlers, plates and distributions, and
-autograd. They decide the same each time. So the operations that reach torch's kernels are written
-down once, those of the gradient too, and played from then on.
+A step of a fit is about a hundred small operations. On a hundred thousand ratings most of its time
+goes to Python code that chooses them: Pyro's handlers, plates and distributions, and autograd. The
+choice is the same at every step. So a recording stores the operations that reach torch's kernels,
+gradients included, and, and replays them. replays them.
 
-This is what CUDA graphs do on a GPU. torch's own ``make_fx`` records too, but loads torch's
-compiler at the first call, which takes as long as a small fit.
+CUDA graphs do the same on a GPU. torch's ``make_fx`` records too, but loads torch's compiler at
+its first call, which takes as long as a small fit.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from pyro_pmf.internals import QuietDispatchMode, is_mutable, storage_id, writte
 
 
 class NotRecordable(RuntimeError):
-    """Python reads a number out of a tensor that changes from one run to the next."""
+    """Raised if Python reads a number out of a tensor that changes between runs."""
 
 
 class Recording:
-    """What a function does to tensors, gradients included.
+    """Record the tensor operations of a function, gradients included.
 
     Parameters
     ----------
     function : callable
-        Takes nothing and returns a sequence of tensors. It is called once.
+        Function of no arguments that returns a sequence of tensors. It is called once.
     varying : sequence of Tensor
-        Tensors whose values change in place between one run and the next. Whatever depends on
-        none of them, nor on a random number, is computed once and kept.
+        Tensors whose values change in place between runs. Results that depend on none of them, nor
+        on a random number, are computed once and kept.
 
     Attributes
     ----------
     first : tuple of Tensor
-        What the recorded run returned.
+        Results of the recorded run.
     is_random : bool
-        Whether random numbers are drawn, anew in each run.
+        Whether every run draws new random numbers.
     graph : torch.fx.Graph
-        What is played. ``print(recording.graph)`` shows it.
+        The replayed operations. ``print(recording.graph)`` shows them.
     inputs : list of Tensor
-        The tensors that its placeholders stand for, given ones and kept ones.
+        Values of the graph's placeholders: given tensors and kept results.
     play : callable
         The graph as a function of the inputs.
 
     Raises
     ------
     NotRecordable
-        If Python reads a number, such as ``x.item()``, out of something that varies: what it does
-        with the number does not show.
+        If Python reads a number out of a varying tensor, as ``x.item()`` does: a recording cannot
+        show how Python uses the number.
     """
 
     def __init__(
@@ -74,29 +74,29 @@ class Recording:
             self.play = _one_launch(self.play, self.inputs)
 
     def __call__(self) -> tuple[Any, ...]:
-        """Run it again, on the values that the tensors have now; the results are overwritten."""
+        """Replay the operations on the current values of the tensors; results are overwritten."""
         with torch.no_grad():
             return self.play(*self.inputs)
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands for a tensor among the arguments of a call."""
+    """Placeholder of a tensor among the arguments of a call."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One operation; ``outputs`` has a slot, or None for what is not a tensor, for each result."""
+    """One operation; ``outputs`` has a slot for each result, or None if it is not a tensor."""
 
     function: Any
     args: tuple
     kwargs: dict[str, Any]
     outputs: list[int | None]
     returns_many: bool
-    shared: list[tuple[int, int]]  # inputs and outputs, two by two, that are in the same memory
-    shown: list[int]  # inputs whose values Python sees in the result: a number, or a shape
+    shared: list[tuple[int, int]]  # (input, output) pairs that share memory
+    shown: list[int]  # inputs whose values reach Python, as a number or a shape
 
     def inputs(self) -> Iterator[int]:
         yield from _slots((self.args, self.kwargs))
@@ -117,13 +117,13 @@ class _Call:
 
 
 class _Recorder(QuietDispatchMode):
-    """Writes down the calls that reach torch's kernels."""
+    """Dispatch mode that records the calls that reach torch's kernels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[_Call] = []
-        self.given: dict[int, Tensor] = {}  # tensors that no call made
-        self.read: list[int] = []  # what became numbers without a kernel
+        self.given: dict[int, Tensor] = {}  # tensors that no recorded call made
+        self.read: list[int] = []  # tensors that Python read without a kernel
         self._slots = WeakTensorKeyDictionary()
         self._n_slots = 0
 
@@ -135,12 +135,12 @@ class _Recorder(QuietDispatchMode):
         _replace((args, kwargs), Tensor, inputs.append)
         seen = _replace((args, kwargs), Tensor, lambda x: _Slot(self.slot(x)))
         result = func(*args, **kwargs)
-        if args and _is_same(result, args[0]):  # detached, or expanded to the shape it has
+        if args and _is_same(result, args[0]):  # detached, or expanded to its own shape
             self._slots[result] = self.slot(args[0])
             return result
         many = isinstance(result, list | tuple)
         outputs = [self._output(part) for part in (result if many else [result])]
-        # by memory and not by the schema, which tells nothing of aten::_unsafe_view
+        # Compare memory: the schema does not show that aten::_unsafe_view returns a view.
         parts = zip(outputs, result if many else [result], strict=True)
         shared = [
             (self.slot(x), slot)
@@ -166,7 +166,7 @@ class _Recorder(QuietDispatchMode):
     def _output(self, value: Any) -> int | None:
         if not isinstance(value, Tensor):
             return None
-        # what is written in place keeps its slot, a view of it has another
+        # A tensor written in place keeps its slot; a view of it has another.
         return self._slots[value] if value in self._slots else self._new(value)
 
     def _new(self, tensor: Tensor) -> int:
@@ -176,7 +176,7 @@ class _Recorder(QuietDispatchMode):
 
 
 class _Reads(TorchFunctionMode):
-    """Takes note of the tensors whose numbers Python reads from their memory."""
+    """Function mode that notes the tensors whose numbers Python reads from memory."""
 
     def __init__(self, tape: _Recorder) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Reads(TorchFunctionMode):
 
 
 def _split_off_constants(tape: _Recorder, varying: list[int]) -> dict[int, Tensor]:
-    """Take the calls that do not vary off the tape; return their values and those given."""
+    """Remove the calls that do not vary from the tape; return the values of their slots."""
     varies = _varying_memory(tape, varying)
     if varies(tape.read):
         raise NotRecordable("tolist or numpy")
@@ -214,7 +214,7 @@ def _split_off_constants(tape: _Recorder, varying: list[int]) -> dict[int, Tenso
 
 
 def _varying_memory(tape: _Recorder, varying: list[int]) -> Callable[[Iterable[int]], bool]:
-    """Return whether some of these slots hold what changes from one run to the next."""
+    """Return a function that says whether any of some slots varies between runs."""
     calls = tape.calls
     memory: dict[int, int] = {}  # slots that share memory point to one of them
 
@@ -239,7 +239,7 @@ def _varying_memory(tape: _Recorder, varying: list[int]) -> Callable[[Iterable[i
     def varies(slots: Iterable[int]) -> bool:
         return any(find(slot) in changing for slot in slots)
 
-    for call in calls:  # no call's inputs are made after it
+    for call in calls:  # calls are in order: inputs precede outputs
         if varies(call.slots()):
             changing.update(find(slot) for slot in call.outputs if slot is not None)
     return varies
@@ -248,7 +248,7 @@ def _varying_memory(tape: _Recorder, varying: list[int]) -> Callable[[Iterable[i
 def _graph(
     calls: list[_Call], constants: dict[int, Tensor], results: list[int]
 ) -> tuple[fx.Graph, list[int]]:
-    """Turn calls into a graph, which torch.fx turns into code; also return its inputs' slots."""
+    """Turn calls into a torch.fx graph; return it and the slots of its inputs."""
     needed, used = set(results), []
     for call in reversed(calls):
         if call.mutates() or needed.intersection(call.outputs):
@@ -270,7 +270,7 @@ def _graph(
 
 
 def _is_same(result: Any, argument: Any) -> bool:
-    """Whether two tensors are one and the same piece of memory, read the same way."""
+    """Return whether two tensors have the same memory, dtype, shape and strides."""
     return (
         isinstance(result, Tensor)
         and isinstance(argument, Tensor)
@@ -284,11 +284,11 @@ def _is_same(result: Any, argument: Any) -> bool:
 
 
 def _one_launch(play: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
-    """Put all kernels into one CUDA graph, if each of them can be in one."""
+    """Capture all kernels in one CUDA graph, or return ``play`` if one cannot be captured."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
-        for _ in range(3):  # what kernels set up at their first calls cannot be captured
+        for _ in range(3):  # the first calls of a kernel set up state that cannot be captured
             play(*inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -312,7 +312,7 @@ def _slots(arguments: Any) -> Iterator[int]:
 
 
 def _replace(arguments: Any, kind: type, replacement: Callable[[Any], Any]) -> Any:
-    """Replace what is of a kind in nested tuples, lists and dicts."""
+    """Replace objects of one type in nested tuples, lists and dicts."""
     if isinstance(arguments, kind):
         return replacement(arguments)
     if isinstance(arguments, tuple | list):

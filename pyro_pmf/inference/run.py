@@ -1,4 +1,4 @@
-"""Under which conditions a fit runs, whatever its method."""
+"""Conditions of a fit that do not depend on its method."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import torch
 from pyro_pmf.errors import FitError
 from pyro_pmf.model.learned import Learned
 
-# Called after each step with its row of `Learned.steps`, and with what returns the `Learned` that
-# the fit would end with there.
+# Called after each step with its row of `Learned.steps` and a function that returns the `Learned`
+# of the current parameters.
 OnStep = Callable[[dict[str, Any], Callable[[], Learned]], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The conditions of one fit.
+    """Conditions of one fit.
 
     Attributes
     ----------
     seed : int
-        Decides every random number of the fit.
+        Seed of all random numbers of the fit.
     device : torch.device
-        Where the fit computes. What it has learnt comes back on the CPU.
+        Device of the fit. Its result is on the CPU.
     dtype : torch.dtype or None
-        Floating point type; None for that of the ratings.
+        Floating point type of the fit; None for the dtype of the ratings.
     progress : bool
         Whether to show a progress bar.
     on_step : callable or None
-        See `OnStep`.
+        Callback of each step, see `OnStep`.
     started : float
-        What `time.perf_counter` said when the fit began.
+        `time.perf_counter` at the start of the fit.
     """
 
     seed: int
@@ -51,7 +51,17 @@ class Run:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """Return a device that is there; "auto" takes a GPU if there is one.
+    """Return a device that exists; "auto" takes a GPU if there is one.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"} or torch.device
+        The requested device.
+
+    Returns
+    -------
+    torch.device
+        The device.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The standard deviations of a model's factors: where a fit holds them, and how it learns them."""
+"""Standard deviations of a model's factors: the values that fits hold, and their search."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
 from pyro_pmf.model.terms import terms_of
 
-_SHRINKAGE = 5.0  # ratings' worth of zero in a mean
-_FACTOR = 1.4  # from one value that is tried to the next
-_ERRORS = 2.0  # standard errors: what a step has to gain
+_SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
+_FACTOR = 1.4  # ratio of neighbouring values in the search
+_ERRORS = 2.0  # a step must gain this many standard errors of its gain
 _SHARE_HELD_OUT = 0.1  # of the ratings
 
 
 def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> dict[str, float]:
     """Return the values at which variational inference holds standard deviations.
 
-    The ELBO of a mean-field guide cannot choose the scales of factors: its distance from the
-    evidence grows with every live factor, so it prefers a few strong factors, or none, over the
-    many weak ones that predict better.
+    The ELBO of a mean-field guide cannot choose the scales of factors. Its distance from the
+    evidence grows with every live factor, so it prefers a few strong factors, or none, to the many
+    weak ones that predict better.
 
     Parameters
     ----------
-    model : PMF, or any model that states its terms
+    model : callable
+        A `PMF`, or any Pyro model; the result is empty if it states no terms.
     value : Tensor, shape (n,), optional
-        The training ratings, on the model scale, for a likelihood whose score is on it too.
+        The training ratings on the model scale, for a likelihood whose score is on this scale too.
 
     Returns
     -------
     dict of str to float
-        By site, for the scales that the priors do not fix, on the scale of the score.
+        Values on the scale of the score, by site, for the scales that the priors do not fix.
     """
     terms = [term for term in terms_of(model) if term.vi_scale is not None]
     if not terms:
@@ -57,27 +58,29 @@ def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> dic
 def map_scales(model: Callable[..., Any], ratings: Pairs) -> dict[str, float]:
     """Return the values at which MAP holds standard deviations.
 
-    The joint density of factors and free standard deviations has no useful maximum: it grows
-    without bound as sigma_U and U go to zero together, and as sigma goes to zero where the factors
-    can interpolate the ratings. So MAP holds all of them. sigma is the standard deviation of the
-    ratings about shrunken item and user means, which is a little more than the noise.
+    The joint density of factors and free standard deviations has no useful maximum. It grows
+    without bound as sigma_U and U go to zero together, and as sigma goes to zero if the factors
+    can interpolate the ratings. MAP therefore holds all of them. sigma is the standard deviation
+    of the ratings about shrunken item and user means, which is slightly more than the noise.
 
     Parameters
     ----------
-    model : PMF, or any model that states its terms
+    model : callable
+        A `PMF`, or any Pyro model; the result is empty if it states no terms.
     ratings : Pairs
         The training ratings.
 
     Returns
     -------
     dict of str to float
-        By site; sigma on the scale of `Likelihood.linearized`, the others on the score's.
+        Values by site: sigma on the scale of `Likelihood.linearized`, the others on the scale of
+        the score.
     """
     terms = terms_of(model)
     if not terms:
         return {}
     likelihood = cast(PMF, model).likelihood
-    assert ratings.value is not None  # a fit has checked it
+    assert ratings.value is not None  # `fit` has checked it
     value = likelihood.linearized(ratings.value)
     residual = value - value.mean()
     for index, counts in (
@@ -102,43 +105,44 @@ def learnt_scales(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Learn the standard deviations of factors by their prior and the density of held-out ratings.
+    """Learn the standard deviations of factors from prior and held-out predictive density.
 
-    p(sigma) p(R | sigma) would need the evidence, of which variational inference has a bound that
-    is loosest where there are many weak factors. This maximises p(sigma) times the densities of
-    held-out ratings given the others and sigma, which predictions give. That is the part of the
+    p(sigma) p(R | sigma) would need the evidence. Variational inference only has a bound of it,
+    which is loosest for many weak factors. This search instead maximizes p(sigma) times the
+    densities of held-out ratings given the others and sigma. These densities are the part of the
     evidence that says how well sigma predicts (Fong & Holmes, On the marginal likelihood and
     cross-validation, Biometrika 2020; Lotfi et al., Bayesian model selection, the marginal
     likelihood, and generalization, ICML 2022), with each held-out rating by itself.
 
-    The search begins at `factor_scales` and goes up and down by steps of a factor of 1.4, in one
-    standard deviation after the other (sigma_U and sigma_V as one), for as long as a step gains
-    more than twice the standard error of its gain over the held-out ratings. So it stays where it
-    begins if they do not tell; and fits from other starts, which may differ by tens of nats,
-    hardly mislead it.
+    The search begins at `factor_scales` and moves by factors of 1.4 up and down, in one standard
+    deviation after the other (sigma_U and sigma_V together). A step is taken if it gains more than
+    twice the standard error of its gain over the held-out ratings. Without a clear held-out gain,
+    the defaults stay. Fits from different starts may differ by tens of nats; this hardly misleads
+    the search.
 
     Parameters
     ----------
     model : PMF
+        The model.
     ratings : Ratings
-        The training ratings, a tenth of which is held out here.
+        The training ratings; a tenth of them is held out here.
     log_density : callable
-        ``log_density(train, test, scales)`` is the log predictive density of each test rating
-        given the training ratings, with these values held, shape (n_test,).
+        ``log_density(train, test, scales)`` returns the log predictive density of each test rating
+        given the training ratings, with the scales held at these values: shape (n_test,), nats.
     seed : int
-        Of the split.
+        Seed of the split.
     progress : bool
-        Whether to show how many fits were made.
+        Whether to show the number of fits.
 
     Returns
     -------
     dict of str to float
-        Of the sites that `factor_scales` has.
+        Values on the scale of the score, for the sites of `factor_scales`.
 
     Raises
     ------
     RatingsError
-        If the ratings are too few to hold some out.
+        If there are too few ratings to hold some out.
     """
     usual = factor_scales(model, ratings.value)
     if not usual:
@@ -161,23 +165,24 @@ def search(
     judge: Callable[[Mapping[str, float]], Any],
     is_gain: Callable[[Any, Any], bool],
 ) -> dict[str, float]:
-    """Look for the best scales, in steps from the usual ones.
+    """Search for the best scales on a grid around the usual ones.
 
     Parameters
     ----------
     usual : mapping of str to float
-        Where to begin, by site.
+        Initial values by site.
     groups : sequence of sequence of str
         Sites that move together.
     judge : callable
-        What is to be known of scales by site, found once.
+        ``judge(scales)`` returns a judgement of scales by site. It is called once for each point
+        of the grid.
     is_gain : callable
-        Whether the first of two such judgements is worth a step from the second.
+        ``is_gain(new, old)`` says whether the judgement ``new`` is worth a step from ``old``.
 
     Returns
     -------
     dict of str to float
-        By site.
+        The best values found, by site.
     """
     moved = [here for group in groups if (here := [site for site in group if site in usual])]
 
@@ -193,8 +198,8 @@ def search(
 
 
 def _is_gain(new: tuple[float, np.ndarray], old: tuple[float, np.ndarray]) -> bool:
-    """Whether prior times density rises by more than chance would have it."""
-    with np.errstate(invalid="ignore"):  # what is no number is no gain
+    """Return whether prior times density rises by more than chance explains."""
+    with np.errstate(invalid="ignore"):  # NaN counts as no gain
         each = new[1] - old[1]
         error = each.std() * len(each) ** 0.5
         return bool(each.sum() + new[0] - old[0] > _ERRORS * error)
@@ -208,9 +213,9 @@ def _log_prior(model: PMF, site: str, value: float) -> float:
 def _climb(
     is_gain: Callable[[tuple[int, ...], tuple[int, ...]], bool], n_places: int
 ) -> tuple[int, ...]:
-    """Go from the origin of a lattice to where no step along an axis is a gain."""
+    """Move from the origin of a lattice to a point where no step along an axis is a gain."""
     at = (0,) * n_places
-    n_settled = 0  # axes in a row along which there is nothing to gain
+    n_settled = 0  # consecutive axes without a gain
     for place in itertools.cycle(range(n_places)):
         before = at
         for direction in (1, -1):

@@ -1,1 +1,1 @@
-"""The generative statement, and what was learnt of its latents."""
+"""The generative model, and the posterior of its latents."""

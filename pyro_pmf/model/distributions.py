@@ -1,4 +1,4 @@
-"""Distributions of ratings that torch does not have."""
+"""Distributions of ratings that torch lacks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from pyro_pmf.moments.gaussian import (
     require_independent,
 )
 
-_BEYOND = 1e3  # a cut point past all scores
+_BEYOND = 1e3  # an outermost cut point, past all scores
 
 
 class OrderedLogistic(TorchDistribution):
-    """Levels 0, 1/(L-1), ..., 1, with P(level <= k) = sigmoid((cutpoints_k - score) / sigma).
+    """Levels 0, 1/(L-1), ..., 1 with P(level <= k) = sigmoid((cutpoints_k - score) / sigma).
 
     Parameters
     ----------
     score : Tensor, shape (..., n)
+        Location of the latent response.
     sigma : Tensor, broadcastable to the shape of ``score``
+        Scale of the latent response, which is logistic.
     cutpoints : Tensor, shape (..., L - 1)
-        Ascending; its leading dimensions broadcast to the shape of ``score``.
+        Ascending, on the scale of the score. Leading dimensions broadcast to the shape of
+        ``score``.
+    validate_args : bool, optional
+        Whether to check parameters and values; see `torch.distributions.Distribution`.
     """
 
     arg_constraints = {  # noqa: RUF012
@@ -63,28 +68,28 @@ class OrderedLogistic(TorchDistribution):
 
     @property
     def n_levels(self) -> int:
-        """How many levels there are."""
+        """Number of levels L."""
         return self.cutpoints.shape[-1] + 1
 
     @property
     def spacing(self) -> float:
-        """Distance of one level to the next."""
+        """Distance between neighbouring levels, on the unit scale."""
         return 1 / (self.n_levels - 1)
 
     @property
     def probs(self) -> Tensor:
-        """The probability of each level, shape (..., n, L)."""
+        """Probability of each level, shape (..., n, L)."""
         below = torch.sigmoid((self.cutpoints - self.score[..., None]) / self.sigma[..., None])
         return torch.diff(F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0))
 
     @property
     def mean(self) -> Tensor:
-        """Expected rating, shape (..., n)."""
+        """Mean rating on the unit scale, shape (..., n)."""
         return self.probs @ self._levels
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the rating, shape (..., n)."""
+        """Variance of the rating on the unit scale, shape (..., n)."""
         probs, levels = self.probs, self._levels
         return (probs * (levels - (probs @ levels)[..., None]) ** 2).sum(-1)
 
@@ -94,16 +99,26 @@ class OrderedLogistic(TorchDistribution):
         return torch.linspace(0, 1, self.n_levels, dtype=like.dtype, device=like.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability of a level."""
+        """Return the log probability of the level nearest to each value, on the unit scale."""
         lower, upper = self._cuts_around(value)
         a, b = (upper - self.score) / self.sigma, (lower - self.score) / self.sigma
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))
         return F.logsigmoid(a) + F.logsigmoid(-b) + _log1mexp((upper - lower) / self.sigma)
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
-        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian.
+        """Return E log_prob(value), where score is Gaussian and sigma known or LogGaussian.
 
-        By the product of two quadratures, of 3 nodes for sigma.
+        Quadratures over score and over sigma, the latter with 3 nodes, form a product rule.
+
+        Parameters
+        ----------
+        value : Tensor, shape (..., n)
+            Levels on the unit scale.
+
+        Raises
+        ------
+        NoClosedForm
+            If score and sigma share a latent site.
         """
         lower, upper = self._cuts_around(value)
         if not isinstance(self.sigma, LogGaussian):
@@ -119,12 +134,12 @@ class OrderedLogistic(TorchDistribution):
         return of_gap - expected_softplus(above) - expected_softplus(below)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Probability of a level at most this one."""
+        """Return the probability of at most this level."""
         _, upper = self._cuts_around(value)
         return torch.sigmoid((upper - self.score) / self.sigma)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw levels."""
+        """Draw levels on the unit scale."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
             u = torch.rand(shape, dtype=self.score.dtype, device=self.score.device)
@@ -133,11 +148,11 @@ class OrderedLogistic(TorchDistribution):
             return above.to(self.score.dtype) * self.spacing
 
     def _cuts_around(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The cut points below and above a level."""
+        """Return the cut points below and above each level."""
         ends = F.pad(F.pad(self.cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
         level = (value * (self.n_levels - 1)).round().long().clamp(0, self.n_levels - 1)
         if ends.dim() == 1:
-            flat = level.reshape(-1)  # to pick from a vector is several times as fast
+            flat = level.reshape(-1)  # indexing a vector is several times as fast
             lower, upper = ends.index_select(0, flat), ends.index_select(0, flat + 1)
             return lower.reshape(level.shape), upper.reshape(level.shape)
         shape = np.broadcast_shapes(level.shape, ends.shape[:-1])
@@ -146,14 +161,18 @@ class OrderedLogistic(TorchDistribution):
 
 
 class GammaPoisson(TorchDistribution):
-    """Counts, Poisson(exp(score) g) with g ~ Gamma of mean 1 and standard deviation sigma.
+    """Counts: Poisson(exp(score) g), g ~ Gamma with mean 1 and standard deviation sigma.
 
-    The negative binomial of mean exp(score) and size 1 / sigma^2.
+    This is the negative binomial distribution with mean exp(score) and size 1 / sigma^2.
 
     Parameters
     ----------
     score : Tensor, shape (..., n)
+        Log of the mean count.
     sigma : Tensor, broadcastable to the shape of ``score``
+        Standard deviation of the Gamma factor.
+    validate_args : bool, optional
+        Whether to check parameters and values; see `torch.distributions.Distribution`.
     """
 
     arg_constraints = {  # noqa: RUF012
@@ -172,7 +191,7 @@ class GammaPoisson(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Expected count, shape (..., n)."""
+        """Mean count, shape (..., n)."""
         return self.score.exp()
 
     @property
@@ -181,13 +200,24 @@ class GammaPoisson(TorchDistribution):
         return self.mean + (self.sigma * self.mean) ** 2
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability of a count."""
+        """Return the log probability of each count."""
         if self._validate_args:
             self._validate_sample(value)
         return self._given_sigma(value, self.sigma)
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
-        """E log_prob(value) where score is Gaussian and sigma known or LogGaussian."""
+        """Return E log_prob(value), where score is Gaussian and sigma known or LogGaussian.
+
+        Parameters
+        ----------
+        value : Tensor, shape (..., n)
+            Counts.
+
+        Raises
+        ------
+        NoClosedForm
+            If score is random but not Gaussian, or shares a latent site with sigma.
+        """
         require_independent(self.score, self.sigma)
         if not isinstance(self.score, Tensor | Gaussian):
             raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
@@ -202,13 +232,13 @@ class GammaPoisson(TorchDistribution):
         size = sigma**-2
         odds: Any = self.score + 2 * sigma.log()
         # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
-        # Both in terms of one softplus, so that no large numbers cancel where odds are large.
+        # One softplus gives both terms, so that no large numbers cancel where odds are large.
         mean = odds if isinstance(odds, Tensor) else odds.mean
         share = -(value + size) * expected_softplus(odds * -1.0) - size * mean
         return _log_choices(value, size) + share
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Probability of a count at most this one, float64; on the CPU, without a gradient."""
+        """Return the probability of at most this count: float64, on the CPU, no gradient."""
         size = self.sigma.double() ** -2
         failure = torch.sigmoid(size.log() - self.score.double())
         count = value.double().floor()
@@ -225,7 +255,7 @@ class GammaPoisson(TorchDistribution):
 
 
 def _log_choices(count: Tensor, size: Tensor) -> Tensor:
-    """Log of gamma(count + size) / (gamma(size) count!), large numbers that cancel: in float64."""
+    """Log of gamma(count + size) / (gamma(size) count!), in float64 as large terms cancel."""
     x, r = count.double(), size.double()
     return ((x + r).lgamma() - r.lgamma() - (x + 1).lgamma()).to(size.dtype)
 

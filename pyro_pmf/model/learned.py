@@ -1,4 +1,4 @@
-"""What a fit leaves behind: a model, its training ratings, and what was learnt of its latents."""
+"""`Learned`: a fitted model, its training ratings, and the posterior of its latents."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class Learned:
     ratings : Ratings
         The training ratings.
     latents : mapping of str to Gaussian, LogGaussian or Tensor
-        By site: the approximate posterior, or the point estimate (a Tensor, or a Gaussian of
-        variance zero); where ``n_draws`` is given, draws, shape (n_draws, ...).
+        By site: the approximate posterior, or a point estimate (a Tensor, or a Gaussian with
+        variance zero). If ``n_draws`` is not None: draws, Tensors of shape (n_draws, ...).
     n_draws : int or None
-        How many draws represent the posterior, where it has no closed form.
+        Number of draws that represent the posterior; None if it has a closed form.
     steps : pandas.DataFrame
-        One row a step of the fit: step (from 1), elbo (nats), seconds. Of Markov chains one row a
-        draw: step, chain, log_likelihood of the training ratings (nats), divergent, seconds.
+        One row per step of the fit: step (from 1), elbo (nats), seconds. With Markov chains, one
+        row per draw: step, chain, log_likelihood of the training ratings (nats), divergent,
+        seconds.
     converged : bool
         Whether the ELBO stopped rising before the step limit, or the chains have mixed.
     n_chains : int or None
-        How many Markov chains the draws are from, one after the other; None if from none.
+        Number of Markov chains, whose draws follow one another; None without chains.
     """
 
     model: Callable[..., Any]
@@ -51,14 +52,18 @@ class Learned:
         return f"{type(self).__name__} of {self.model}\n  given {self.ratings}\n  {state}"
 
     def draws(self, n_draws: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """Iterate over draws of all latent sites, from torch's random state.
+        """Iterate over posterior draws of all latent sites, using torch's random state.
 
         Parameters
         ----------
         n_draws : int, optional
-            Required where the posterior has a closed form. Of draws that represent a posterior,
-            fewer than there are come from all of them, evenly spaced; when they run out, they are
-            taken again from the first.
+            Number of draws. Required if the posterior has a closed form. If draws represent it,
+            the default is all of them; fewer are evenly spaced, more begin again at the first.
+
+        Yields
+        ------
+        dict of str to Tensor
+            The value of each latent site.
         """
         if self.n_draws is None:
             for _ in range(n_draws or 0):

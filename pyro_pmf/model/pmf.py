@@ -1,4 +1,4 @@
-"""The generative statement: how a matrix of ratings comes about.
+"""The generative model of a matrix of ratings.
 
     sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c, sigma_s, sigma_t ~ HalfNormal
     mu    ~ Normal
@@ -14,9 +14,9 @@
     sigma_ij = sigma exp(s_i + t_j)                                   noise of users and items
     R_ij  ~ Normal(sigmoid(score), sigma_ij^2)                        at the observed pairs
 
-I_ij is 1 where user i rated item j; n_i and n_j count the ratings of a user and of an item. The
-papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I): that
-is the same, and here U_i and V_j are latents whatever the options.
+I_ij is 1 where user i rated item j, else 0; n_i and n_j count the ratings of user i and of item j.
+The papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I).
+The distribution is the same; here U_i and V_j are latents with every option.
 
 Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
 sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
@@ -66,26 +66,41 @@ class PMF:
     Parameters
     ----------
     n_factors : int
-        Length of U_i and V_j. With 0 only the biases are left.
+        Length of U_i and V_j. With 0 factors, the model has only biases.
     users, items : {"independent", "hierarchical"}
-        Whether a user's factors share strength through the items that the user rated, and an
-        item's through the users who rated it. Hierarchical users help those with few ratings.
+        Prior mean of the factors: 0, or a sum over the items that the user rated, or over the
+        users who rated the item. Hierarchical rows share strength through these sums;
+        hierarchical users help users with few ratings.
     biases : bool or {"user", "item"}
-        Whether the score has the terms b_i and c_j; "user" keeps b_i alone, "item" c_j.
+        Terms b_i and c_j of the score: both, none, only b_i ("user") or only c_j ("item").
     divisor : {"sqrt_count", "count"}
-        d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (the paper's).
+        d(n) of the hierarchical sums: sqrt(n) (SVD++) or n (Salakhutdinov & Mnih).
     noise : {"shared", "user", "item", "user_and_item"}
-        Whose ratings have a noise of their own: log sigma_ij = log sigma + s_i + t_j, with the
-        terms that are asked for.
+        Terms of log sigma_ij = log sigma + s_i + t_j: neither s_i nor t_j ("shared"), only s_i
+        ("user"), only t_j ("item"), or both.
     priors : Priors
+        Priors of the scalar parameters.
     likelihood : Likelihood
-        How a score becomes a rating: `NormalSigmoid`, `NormalIdentity`, `OrderedLogit`,
-        `BernoulliLogit`, `NegativeBinomialLog`, or one of yours.
+        Distribution of a rating given its score: `NormalSigmoid`, `NormalIdentity`,
+        `OrderedLogit`, `BernoulliLogit`, `NegativeBinomialLog`, or a class of your own.
 
     Raises
     ------
     PMFError
-        If an option is none of those above.
+        If an option is not valid, or the model has neither factors nor biases.
+
+    Examples
+    --------
+    >>> model = PMF(n_factors=2, users="hierarchical", noise="shared")
+    >>> [term.site for term in model.terms]
+    ['U', 'V', 'W', 'b', 'c']
+
+    It is a Pyro model: run on pairs without values, it samples their ratings.
+
+    >>> import torch
+    >>> pairs = Pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 2]), n_users=2, n_items=3)
+    >>> model(pairs).shape
+    torch.Size([3])
     """
 
     n_factors: int = 16
@@ -124,20 +139,20 @@ class PMF:
         Parameters
         ----------
         ratings : Pairs or Ratings
-            The pairs whose ratings are generated, and observed where they have values.
+            The pairs whose ratings to generate; the ratings are observed if they have values.
         history : Pairs or Ratings, optional
-            The pairs that I_ij stands for; ``ratings`` itself if left out. Give the training
-            ratings when ``ratings`` are others.
+            The pairs with I_ij = 1; ``ratings`` by default. Give the training ratings if
+            ``ratings`` are others.
 
         Returns
         -------
         Tensor, shape (..., n_pairs)
-            The site ``rating``, on the unit scale.
+            The site ``rating``, on the model scale.
 
         Raises
         ------
         PMFError
-            If ``history`` is of a matrix of another shape.
+            If the matrices of ``history`` and ``ratings`` differ in shape.
         """
         seen = _pairs_seen(ratings, history)
         sample = TermSampler(self.terms, self.priors, self.n_factors, ratings)
@@ -168,7 +183,7 @@ class PMF:
 
     @property
     def terms(self) -> Terms:
-        """The terms that this model has."""
+        """The terms of this model."""
         users, items = self.users == "hierarchical", self.items == "hierarchical"
         has = {
             user_factors(users): self.n_factors,
@@ -183,7 +198,7 @@ class PMF:
         return Terms(term for term, is_there in has.items() if is_there)
 
     def _sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
-        """sum_j I_ij W_j / d(n_i) for each row i, 0 for a row that saw nothing; None for no W."""
+        """Return sum_j I_ij W_j / d(n_i) for each row i, 0 in an empty row; None without W."""
         if W is None:
             return None
         n = seen.row_pointers.diff()
@@ -194,16 +209,21 @@ class PMF:
 
 
 def for_point_estimate(model: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the model that MAP fits: a `PMF` with shared noise, any other model as it is.
+    """Return the model that MAP fits: a `PMF` with shared noise, any other model unchanged.
 
-    With noise of its own for each user the joint density has no maximum: it grows without bound as
+    With separate noise for each user, the joint density has no maximum: it grows without bound as
     the noise of one user goes to zero.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF` or another Pyro model.
     """
     return replace(model, noise="shared") if isinstance(model, PMF) else model
 
 
 def _pairs_seen(ratings: Pairs, history: Pairs | None) -> Pairs:
-    """Return the pairs that I_ij stands for."""
+    """Return the pairs with I_ij = 1."""
     if history is None:
         return ratings
     if (history.n_users, history.n_items) != (ratings.n_users, ratings.n_items):

@@ -33,16 +33,48 @@ class Prior(ABC):
 
     @abstractmethod
     def distribution(self, like: Tensor) -> dist.Distribution:
-        """Return the distribution, with the type and device of ``like``."""
+        """Return the distribution, with the type and device of a tensor.
+
+        Parameters
+        ----------
+        like : Tensor
+            A tensor of the model's type and device.
+        """
 
     def draw(self, name: str, like: Tensor) -> Tensor:
-        """Make this the site ``name`` of the model that is running."""
+        """Sample the parameter in the model that is running.
+
+        Parameters
+        ----------
+        name : str
+            Name of the site.
+        like : Tensor
+            A tensor of the model's type and device.
+
+        Returns
+        -------
+        Tensor, shape (...)
+            The value of the site.
+        """
         return pyro.sample(name, self.distribution(like))
 
 
 @dataclass(frozen=True)
 class Normal(Prior):
-    """Normal(loc, scale^2) on the real line."""
+    """Normal(loc, scale^2) on the real line.
+
+    Parameters
+    ----------
+    loc : float
+        Mean.
+    scale : float
+        Standard deviation, positive.
+
+    Raises
+    ------
+    PMFError
+        If ``loc`` is not finite, or ``scale`` is not positive and finite.
+    """
 
     loc: float
     scale: float
@@ -57,7 +89,18 @@ class Normal(Prior):
 
 @dataclass(frozen=True)
 class HalfNormal(Prior):
-    """Normal(0, scale^2), folded to the positive numbers."""
+    """The absolute value of Normal(0, scale^2).
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation of the Normal, positive.
+
+    Raises
+    ------
+    PMFError
+        If ``scale`` is not positive and finite.
+    """
 
     scale: float
 
@@ -70,7 +113,20 @@ class HalfNormal(Prior):
 
 @dataclass(frozen=True)
 class LogNormal(Prior):
-    """The exponential of Normal(log(median), scale^2)."""
+    """The exponential of Normal(log(median), scale^2).
+
+    Parameters
+    ----------
+    median : float
+        Median, positive.
+    scale : float
+        Standard deviation of the logarithm, positive.
+
+    Raises
+    ------
+    PMFError
+        If ``median`` or ``scale`` is not positive and finite.
+    """
 
     median: float
     scale: float
@@ -85,7 +141,18 @@ class LogNormal(Prior):
 
 @dataclass(frozen=True)
 class Fixed(Prior):
-    """A known value: nothing is learnt."""
+    """A known value, which is not learnt.
+
+    Parameters
+    ----------
+    value : float
+        The value of the parameter.
+
+    Raises
+    ------
+    PMFError
+        If ``value`` is not finite.
+    """
 
     value: float
 
@@ -101,30 +168,43 @@ class Fixed(Prior):
 
 @dataclass(frozen=True)
 class Priors:
-    """The priors of a `PMF`; those of parts that a model leaves out are unused.
+    """The priors of the scalar parameters of a `PMF`.
+
+    A model without a parameter ignores its prior.
 
     Parameters
     ----------
     mu : Prior
         Mean score.
     sigma : Prior
-        Noise of a rating; the likelihood says what it is the scale of. Of Normal ratings, it is
-        their standard deviation about the mean, on the model's scale, such as [0, 1].
+        Noise of a rating; the likelihood defines the quantity that it scales. With Normal
+        ratings, their standard deviation about the mean, on the model scale, such as [0, 1].
     sigma_U, sigma_V : Prior
-        Standard deviations of the user and item factors, about their means where these are not 0.
+        Standard deviations of user and item factors about their prior means.
     sigma_W : Prior
         Standard deviation of W, the effect on a user of having rated an item.
     sigma_Z : Prior
         Standard deviation of Z, the effect on an item of having been rated by a user.
     sigma_b, sigma_c : Prior
-        Standard deviations of the user and item biases.
+        Standard deviations of user and item biases, on the scale of the score.
     sigma_s, sigma_t : Prior
-        Standard deviations of the users' and items' log noise, s and t.
+        Standard deviations of the log noise of users and of items, s and t.
 
     Raises
     ------
     PMFError
-        If a field is not a `Prior`, or a standard deviation's prior is not on positive values.
+        If a field is not a `Prior`, or the prior of a standard deviation allows values that are
+        not positive.
+
+    Examples
+    --------
+    >>> priors = Priors(sigma=Fixed(0.2), sigma_U=HalfNormal(0.5))
+    >>> priors.sigma_U
+    HalfNormal(scale=0.5)
+    >>> priors.sigma_V
+    HalfNormal(scale=1.0)
+    >>> Priors.from_dict(priors.to_dict()) == priors
+    True
     """
 
     mu: Prior = field(default=Normal(0.0, 1.0))
@@ -156,7 +236,7 @@ class Priors:
             )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the priors as plain data: family and parameters by name."""
+        """Return the priors as plain data: for each field, the family and its parameters."""
         return {
             f.name: {
                 "family": type(prior).__name__,
@@ -168,7 +248,13 @@ class Priors:
 
     @classmethod
     def from_dict(cls, data: dict[str, dict[str, Any]]) -> Priors:
-        """Rebuild what `to_dict` returned."""
+        """Make priors from plain data.
+
+        Parameters
+        ----------
+        data : dict
+            As returned by `to_dict`.
+        """
         families = {c.__name__: c for c in Prior.__subclasses__()}
         return cls(
             **{

@@ -1,4 +1,4 @@
-"""Running a model: its sites, and the distribution of ratings given what is known of latents."""
+"""Run a model: return its sites, or the distribution of ratings given its latents."""
 
 from __future__ import annotations
 
@@ -25,29 +25,49 @@ Site = dict[str, Any]
 
 
 def trace_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
-    """Run a model or a guide; return its trace without the sites by which plates subsample."""
+    """Run a model or a guide; return its trace without the subsampling sites of plates.
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model or guide.
+    *args, **kwargs
+        Its arguments.
+    """
     return prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
 
 
 def sites_of(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Site]:
-    """Run a model or a guide; return its sites by name."""
+    """Run a model or a guide; return its sites by name; parameters as for `trace_of`."""
     return trace_of(model, *args, **kwargs).nodes
 
 
 def is_latent(site: Site) -> bool:
-    """Whether a site is sampled and not observed."""
+    """Return whether a site is sampled and not observed."""
     return site["type"] == "sample" and not site["is_observed"]
 
 
 def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any]:
-    """Return the sites of a model run on ratings.
+    """Run a model on ratings, and check that it can produce them.
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model.
+    ratings : Pairs
+        The training ratings, with values.
+
+    Returns
+    -------
+    dict of str to dict
+        Pyro's sites by name.
 
     Raises
     ------
     FitError
-        If the likelihood cannot have made a rating, or no site ``rating`` is observed.
+        If the likelihood cannot produce a rating, or no site ``rating`` is observed.
     """
-    assert ratings.value is not None  # a fit has checked it
+    assert ratings.value is not None  # checked by `fit`
     likelihood = likelihood_of(model)
     if likelihood is not None and (fault := likelihood.fault(ratings.value)):
         raise FitError(f"Some ratings {fault}: {likelihood} cannot have made them.")
@@ -63,17 +83,17 @@ def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any
 def run(
     model: Callable[..., Any], latents: Mapping[str, Value], pairs: Pairs, history: Pairs
 ) -> dict[str, dict[str, Any]]:
-    """Run a model on what is known of its latents.
+    """Run a model with given values or distributions of its latents.
 
     Parameters
     ----------
     model : callable
         A Pyro model with a site ``rating``.
     latents : mapping of str to Tensor, Gaussian or LogGaussian
-        A value for every latent site, of the shape that the site had on the training ratings.
+        Each latent site, in the shape that it has on the training ratings.
     pairs : Pairs
-        Where to predict. Its matrix may have more users or items than the latents have rows:
-        those past them are not known and come from the prior.
+        The pairs to predict. Their matrix may have more users or items than the latents have
+        rows; the rows of unknown users and items come from the prior.
     history : Pairs
         The training ratings, for I_ij.
 
@@ -81,7 +101,13 @@ def run(
     -------
     dict of str to dict
         Pyro's sites by name. The distribution of the site ``rating``, of batch shape (n_pairs,),
-        has random parameters where the latents are random; its value means nothing.
+        has random parameters if the latents are random. The value of this site is a placeholder.
+
+    Raises
+    ------
+    NoClosedForm
+        If the model applies an unsupported operation to a random latent, or the prior of an
+        unknown row is not Normal.
     """
     given = {"history": history} if takes_history(model) else {}
     with _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
@@ -90,12 +116,12 @@ def run(
 
 
 def takes_history(model: Callable[..., Any]) -> bool:
-    """Whether a model can be told the pairs that I_ij stands for."""
+    """Return whether a model takes the argument ``history``, the pairs with I_ij = 1."""
     return "history" in inspect.signature(model).parameters
 
 
 class _Given(Messenger):
-    """Gives each latent site its value, and keeps the site ``rating`` from being sampled."""
+    """Set the value of each given latent site, and do not sample the site ``rating``."""
 
     def __init__(self, latents: Mapping[str, Value]) -> None:
         super().__init__()
@@ -112,7 +138,7 @@ class _Given(Messenger):
 
 
 def _with_unknown_rows(value: Value, prior: Distribution, site: str) -> Value:
-    """Append rows from the prior where it has more of them than were learnt."""
+    """Append rows from the prior for users or items without learnt rows."""
     wanted = prior.batch_shape + prior.event_shape
     if value.shape == wanted:
         return value
@@ -132,7 +158,7 @@ def _with_unknown_rows(value: Value, prior: Distribution, site: str) -> Value:
 
 
 def _prior_moments(prior: Normal) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a Normal over what is random in its parameters."""
+    """Return mean and variance of a Normal, over its random parameters."""
     loc, scale = prior.loc, prior.scale
     var = scale.mean_square if isinstance(scale, LogGaussian) else scale**2
     if isinstance(loc, Uncertain):

@@ -1,4 +1,4 @@
-"""Save and load a posterior: a folder of JSON, safetensors and Parquet, never pickle."""
+"""Save and load a posterior: a folder of JSON, safetensors and Parquet, no pickle."""
 
 from __future__ import annotations
 
@@ -56,7 +56,24 @@ _TRANSFORMS = {family.__name__: family for family in (Affine, Log1p)}
 
 
 def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Implement `Posterior.save`."""
+    """Write a fit to a folder; see `Posterior.save`.
+
+    Files are written to a temporary folder beside the target, which is renamed when complete.
+
+    Parameters
+    ----------
+    learned : Learned
+        The fit to save.
+    path : path-like
+        The folder to make.
+    overwrite : bool
+        Whether to replace a posterior that is saved there.
+
+    Raises
+    ------
+    StorageError
+        If the path exists and may not be replaced, or cannot be written.
+    """
     target = Path(path)
     if target.exists() and not (overwrite and (target / _FILES[0]).is_file()):
         raise StorageError(
@@ -85,7 +102,26 @@ def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False
 
 
 def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict[str, Any]:
-    """Implement `posterior.load`: the fields of what was learnt."""
+    """Read a saved fit from a folder; see `posterior.load`.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder that `save` wrote.
+    model : callable, or None
+        The Pyro model that was fitted; None to read a `PMF` from the folder.
+
+    Returns
+    -------
+    dict of str to Any
+        The fields of `Learned`, by name.
+
+    Raises
+    ------
+    StorageError
+        If the folder is not a saved posterior, is damaged, has another format, or needs
+        ``model``.
+    """
     folder = Path(path)
     if missing := [name for name in _FILES if not (folder / name).is_file()]:
         raise StorageError(f"{folder} is not a saved posterior: it lacks {', '.join(missing)}.")
@@ -133,7 +169,7 @@ def _write(learned: Learned, folder: Path) -> None:
         "transform": {"family": type(train.transform).__name__} | _options(train.transform),
         "dtype": str(train.dtype).removeprefix("torch."),
     }
-    text = json.dumps(header, indent=2, default=operator.index)  # NumPy's integers, too
+    text = json.dumps(header, indent=2, default=operator.index)  # for NumPy's integers
     (folder / "posterior.json").write_text(text, encoding="utf-8")
     tensors = {
         key: value.contiguous()
@@ -175,7 +211,7 @@ def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
 
 
 def _options(frozen: Any) -> dict[str, Any]:
-    """Return the arguments that a dataclass was made with."""
+    """Return the constructor arguments of a dataclass instance, by name."""
     return {f.name: getattr(frozen, f.name) for f in fields(frozen) if f.init}
 
 

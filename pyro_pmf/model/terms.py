@@ -1,8 +1,8 @@
-"""The terms of a model, each said once: its site, its scale, its plate, its part in the score.
+"""The terms of a model. Each states its site, its scale, its plate and its part in the score.
 
-A term is a Normal site with one row a user or an item, x_i ~ Normal(m_i, sigma_x^2 I). Inference,
-predictions and figures ask the terms of a model and know no site by name, so that a new term is
-stated here, in `pmf`, which adds it to the score, and in `priors`, which has its scale.
+A term is a Normal site with one row per user or item, x_i ~ Normal(m_i, sigma_x^2 I). Inference,
+predictions and figures use the terms of a model instead of names of sites. A new term is stated
+in three places: here, in `pmf`, which adds it to the score, and in `priors`, which has its scale.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class Term:
     site : str
         Name of the latent site; its standard deviation is the site ``sigma_`` + ``site``.
     plate : {"users", "items"}
-        What a row belongs to.
+        Whether a row belongs to a user or to an item.
     label : str
         The term in words, for figures.
     vi_scale, map_scale : float, optional
-        Where variational inference, and MAP, hold the standard deviation, in the units of `unit`.
-        A standard deviation without such a value is learnt.
+        Value at which variational inference, or MAP, holds the standard deviation, in units of
+        `unit`. Without a value, the standard deviation is learnt.
     has_mean : bool
-        Whether the means m_i are made of other latents; they are 0 otherwise.
+        Whether the means m_i depend on other latents; otherwise they are 0.
 
     Attributes
     ----------
     is_vector : bool
-        Whether a row has ``n_factors`` entries; it is one number otherwise.
+        Whether a row has ``n_factors`` entries; otherwise it is one number.
     has_ratings : bool
-        Whether the ratings of a row tell about this row by itself.
+        Whether the ratings of a user or item inform its row directly.
     in_score : bool
-        Whether the term is a part of the score by itself.
+        Whether the term contributes to the score by itself.
     """
 
     site: str
@@ -65,13 +65,11 @@ class Term:
 
     @property
     def scale(self) -> str:
-        """Name of the site of the standard deviation."""
+        """Name of the site of the standard deviation, ``sigma_`` + ``site``."""
         return f"sigma_{self.site}"
 
     def effect(self, latents: Mapping[str, Moments]) -> Moments:
-        """Return what the term adds to the score of each row, averaged over the other side.
-
-        Only terms with ``in_score`` have it.
+        """Return the term's contribution to the score of each row, averaged over the other side.
 
         Parameters
         ----------
@@ -80,49 +78,62 @@ class Term:
 
         Returns
         -------
-        (Tensor, Tensor)
-            Mean and variance, each of shape (n_rows,), on the scale of the score.
+        mean, variance : Tensor, shape (n_rows,)
+            On the scale of the score.
+
+        Raises
+        ------
+        NotImplementedError
+            If the term does not contribute to the score by itself (`in_score`).
         """
         raise NotImplementedError(f"{self.site} is no part of the score by itself")
 
     def unit(self, noise_sd: float) -> float:
-        """Return the unit of ``vi_scale`` and ``map_scale``, from the noise on the score's scale.
+        """Return the unit of ``vi_scale`` and ``map_scale``.
 
-        Products of two terms are measured in noise, so each is measured in its square root.
+        The product of two factors is measured in units of the noise, and so each factor in units
+        of its square root.
+
+        Parameters
+        ----------
+        noise_sd : float
+            Standard deviation of the noise, on the scale of the score (`Likelihood.noise_sd`).
         """
         return noise_sd**0.5
 
 
 @dataclass(frozen=True)
 class Bias(Term):
-    """A bias: the score has + b_i."""
+    """A bias b_i, which is added to the score."""
 
     def effect(self, latents: Mapping[str, Moments]) -> Moments:
-        """Return the moments of the bias itself."""
+        """Return mean and variance of the bias itself."""
         return latents[self.site]
 
     def unit(self, noise_sd: float) -> float:
-        """Return the noise itself."""
+        """Return the standard deviation of the noise itself."""
         return noise_sd
 
 
 @dataclass(frozen=True)
 class Factor(Term):
-    """Factors of one side: the score has + U_i . V_j, with the factors of the other side.
+    """Factors of one side; their product with the other side's, U_i . V_j, is in the score.
 
     Parameters
     ----------
+    site, plate, label, vi_scale, map_scale, has_mean
+        See `Term`.
     partner : str
-        Site of the other side's factors.
+        Site of the factors of the other side.
     """
 
     partner: str = ""
     is_vector: ClassVar[bool] = True
 
     def effect(self, latents: Mapping[str, Moments]) -> Moments:
-        """Return the moments of U_i . mean_j(V_j).
+        """Return mean and variance of U_i . mean_j(V_j).
 
-        The mean of all V_j is taken as known, since it varies little beside one row's factors.
+        The mean of all V_j is treated as known: its variance is small beside that of one row U_i.
         """
         average = latents[self.partner][0].mean(0)
         mean, var = latents[self.site]
@@ -131,23 +142,25 @@ class Factor(Term):
 
 @dataclass(frozen=True)
 class SumOverSeen(Term):
-    """Effects that sum up to the means of factors: m_i = sum_j I_ij W_j / d(n_i).
+    """Effects W_j whose sums are the prior means of factors: m_i = sum_j I_ij W_j / d(n_i).
 
     Parameters
     ----------
+    site, plate, label, vi_scale, map_scale, has_mean
+        See `Term`.
     factor : str
-        Site of the factors whose means these are. Its plate is the other one.
+        Site of the factors with these means, which are on the other plate.
     """
 
     factor: str = ""
     is_vector: ClassVar[bool] = True
-    has_ratings: ClassVar[bool] = False  # many of them make up one row, and none is known alone
+    has_ratings: ClassVar[bool] = False  # only sums of many W_j enter the score
     in_score: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
 class LogNoise(Term):
-    """Noise of a row's own: the noise of a rating has the factor exp(s_i)."""
+    """Log noise s_i of a user or item: it multiplies the noise of a rating by exp(s_i)."""
 
     in_score: ClassVar[bool] = False
 
@@ -156,26 +169,26 @@ class Terms(tuple[Term, ...]):
     """The terms of one model."""
 
     def of_site(self, site: str) -> Term | None:
-        """Return the term of a site, or None if the model does not have it."""
+        """Return the term with this site, or None if the model lacks it."""
         return next((term for term in self if term.site == site), None)
 
     @property
     def factors(self) -> tuple[Factor, Factor] | None:
-        """The factors of both sides, users first, or None if the model has none."""
+        """The factors of users and of items, or None if the model lacks factors."""
         found = {term.plate: term for term in self if isinstance(term, Factor)}
         return (found["users"], found["items"]) if len(found) == 2 else None
 
     @property
     def noise(self) -> list[LogNoise]:
-        """The terms of the noise."""
+        """The terms of the log noise."""
         return [term for term in self if isinstance(term, LogNoise)]
 
     @property
     def factor_scales(self) -> dict[str, list[str]]:
-        """Scales of both sides of the product U_i . V_j, by the site of the factors.
+        """Names of the scales of each side of the product U_i . V_j, by the site of its factors.
 
-        Ratings identify only products of one scale of each side: multiplying all scales of one
-        and dividing all of the other by a number changes no score.
+        Only products such as sigma_U sigma_V are identified: multiplying all scales of one side
+        and dividing all scales of the other by the same number changes no score.
         """
         scales: dict[str, list[str]] = {}
         for term in self:
@@ -187,7 +200,7 @@ class Terms(tuple[Term, ...]):
 
     @property
     def scale_groups(self) -> list[list[str]]:
-        """Scales that variational inference holds, those that are chosen together in one list."""
+        """Names of the scales that variational inference holds; a group is chosen together."""
         of_factors = [term.scale for term in self if isinstance(term, Factor)]
         others = [
             [term.scale]
@@ -198,14 +211,26 @@ class Terms(tuple[Term, ...]):
 
 
 def user_factors(hierarchical: bool) -> Factor:
-    """Return the term U."""
+    """Return the term U.
+
+    Parameters
+    ----------
+    hierarchical : bool
+        Whether the prior means of the factors depend on the rated items.
+    """
     return Factor(
         "U", "users", "user factors", 0.25 if hierarchical else 0.3, 0.25, hierarchical, "V"
     )
 
 
 def item_factors(hierarchical: bool) -> Factor:
-    """Return the term V."""
+    """Return the term V.
+
+    Parameters
+    ----------
+    hierarchical : bool
+        Whether the prior means of the factors depend on the users who rated the item.
+    """
     return Factor(
         "V", "items", "item factors", 0.25 if hierarchical else 0.3, 0.25, hierarchical, "U"
     )
@@ -220,21 +245,23 @@ ITEM_NOISE = LogNoise("t", "items", "log noise of items")
 
 
 def terms_of(model: Any) -> Terms:
-    """Return the terms of a model; none for a Pyro model that does not state any."""
+    """Return the terms of a model; no terms for a Pyro model without that attribute."""
     return getattr(model, "terms", Terms())
 
 
 class TermSampler:
-    """Samples the terms of a model that is running, each at its site and in its plate.
+    """Sample the terms of the model that is running, each at its site and in its plate.
 
     Parameters
     ----------
     terms : Terms
-        Sites that are not among them are not sampled.
+        The terms of the model. Sites of other terms are not sampled.
     priors : Priors
+        Priors of the scalar parameters.
     n_factors : int
+        Number of entries of each row of factors.
     pairs : Pairs
-        Says how many users and items there are, and the type of all numbers.
+        The pairs to score. They set the numbers of users and items, the type and the device.
     """
 
     def __init__(self, terms: Terms, priors: Priors, n_factors: int, pairs: Pairs) -> None:
@@ -245,7 +272,7 @@ class TermSampler:
         self._plates = {name: pyro.plate(name, size, dim=-1) for name, size in sizes}
 
     def scalar(self, name: str) -> Tensor:
-        """Sample a parameter that is one number."""
+        """Sample a scalar parameter at the site ``name``, from its prior."""
         return getattr(self._priors, name).draw(name, self.zero)
 
     def scale(self, site: str) -> Tensor | None:
@@ -254,7 +281,22 @@ class TermSampler:
         return None if term is None else self.scalar(term.scale)
 
     def rows(self, site: str, sd: Tensor | None, mean: Tensor | None = None) -> Tensor | None:
-        """Sample Normal(mean, sd^2 I), one row a user or an item; None if the model lacks it."""
+        """Sample the rows of a term from Normal(mean, sd^2 I).
+
+        Parameters
+        ----------
+        site : str
+            Site of the term.
+        sd : Tensor, or None
+            Standard deviation of the rows.
+        mean : Tensor, shape (n_rows, n_factors) for factors, else (n_rows,), optional
+            Mean of each row; 0 by default.
+
+        Returns
+        -------
+        Tensor of the shape of ``mean``, or None
+            None if the model lacks the term, or ``sd`` is None.
+        """
         term = self._terms.of_site(site)
         if term is None or sd is None:
             return None
@@ -267,7 +309,23 @@ class TermSampler:
     def at_pairs(
         self, U: Tensor | None, V: Tensor | None, b: Tensor | None, c: Tensor | None
     ) -> Tensor:
-        """Return U_i . V_j + b_i + c_j at each pair; what is None is left out."""
+        """Return U_i . V_j + b_i + c_j at each pair, without the terms that are None.
+
+        Parameters
+        ----------
+        U : Tensor, shape (..., n_users, n_factors), or None
+            Factors of users.
+        V : Tensor, shape (..., n_items, n_factors), or None
+            Factors of items.
+        b : Tensor, shape (..., n_users), or None
+            Biases, or log noise, of users.
+        c : Tensor, shape (..., n_items), or None
+            Biases, or log noise, of items.
+
+        Returns
+        -------
+        Tensor, shape (..., n_pairs)
+        """
         pairs = self._pairs
         no_U, no_V = self.zero.expand(pairs.n_users, 0), self.zero.expand(pairs.n_items, 0)
         return dot(no_U if U is None else U, no_V if V is None else V, pairs.pattern, b, c)

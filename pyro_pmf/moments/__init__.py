@@ -1,1 +1,1 @@
-"""Numbers and their distributions: sums over pairs, expectations, random quantities."""
+"""Moments of the score: sums over pairs, random quantities, expectations, quadrature."""

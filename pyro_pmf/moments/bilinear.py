@@ -1,9 +1,9 @@
-"""Two operators over the observed cells, each the other's gradient.
+"""Two operators over the observed cells; each appears in the gradient of the other.
 
-``dot`` takes two factor matrices to one number a cell (a sampled dense-dense product);
-``weighted_sum`` takes one number a cell and a factor matrix to rows (a sparse-dense product). Time
-and memory follow the number of observed cells, never that of all cells, and no (n_cells,
-n_factors) intermediate is made where torch has the sparse kernels.
+`dot` maps two factor matrices to one number per cell (a sampled dense-dense product, SDDMM).
+`weighted_sum` maps one number per cell and a factor matrix to rows (a sparse-dense product, SpMM).
+Time and memory grow with the number of observed cells, not of all cells. Where torch has the
+sparse kernels, no (n_cells, n_factors) intermediate is made.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_pmf.data.pairs import Pattern
 
-_NARROW = 8  # factors
-_CHUNK = 1 << 18  # cells that the fallback gathers at a time
+_NARROW = 8  # factors; fewer are padded with zeros
+_CHUNK = 1 << 18  # cells per chunk without sparse kernels
 
 
 def dot(
@@ -33,21 +33,30 @@ def dot(
     Parameters
     ----------
     U : Tensor, shape (..., n_rows, n_factors)
+        Factors of the rows.
     V : Tensor, shape (..., n_columns, n_factors)
-        Leading dimensions broadcast.
+        Factors of the columns. Leading dimensions of all arguments broadcast.
     pattern : Pattern
+        The observed cells.
     b : Tensor, shape (..., n_rows), optional
+        Biases of the rows.
     c : Tensor, shape (..., n_columns), optional
+        Biases of the columns.
 
     Returns
     -------
     Tensor, shape (..., n_cells)
-        In row order. Differentiable any number of times.
+        In row order. Differentiable any number of times. A `Gaussian` if an argument is random.
+
+    Raises
+    ------
+    NoClosedForm
+        If a random argument is not a `Gaussian`, or two arguments share a latent site.
     """
     operands = tuple(x for x in (U, V, b, c) if x is not None)
     if has_torch_function(operands):
         return handle_torch_function(dot, operands, U, V, pattern, b, c)
-    # (U_i, b_i, 1) . (V_j, 1, c_j): one product, where gathering b and c would cost as much again
+    # (U_i, b_i, 1) . (V_j, 1, c_j): one product; gathering b and c apart would double the cost
     left, right = [U], [V]
     if b is not None:
         left, right = [*left, b[..., None]], [*right, _ones(V)]
@@ -62,15 +71,22 @@ def weighted_sum(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
     Parameters
     ----------
     weights : Tensor, shape (..., n_cells)
-        In row order.
+        One weight per cell, in row order.
     V : Tensor, shape (..., n_columns, n_factors)
-        Leading dimensions broadcast.
+        Factors of the columns. Leading dimensions of both arguments broadcast.
     pattern : Pattern
+        The observed cells.
 
     Returns
     -------
     Tensor, shape (..., n_rows, n_factors)
-        Zero in rows without cells. Differentiable any number of times.
+        Zero in rows without cells. Differentiable any number of times. A `Gaussian` if ``V`` is.
+
+    Raises
+    ------
+    NoClosedForm
+        If ``weights`` are random, or ``V`` is random without being a `Gaussian` with independent
+        entries.
     """
     if has_torch_function((weights, V)):
         return handle_torch_function(weighted_sum, (weights, V), weights, V, pattern)
@@ -82,7 +98,7 @@ def _ones(like: Tensor) -> Tensor:
 
 
 def _columns(parts: list[Tensor]) -> Tensor:
-    """Put matrices side by side, with their leading dimensions broadcast."""
+    """Concatenate matrices by columns, with broadcast leading dimensions."""
     if len(parts) == 1:
         return parts[0]
     lead = np.broadcast_shapes(*(part.shape[:-2] for part in parts))
@@ -90,7 +106,7 @@ def _columns(parts: list[Tensor]) -> Tensor:
 
 
 def _has_sparse_kernels(device: torch.device) -> bool:
-    """Whether torch's CSR products run here: on CPU they need a build with MKL."""
+    """Return whether torch's CSR products run here: on a CPU they need a build with MKL."""
     return device.type != "cpu" or torch.backends.mkl.is_available()
 
 
@@ -108,11 +124,11 @@ def _csr(row_pointers: Tensor, columns: Tensor, values: Tensor, n_columns: int) 
 
 def _sampled_product(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:
     if _has_sparse_kernels(U.device):
-        if U.shape[-1] < _NARROW:  # the kernel for narrow matrices is a slow one
+        if U.shape[-1] < _NARROW:  # torch's kernel for narrow matrices is slow
             U, V = (F.pad(x, (0, _NARROW - x.shape[-1])) for x in (U, V))
         values = U.new_zeros(len(columns))
         cells = _csr(row_pointers, columns, values, len(V))
-        torch.sparse.sampled_addmm(cells, U, V.mT, beta=0.0, out=cells)  # into values
+        torch.sparse.sampled_addmm(cells, U, V.mT, beta=0.0, out=cells)  # writes into `values`
         return values
     rows = _rows(row_pointers)
     chunks = zip(rows.split(_CHUNK), columns.split(_CHUNK), strict=True)
@@ -131,7 +147,7 @@ def _sparse_product(weights: Tensor, V: Tensor, row_pointers: Tensor, columns: T
 
 
 def _rows(row_pointers: Tensor) -> Tensor:
-    """Row of each cell, in row order."""
+    """Return the row of each cell, in row order."""
     n_rows = len(row_pointers) - 1
     return torch.arange(n_rows, device=row_pointers.device).repeat_interleave(row_pointers.diff())
 
@@ -140,7 +156,7 @@ def _batched(
     kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, a_dims: int, b: Tensor, b_dims: int
 ) -> Tensor:
     """Apply a kernel over the broadcast leading dimensions of its two arguments."""
-    # torch.broadcast_shapes would import SymPy: half a second at the first call
+    # NumPy, because torch.broadcast_shapes imports SymPy: half a second at the first call
     lead = np.broadcast_shapes(a.shape[: a.dim() - a_dims], b.shape[: b.dim() - b_dims])
     if not lead:
         return kernel(a.contiguous(), b.contiguous())
@@ -153,7 +169,7 @@ def _batched(
     return out.unflatten(0, lead)
 
 
-# torch.library.custom_op would do, but imports torch._dynamo at the first call: half a second.
+# Not torch.library.custom_op, which imports torch._dynamo at the first call: half a second.
 _PATTERN = ", ".join(f"Tensor {name}" for name in Pattern._fields)
 torch.library.define("pyro_pmf::sddmm", f"(Tensor U, Tensor V, {_PATTERN}) -> Tensor")
 torch.library.define("pyro_pmf::spmm", f"(Tensor weights, Tensor V, {_PATTERN}) -> Tensor")
@@ -163,13 +179,13 @@ _spmm = torch.ops.pyro_pmf.spmm.default
 
 @torch.library.impl("pyro_pmf::sddmm", "default")
 def _(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
-    """U_i . V_j at each cell."""
+    """Return U_i . V_j at each cell."""
     return _batched(lambda u, v: _sampled_product(u, v, row_pointers, columns), U, 2, V, 2)
 
 
 @torch.library.impl("pyro_pmf::spmm", "default")
 def _(weights: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
-    """sum_j weights_ij V_j for each row i."""
+    """Return sum_j weights_ij V_j for each row i."""
     return _batched(lambda w, v: _sparse_product(w, v, row_pointers, columns), weights, 1, V, 2)
 
 

@@ -1,4 +1,4 @@
-"""Expected log densities and mixtures of distributions whose parameters are random quantities."""
+"""Expected log densities, and mixtures, of distributions with random parameters."""
 
 from __future__ import annotations
 
@@ -22,13 +22,31 @@ from pyro_pmf.moments.gaussian import (
 )
 from pyro_pmf.moments.quadrature import N_NODES, Quadrature, sigmoid_square_distance
 
-# Standard deviations of the logarithm of a standard deviation, below which one node, and three,
-# give the mixture of Normals that all nodes give.
+# Standard deviations of log sigma below which one node (steady) or three nodes (mild) give the
+# same mixture of Normals as all nodes.
 _STEADY, _MILD = 0.007, 0.3
 
 
 def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
-    """E log p(value), over what is random in the value and in the distribution's parameters."""
+    """Return E log p(value), over a random value and random parameters of the distribution.
+
+    Parameters
+    ----------
+    fn : Distribution
+        Its parameters are tensors or random quantities.
+    value : Tensor or Uncertain
+        The value, or the random latent, at which to take the log density.
+
+    Returns
+    -------
+    Tensor, of the batch shape of ``fn``
+        In closed form where one is known, as for Normal and HalfNormal, else by quadrature.
+
+    Raises
+    ------
+    NoClosedForm
+        If two random quantities share a latent site, or their combination is not supported.
+    """
     if isinstance(fn, Independent):
         return sum_rightmost(expected_log_prob(fn.base_dist, value), fn.reinterpreted_batch_ndims)
     if isinstance(fn, Normal):
@@ -68,14 +86,25 @@ def _expected_normal(value: Value, loc: Value, scale: Value) -> Tensor:
 
 
 def _one_of_equal(x: Tensor) -> Tensor:
-    """Keep one row of those that expanding a known tensor made, to compute with it once."""
-    if x.requires_grad:  # it would cost its gradient more than it saves
+    """Undo the expansion of a known tensor, to compute with equal entries once."""
+    if x.requires_grad:  # the gradient would cost more than is saved
         return x
     return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]
 
 
 def mean_square_distance(a: Value, b: Value) -> Tensor:
-    """E (a - b)^2 of two independent quantities."""
+    """Return E (a - b)^2 of two independent quantities.
+
+    Parameters
+    ----------
+    a, b : Tensor or Uncertain
+        At most one of them is `Transformed`. Shapes broadcast.
+
+    Returns
+    -------
+    Tensor, of the broadcast shape
+        Entry by entry.
+    """
     if isinstance(a, Transformed):
         a, b = b, a
     if isinstance(a, Tensor) and isinstance(b, Transformed):
@@ -89,7 +118,7 @@ def mean_square_distance(a: Value, b: Value) -> Tensor:
     x, y = torch.broadcast_tensors(*(v.mean if isinstance(v, Uncertain) else v for v in (a, b)))
     if y.requires_grad:
         x, y = y, x
-    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one in the gradient by x
+    distance = F.mse_loss(x, y, reduction="none")  # one pass, and one more for the gradient in x
     for v in (a, b):
         if isinstance(v, Uncertain):
             distance = distance + v.var
@@ -97,7 +126,7 @@ def mean_square_distance(a: Value, b: Value) -> Tensor:
 
 
 def expected_softplus(x: Value) -> Tensor:
-    """E log(1 + exp(x))."""
+    """Return E log(1 + exp(x)), entry by entry."""
     if isinstance(x, Tensor):
         return F.softplus(x)
     rule = x.quadrature()
@@ -105,9 +134,25 @@ def expected_softplus(x: Value) -> Tensor:
 
 
 def components(fn: Distribution) -> list[tuple[float, Distribution]]:
-    """Weights and parts of the mixture that a distribution with random parameters is.
+    """Return a distribution with random parameters as a finite mixture.
 
-    The parameters enter by their quadratures, together by the product rule.
+    Each random parameter is replaced by the nodes of its quadrature; several random parameters
+    are combined by the product rule.
+
+    Parameters
+    ----------
+    fn : Distribution
+        Its parameters are tensors or independent random quantities.
+
+    Returns
+    -------
+    list of (float, Distribution)
+        Weights, which sum to one, and components.
+
+    Raises
+    ------
+    NoClosedForm
+        If two parameters share a latent site.
     """
     parameters = {name: fn.__dict__[name] for name in fn.arg_constraints if name in fn.__dict__}
     random = {name: x for name, x in parameters.items() if isinstance(x, Uncertain)}
@@ -122,19 +167,19 @@ def components(fn: Distribution) -> list[tuple[float, Distribution]]:
 
 
 def is_random(fn: Distribution) -> bool:
-    """Whether a distribution has a random quantity among its parameters."""
+    """Return whether a parameter of a distribution is a random quantity."""
     return any(isinstance(fn.__dict__.get(name), Uncertain) for name in fn.arg_constraints)
 
 
 def unwrapped(fn: Any) -> Any:
-    """Return the distribution inside `Independent` wrappers, with its own event dimensions."""
+    """Return the distribution inside any `Independent` wrappers."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
 
 
 def _few_nodes(parameter: Uncertain) -> Quadrature:
-    """Fewer nodes for a quantity that hardly varies: fewer components, the same mixture."""
+    """Return a quadrature, with fewer nodes for a quantity that hardly varies."""
     if not isinstance(parameter, LogGaussian):
         return parameter.quadrature()
     sd = float(parameter.log_var.max().sqrt()) if parameter.log_var.numel() else 0.0

@@ -1,10 +1,9 @@
-"""Random quantities that may stand where a model expects a tensor.
+"""Random quantities that take the place of tensors in a model.
 
-A model that only adds, indexes and multiplies its Gaussian latents, and hands the result to a
-distribution, can be run with a `Gaussian` in place of each latent. What comes out is the score
-with its mean and variance in closed form, where sampled latents would give one noisy draw of it.
-The operations that are known are listed at the end; any other raises `NoClosedForm`, so that
-nothing is silently wrong.
+A model that only adds, indexes and multiplies its Gaussian latents, and passes the result to a
+distribution, can run with a `Gaussian` in place of each latent. Its score is then a random
+quantity with mean and variance in closed form, instead of one noisy draw. The supported
+operations are listed at the end; any other raises `NoClosedForm`, so that no wrong result passes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pyro_pmf.moments.quadrature import N_NODES, Quadrature
 
 
 class NoClosedForm(TypeError):
-    """An operation on random quantities whose moments are not known in closed form."""
+    """Raised when the moments of an operation on random quantities have no closed form."""
 
 
 class Uncertain(ABC):
@@ -33,12 +32,12 @@ class Uncertain(ABC):
     Attributes
     ----------
     sites : frozenset of str
-        The latent sites that it is made of. Only quantities that share none are independent.
+        The latent sites that it depends on. Quantities that share no site are independent.
     """
 
     sites: frozenset[str]
-    mean: Any  # Tensor: expected value
-    var: Any  # Tensor: variance
+    mean: Any  # Tensor: mean of each entry
+    var: Any  # Tensor: variance of each entry
 
     @property
     @abstractmethod
@@ -47,15 +46,15 @@ class Uncertain(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Apply a change of shape to every parameter."""
+        """Apply a function that changes the shape to every parameter."""
 
     @abstractmethod
     def quadrature(self) -> Quadrature:
-        """Weighted values whose averages stand for expectations."""
+        """Return a quadrature rule for expectations under the distribution of each entry."""
 
     @abstractmethod
     def draw(self) -> Tensor:
-        """One draw, from torch's random state."""
+        """Return one draw, from torch's random state."""
 
     @classmethod
     def __torch_function__(
@@ -65,7 +64,7 @@ class Uncertain(ABC):
             raise NoClosedForm(f"{getattr(func, '__name__', func)} of a random quantity")
         return _RULES[func](*args, **(kwargs or {}))
 
-    # What pyro.plate, pyro.deterministic and the constructors of distributions ask of a tensor.
+    # Tensor methods that pyro.plate, pyro.deterministic and constructors of distributions call.
     def size(self) -> Size:
         return self.shape
 
@@ -107,7 +106,7 @@ class Uncertain(ABC):
     def _refuse(self, *_: object) -> Any:
         raise NoClosedForm("this use of a random quantity as a number")
 
-    # What Python's operators and built-in functions ask of a number, but for sums and products.
+    # Python's other operators and conversions, which have no closed form here.
     __sub__ = __rsub__ = __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = _refuse
     __rtruediv__ = __matmul__ = __rmatmul__ = __floordiv__ = __mod__ = _refuse
     __float__ = __int__ = __index__ = __len__ = __array__ = _refuse
@@ -117,13 +116,14 @@ class Uncertain(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Uncertain):
-    """Normal entries.
+    """A random tensor with Normal entries.
 
     Parameters
     ----------
     mean, var : Tensor, one shape
+        Mean and variance of each entry.
     sites : frozenset of str
-        The latent sites that it is made of.
+        The latent sites that it depends on.
     independent : bool
         Whether the entries are independent of each other.
     """
@@ -159,17 +159,17 @@ class Gaussian(Uncertain):
 
 @dataclass(frozen=True, eq=False)
 class LogGaussian(Uncertain):
-    """Independent positive entries whose logarithms are Normal.
+    """A random tensor with independent log-normal entries.
 
     Parameters
     ----------
     log_mean, log_var : Tensor, one shape
-        Moments of the logarithm.
+        Mean and variance of the logarithm of each entry.
     sites : frozenset of str
-        The latent sites that it is made of.
+        The latent sites that it depends on.
     expanded : Size, optional
-        The shape that the moments are broadcast to. They are kept as they are, so that a standard
-        deviation shared by a million ratings is worked on as one number.
+        Shape of the quantity, if larger. The moments are not expanded, so that a standard
+        deviation shared by a million ratings is computed with as one number.
     """
 
     log_mean: Tensor
@@ -211,7 +211,7 @@ class LogGaussian(Uncertain):
 
     @property
     def mean_log(self) -> Tensor:
-        """E log x, of a shape that broadcasts to that of x, as those below."""
+        """E log x; its shape broadcasts to `shape`, as for the two moments below."""
         return self.log_mean
 
     @property
@@ -232,6 +232,7 @@ class Transformed(Uncertain):
     Parameters
     ----------
     base : Gaussian
+        The argument of the function.
     function : callable
         ``function(tensor)`` is a tensor of the same shape.
     """
@@ -280,7 +281,7 @@ Value = Tensor | Uncertain
 
 
 def require_independent(*values: Value) -> None:
-    """Raise `NoClosedForm` if two quantities share a latent site."""
+    """Raise `NoClosedForm` if two of the quantities share a latent site."""
     seen: set[str] = set()
     for value in values:
         sites = value.sites if isinstance(value, Uncertain) else frozenset()
@@ -317,7 +318,7 @@ def _add(a: Value, b: Value) -> Uncertain:
 def _dot(
     U: Value, V: Value, pattern: Pattern, b: Value | None = None, c: Value | None = None
 ) -> Gaussian:
-    """Moments of U_i . V_j + b_i + c_j; Gaussian is how a sum of many products is read."""
+    """Moments of U_i . V_j + b_i + c_j; a sum of many products is treated as Gaussian."""
     u, v = _as_gaussian(U), _as_gaussian(V)
     biases = [None if x is None else _as_gaussian(x) for x in (b, c)]
     parts = [u, v, *(x for x in biases if x is not None)]
@@ -359,14 +360,14 @@ def _exp(x: Value) -> LogGaussian:
 
 
 def _multiply(a: Value, b: Value) -> Gaussian | LogGaussian:
-    """A Gaussian times a tensor, or the product of two independent positive quantities."""
+    """Multiply a Gaussian by a tensor, or two independent positive quantities."""
     if isinstance(b, Gaussian):
         a, b = b, a
     if isinstance(a, Gaussian) and isinstance(b, Tensor | float):
         return _scale(a, b)
     if not isinstance(a, LogGaussian):
         a, b = b, a
-    if isinstance(b, Tensor) and isinstance(a, LogGaussian):  # positive, or its log is NaN
+    if isinstance(b, Tensor) and isinstance(a, LogGaussian):  # if not positive, its log is NaN
         b = LogGaussian(b.log(), torch.zeros_like(b))
     if not (isinstance(a, LogGaussian) and isinstance(b, LogGaussian)):
         raise NoClosedForm(f"the product of a {type(a).__name__} and a {type(b).__name__}")

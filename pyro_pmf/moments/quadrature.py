@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-N_NODES = 7  # a sigmoid's mean to 1e-5 at a score sd of 1, to 2e-3 at 2
-_CHUNK = 1 << 15  # entries whose nodes a CPU works on at a time: they fit its cache
+N_NODES = 7  # error of a sigmoid's mean: 1e-5 at a score sd of 1, 2e-3 at 2
+_CHUNK = 1 << 15  # entries per chunk on a CPU, whose nodes fit its cache
 
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Weighted values whose averages stand for expectations.
+    """A quadrature rule: weighted averages over nodes approximate expectations.
 
     Parameters
     ----------
     nodes : Tensor, shape (n_nodes, ...)
+        Values at which to evaluate a function, for each entry.
     weights : Tensor, shape (n_nodes,)
         They sum to one.
     """
@@ -30,14 +31,34 @@ class Quadrature:
 
     @classmethod
     def normal(cls, mean: Tensor, var: Tensor, n_nodes: int = N_NODES) -> Quadrature:
-        """Rule for E f(x), x ~ Normal(mean, var), exact to degree 2 n_nodes - 1 in x."""
+        """Return the rule for E f(x), x ~ Normal(mean, var).
+
+        It is exact for polynomials up to degree 2 n_nodes - 1.
+
+        Parameters
+        ----------
+        mean, var : Tensor, shape (...)
+            Mean and variance of each entry.
+        n_nodes : int
+            Number of nodes.
+        """
         nodes, weights = gauss_hermite(mean.dtype, mean.device, n_nodes)
-        varies = var > 0  # the gradient of a square root is infinite at zero
+        varies = var > 0  # a square root's gradient is infinite at zero
         sd = torch.where(varies, var, 1.0).sqrt() * varies
         return cls(mean + nodes.reshape(-1, *(1,) * mean.dim()) * sd, weights)
 
     def expectation(self, values: Tensor) -> Tensor:
-        """Average values at the nodes, shape (n_nodes, ...), to shape (...)."""
+        """Return the weighted average of values at the nodes.
+
+        Parameters
+        ----------
+        values : Tensor, shape (n_nodes, ...)
+            A function of the nodes.
+
+        Returns
+        -------
+        Tensor, shape (...)
+        """
         return torch.tensordot(self.weights, values, dims=1)
 
 
@@ -45,7 +66,22 @@ class Quadrature:
 def gauss_hermite(
     dtype: torch.dtype, device: torch.device, n_nodes: int = N_NODES
 ) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of E f(x), x ~ Normal(0, 1)."""
+    """Return nodes and weights for E f(x), x ~ Normal(0, 1).
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Floating-point type of the result.
+    device : torch.device
+        Device of the result.
+    n_nodes : int
+        Number of nodes.
+
+    Returns
+    -------
+    nodes, weights : Tensor, shape (n_nodes,)
+        The weights sum to one.
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss(n_nodes)
     return (
         torch.tensor(nodes, dtype=dtype, device=device),
@@ -54,14 +90,17 @@ def gauss_hermite(
 
 
 def sigmoid_square_distance(mean: Tensor, var: Tensor, value: Tensor) -> Tensor:
-    """E (value - sigmoid(x))^2, x ~ Normal(mean, var), entry by entry.
+    """Return E (value - sigmoid(x))^2, x ~ Normal(mean, var), entry by entry.
 
-    The same as by a `Quadrature`, and its gradient too, but in one pass that keeps no node:
+    Result and gradient equal those of a `Quadrature`, but take one pass that stores no nodes:
     this is most of the arithmetic of a fit.
 
     Parameters
     ----------
-    mean, var, value : Tensor, shape (n,)
+    mean, var : Tensor, shape (n,)
+        Mean and variance of the scores x.
+    value : Tensor, shape (n,)
+        Ratings on the unit scale; they receive no gradient.
 
     Returns
     -------
@@ -82,7 +121,7 @@ _sigmoid_square_distance = torch.ops.pyro_pmf.sigmoid_square_distance.default
 def _distance_and_slopes(
     mean: Tensor, var: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The distance and its derivatives by mean and variance."""
+    """Return the expected square and its derivatives in mean and variance."""
     nodes, weights = gauss_hermite(mean.dtype, mean.device)
     # y = sigmoid(mean + sd x): d/dmean = -2 E (value - y) y', d/dsd = -2 E (value - y) y' x
     slopes = torch.stack([-2 * weights, -2 * weights * nodes])

@@ -1,1 +1,1 @@
-"""Questions that a fitted model answers: predictions, scores, recommendations, effects."""
+"""Predictions of a fitted model: ratings, scores, recommendations, effects."""

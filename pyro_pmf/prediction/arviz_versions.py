@@ -1,4 +1,4 @@
-"""Everything that depends on the version of ArviZ, which is imported when it is first used."""
+"""Everything that depends on the version of ArviZ, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Groups = dict[str, dict[str, np.ndarray]]
 
 @cache
 def arviz() -> Any:
-    """Import ArviZ, without the announcement of ArviZ 1 that 0.23 makes."""
+    """Import ArviZ without the announcement of ArviZ 1 that 0.23 makes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "\\s*ArviZ is undergoing", FutureWarning)
         import arviz as imported
@@ -24,19 +24,24 @@ def arviz() -> Any:
 
 
 def is_arviz_1() -> bool:
-    """Whether ArviZ is of version 1 or later."""
+    """Return whether ArviZ has version 1 or later."""
     return int(arviz().__version__.split(".")[0]) >= 1
 
 
 def from_dict(groups: Groups, **described: Any) -> Any:
-    """Return ArviZ data of these groups: InferenceData with ArviZ 0.x, a DataTree with ArviZ 1.
+    """Return ArviZ data of some groups: InferenceData with ArviZ 0.x, a DataTree with ArviZ 1.
 
     Parameters
     ----------
     groups : dict of str to dict of str to ndarray
-        Variables by group.
+        Variables by group, each of shape (n_chains, n_draws, ...).
     **described
         ArviZ's ``coords`` and ``dims``.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+        The groups.
     """
     if is_arviz_1():
         return arviz().from_dict(groups, **described)
@@ -44,7 +49,20 @@ def from_dict(groups: Groups, **described: Any) -> Any:
 
 
 def summary(data: Any, kind: str) -> pd.DataFrame:
-    """Return ArviZ's summary with 90% highest-density intervals; ``kind`` is "stats" or "all"."""
+    """Return ArviZ's summary with 90% highest-density intervals.
+
+    Parameters
+    ----------
+    data : InferenceData or DataTree
+        With the group posterior.
+    kind : {"stats", "all"}
+        Whether to include diagnostics of Markov chains ("all") or not ("stats").
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per entry of each site, rounded to four digits.
+    """
     if is_arviz_1():
         return arviz().summary(data, kind=kind, ci_prob=0.9, ci_kind="hdi", round_to=4)
     return arviz().summary(data, kind=kind, hdi_prob=0.9, round_to=4)
@@ -56,15 +74,32 @@ def loo(data: Any, efficiency: float | None) -> Any:
     Parameters
     ----------
     data : InferenceData or DataTree
+        With the groups posterior and log_likelihood.
     efficiency : float or None
         Effective draws as a share of all draws; None lets ArviZ estimate it from chains.
+
+    Returns
+    -------
+    arviz.ELPDData
+        Result of ArviZ.
     """
     with quiet("Estimated shape parameter of Pareto", "The point-wise LOO is the same"):
         return arviz().loo(data, pointwise=True, reff=efficiency)
 
 
 def compare(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Return ArviZ's comparison of LOO results, with the column names of ArviZ 1."""
+    """Return ArviZ's comparison of LOO results, with the column names of ArviZ 1.
+
+    Parameters
+    ----------
+    results : mapping of str to ELPDData
+        Results of `loo` by name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per result, the best first.
+    """
     with quiet():
         options = {"round_to": "none"} if is_arviz_1() else {}
         table = arviz().compare(results, **options)
@@ -72,7 +107,7 @@ def compare(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
-    """Draw ArviZ's plot of draws from the predictive distribution beside what was observed.
+    """Plot predictive draws beside the observed ratings, by ArviZ.
 
     Parameters
     ----------
@@ -81,11 +116,17 @@ def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
     discrete : bool
         Whether the ratings are levels, given by number.
     many_levels : bool
-        Whether there are too many to show each by itself.
+        Whether there are too many levels to show each by itself.
     n_draws : int
+        Number of draws to show.
+
+    Returns
+    -------
+    matplotlib.axes.Axes or arviz_plots.PlotCollection
+        Plot of ArviZ 0.x or of ArviZ 1.
     """
-    # ArviZ 1 advises another plot where there are two levels, which this one shows as well, and
-    # takes the levels for chains where they outnumber their summaries.
+    # ArviZ 1 recommends another plot for two levels, but this one shows them too. It also mistakes
+    # levels for chains if they outnumber their summaries.
     with quiet(".*look binary", "Found chain dimension"):
         if not is_arviz_1():
             return arviz().plot_ppc(data, kind="cumulative" if many_levels else "kde")
@@ -96,25 +137,64 @@ def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
 
 
 def plot_loo_pit(data: Any) -> Any:
-    """Draw ArviZ's plot of leave-one-out probability integral transforms."""
+    """Plot leave-one-out probability integral transforms, by ArviZ.
+
+    Parameters
+    ----------
+    data : InferenceData or DataTree
+        With the groups posterior_predictive, log_likelihood and observed_data.
+
+    Returns
+    -------
+    matplotlib.axes.Axes or arviz_plots.PlotCollection
+        Plot of ArviZ 0.x or of ArviZ 1.
+    """
     options = {} if is_arviz_1() else {"y": "rating", "ecdf": True}
     with quiet():
         return arviz().plot_loo_pit(data, **options)
 
 
 def axes_of(shown: Any) -> Any:
-    """Return the Axes of a plot of ArviZ."""
+    """Return the Axes of an ArviZ plot.
+
+    Parameters
+    ----------
+    shown : matplotlib.axes.Axes or arviz_plots.PlotCollection
+        Result of `plot_ppc` or `plot_loo_pit`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
     return shown.get_viz("plot", "rating") if is_arviz_1() else shown
 
 
 def level_positions(levels: np.ndarray) -> np.ndarray:
-    """Return where `plot_ppc` puts the levels of these numbers."""
+    """Return the x coordinates at which `plot_ppc` draws levels.
+
+    Parameters
+    ----------
+    levels : ndarray of int
+        Numbers of the levels.
+
+    Returns
+    -------
+    ndarray
+        Coordinates of the same shape.
+    """
     return levels if is_arviz_1() else levels + 0.5
 
 
 @contextmanager
 def quiet(*messages: str) -> Iterator[None]:
-    """Suppress UserWarnings that start with these texts, and DeprecationWarnings."""
+    """Suppress UserWarnings that start with some texts, and all DeprecationWarnings.
+
+    Parameters
+    ----------
+    *messages : str
+        Regular expressions of the texts.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for message in messages:

@@ -1,4 +1,4 @@
-"""The predictive distribution of ratings that may be any number."""
+"""Predictive distribution of ratings that may be any number."""
 
 from __future__ import annotations
 
@@ -17,24 +17,34 @@ from pyro_pmf.prediction.predictive import PosteriorPredictive, locate_levels
 from pyro_pmf.random_state import isolated_random_state
 
 _CRPS_DRAWS = 200
-_CRPS_PARTS = 100  # with more, those draws are as exact and faster
-_CRPS_NUMBERS = 1 << 23  # held at a time: the closed form is about pairs of parts
+_CRPS_PARTS = 100  # for mixtures of more parts, the draws are as exact and faster
+_CRPS_NUMBERS = 1 << 23  # held at a time: the closed form needs every pair of parts
 _NEWTON_STEPS = 50
-_TOLERANCE = 1e-5  # of a quantile, model scale
+_TOLERANCE = 1e-5  # of a quantile, on the model scale
 
 
 class ContinuousPredictive(PosteriorPredictive):
-    """The distribution of ratings that may be any number."""
+    """Distribution of ratings that may be any number, see `PosteriorPredictive`."""
 
     def log_prob(self, rating: Tensor) -> Tensor:
-        """Log density of a rating, per rating unit, shape (n_pairs,)."""
+        """Return the log density of a rating, per rating unit, shape (n_pairs,)."""
         slope = self.transform.log_slope(torch.as_tensor(rating, dtype=torch.float64))
         return self._value_log_prob(self._part_value(rating)) + slope
 
     def log_prob_between(self, low: Tensor | float, high: Tensor | float) -> Tensor:
-        """Log probability of a rating from low to high, shape (n_pairs,).
+        """Return the log probability of a rating between two ends.
 
-        Finite far out in the tails of Normals, where the probability is none that a float holds.
+        It is finite even in the far tails of Normals, where the probability underflows.
+
+        Parameters
+        ----------
+        low, high : Tensor or float, broadcastable to (n_pairs,)
+            Ends, in rating units; they may be infinite.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Log probability, in nats.
         """
         ends = self._value(low), self._value(high)
         logs = [
@@ -43,29 +53,29 @@ class ContinuousPredictive(PosteriorPredictive):
         return torch.logsumexp(torch.stack(logs), 0)
 
     def log_mass(self, count: Tensor) -> Tensor:
-        """Log probability of a number from half below a count to half above, shape (n_pairs,)."""
+        """Return the log probability of (count - 1/2, count + 1/2), shape (n_pairs,)."""
         count = torch.as_tensor(count, dtype=torch.float64)
         return self.log_prob_between(count - 0.5, count + 0.5)
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
-        """Log probability of ratings that round to this level, shape (n_pairs,)."""
+        """Return the log probability of ratings that round to this level, shape (n_pairs,)."""
         levels, level = locate_levels(rating, levels)
         infinity = levels.new_tensor([math.inf])
         ends = torch.cat([-infinity, levels[:-1] + levels.diff() / 2, infinity])
         return self.log_prob_between(ends[level], ends[level + 1])
 
     def cdf(self, rating: Tensor | float) -> Tensor:
-        """Probability of a rating at most this, shape (n_pairs,)."""
+        """Return the probability of this rating or a lower one, shape (n_pairs,)."""
         return self._value_cdf(self._part_value(rating))
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
-        """Probability of this rating or a higher one, shape (n_pairs,)."""
+        """Return the probability of this rating or a higher one, shape (n_pairs,)."""
         return self.log_prob_between(rating, math.inf).exp()
 
     def quantile(self, probability: float) -> Tensor:
-        """The rating that has this probability below it, shape (n_pairs,).
+        """Return the rating whose `cdf` is this probability, shape (n_pairs,).
 
-        Safeguarded Newton steps: any that leaves the bracket is replaced by bisection.
+        The search uses Newton steps. A step that leaves the bracket is replaced by bisection.
         """
         p = torch.tensor(probability)
         ends = torch.stack([part.icdf(p).expand(part.batch_shape) for _, part in self.parts])
@@ -82,10 +92,10 @@ class ContinuousPredictive(PosteriorPredictive):
         return self._rating(x)
 
     def crps(self, rating: Tensor) -> np.ndarray:
-        """Continuous ranked probability score, in rating units, shape (n_pairs,).
+        """Return the continuous ranked probability score, in rating units, shape (n_pairs,).
 
-        In closed form for mixtures of up to 100 Normals, and of log-normals under "log1p"; else
-        from 200 draws of the mixture.
+        It has a closed form for mixtures of up to 100 Normals, and for log-normals under "log1p".
+        Otherwise it is estimated from 200 draws of the mixture.
         """
         weights, parts = zip(*self.parts, strict=True)
         if isinstance(self.transform, Log1p):
@@ -112,7 +122,7 @@ class ContinuousPredictive(PosteriorPredictive):
         return self.width * np.asarray(scores)
 
     def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Probability of a rating at most this, shape (n_pairs,)."""
+        """Return the probability of this rating or a lower one, shape (n_pairs,)."""
         return self.cdf(rating)
 
     def _part_value(self, rating: Tensor | float) -> Tensor:
@@ -126,7 +136,7 @@ class ContinuousPredictive(PosteriorPredictive):
 
 
 def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """Log probability of values from low to high, from the logs of a Normal's tails."""
+    """Return the log probability of values from low to high, from the log tails of a Normal."""
     if not isinstance(part, Normal):
         return (part.cdf(high) - part.cdf(low)).log()
     loc, scale = part.loc.double(), part.scale.double()
@@ -140,17 +150,24 @@ def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> T
 def _crps_log_normals(
     x: np.ndarray, weights: np.ndarray, log_means: np.ndarray, log_sds: np.ndarray
 ) -> np.ndarray:
-    """CRPS of mixtures of log-normals, E|X - x| - E|X - X'| / 2, shape (n,), in closed form.
+    """Return the CRPS of mixtures of log-normals, E|X - x| - E|X - X'| / 2, in closed form.
 
-    E max(X - X', 0) of two independent ones is the value of an option to exchange them (Margrabe
-    1978); x is one whose logarithm has no spread.
+    E max(X - X', 0) of two independent log-normals is the value of an exchange option (Margrabe
+    1978); x is a log-normal without spread.
 
     Parameters
     ----------
     x : ndarray, shape (n,)
-        At least 0.
+        Observed values, at least 0.
     weights : ndarray, shape (n_parts,)
+        Weights of the mixture.
     log_means, log_sds : ndarray, shape (n, n_parts)
+        Means and standard deviations of the logarithms.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Scores, in the unit of ``x``.
     """
     with np.errstate(divide="ignore"):
         score = _mean_distance(np.log(x)[:, None], 0.0, log_means, log_sds) @ weights
@@ -163,7 +180,7 @@ def _crps_log_normals(
 def _mean_distance(
     log_mean: np.ndarray, log_sd: np.ndarray | float, log_means: np.ndarray, log_sds: np.ndarray
 ) -> np.ndarray:
-    """E|X - Y| of independent log-normals; any shapes."""
+    """Return E|X - Y| of independent log-normals, of any shapes."""
     x, y = np.exp(log_mean + np.square(log_sd) / 2), np.exp(log_means + np.square(log_sds) / 2)
     sd = np.hypot(log_sd, log_sds)
     middle = (log_mean - log_means + (np.square(log_sd) - np.square(log_sds)) / 2) / sd

@@ -1,4 +1,4 @@
-"""The predictive distribution of ratings that are levels or counts."""
+"""Predictive distribution of ratings that are levels or counts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,38 @@ from pyro_pmf.data.transforms import Affine, Transform
 from pyro_pmf.errors import PMFError
 from pyro_pmf.prediction.predictive import ON_LEVEL, PosteriorPredictive, locate_levels
 
-_TAIL = 1e-4  # probability past the counts that a CRPS sums over; it enters squared
-_NODES = 64  # where a sum over counts is evaluated, exact for that many counts
-_LARGEST = 2.0**53  # beyond it a float64 no longer holds every count
+_TAIL = 1e-4  # probability of the counts that a CRPS leaves out at each end; it enters squared
+_NODES = 64  # evaluations of a sum over counts, exact for up to this many counts
+_LARGEST = 2.0**53  # a float64 holds every count up to this one
 
 
 class DiscretePredictive(PosteriorPredictive):
-    """The distribution of ratings that are levels: ordered categories, 0 and 1, or counts.
+    """Distribution of ratings that are levels: ordered categories, 0 and 1, or counts.
 
-    Levels are numbered 0, 1, ...; level k is k times ``part.spacing`` (1 if it has none) on the
-    model scale. A part has ``part.n_levels`` of them; if it has no such attribute, Bernoulli has
-    two and any other family has no highest level. Parts are given float64.
+    Levels are numbered 0, 1, ...; level k is k times ``part.spacing`` (default 1) on the model
+    scale. The number of levels is ``part.n_levels``. Without this attribute, a Bernoulli has two
+    levels and any other family has no highest level. Parts are evaluated in float64.
+
+    Parameters
+    ----------
+    parts : sequence of (float, Distribution)
+        Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
+    transform : Transform
+        Transform of the training ratings, "unit" or "count".
+
+    Attributes
+    ----------
+    spacing : float
+        Distance of neighbouring levels, on the model scale.
+    last : float
+        Number of the highest level; infinite if there is none.
+    levels : Tensor, shape (n_levels,), or None
+        Ratings of the levels, ascending, in rating units; None if there is no highest one.
+
+    Raises
+    ------
+    PMFError
+        If the transform does not leave levels evenly spaced.
     """
 
     def __init__(self, parts: Sequence[tuple[float, Distribution]], transform: Transform) -> None:
@@ -44,14 +65,14 @@ class DiscretePredictive(PosteriorPredictive):
             self.levels = self._from_level(torch.arange(n_levels))
 
     def log_prob(self, rating: Tensor) -> Tensor:
-        """Log mass of a level, minus infinity for a rating that is none, shape (n_pairs,)."""
+        """Return the log mass of a level, minus infinity between levels, shape (n_pairs,)."""
         position = self._position(rating)
         level = position.round().clamp(0, self.last)
         mass = self._value_log_prob(level * self.spacing)
         return mass.masked_fill((position - level).abs() > ON_LEVEL, -math.inf)
 
     def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
-        """Log mass of a level, whichever other levels there are, shape (n_pairs,)."""
+        """Return the log mass of a level, regardless of the other levels, shape (n_pairs,)."""
         levels, level = locate_levels(rating, levels)
         position = self._position(levels[level])
         nearest = position.round().clamp(0, self.last)
@@ -60,11 +81,16 @@ class DiscretePredictive(PosteriorPredictive):
         return self.log_prob(levels[level])
 
     def log_mass(self, count: Tensor) -> Tensor:
-        """Log mass of a level, shape (n_pairs,)."""
+        """Return the log mass of a level, shape (n_pairs,)."""
         return self.log_prob(count)
 
     def probabilities(self) -> Tensor:
-        """Probability of each level, shape (n_pairs, n_levels).
+        """Return the probability of each level.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs, n_levels)
+            Probabilities.
 
         Raises
         ------
@@ -76,22 +102,23 @@ class DiscretePredictive(PosteriorPredictive):
         return self.level_probabilities(self.levels)
 
     def cdf(self, rating: Tensor | float) -> Tensor:
-        """Probability of a rating at most this, shape (n_pairs,)."""
+        """Return the probability of this rating or a lower one, shape (n_pairs,)."""
         return self._level_cdf((self._position(rating) + ON_LEVEL).floor())
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
-        """Probability of this rating or a higher one, shape (n_pairs,)."""
+        """Return the probability of this rating or a higher one, shape (n_pairs,)."""
         return (1 - self._cdf_below(rating)).clamp_min(0)
 
     def quantile(self, probability: float) -> Tensor:
-        """The lowest level whose `cdf` is at least this probability, shape (n_pairs,)."""
+        """Return the lowest level whose `cdf` is at least this probability, shape (n_pairs,)."""
         return self._from_level(self._level_quantile(probability))
 
     def crps(self, rating: Tensor) -> np.ndarray:
-        """Continuous ranked probability score of the nearest level, rating units, (n_pairs,).
+        """Return the continuous ranked probability score of the nearest level, shape (n_pairs,).
 
-        The width of a level times the ranked probability score (Epstein 1969). Of many counts it
-        is summed over some: exact to about 0.2%, or 3% where most lie far below their mean.
+        This is the width of a level, in rating units, times the ranked probability score (Epstein
+        1969). For many counts, the sum is evaluated at some of them: exact to about 0.2%, or to 3%
+        if most counts lie far below their mean.
         """
         level = self._position(rating).round().clamp(0, self.last)
         if self.levels is not None:
@@ -106,17 +133,17 @@ class DiscretePredictive(PosteriorPredictive):
         return self.width * self.spacing * scores
 
     def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Randomised probability integral transform, shape (n_pairs,).
+        """Return the randomized probability integral transform, shape (n_pairs,).
 
-        Uniform between the probability of lower ratings and that of this one or a lower one, and
-        so over [0, 1] if the prediction is right (Czado, Gneiting & Held 2009).
+        It is uniform between P(lower rating) and P(this rating or a lower one). So it is uniform
+        over [0, 1] if the prediction is calibrated (Czado, Gneiting & Held 2009).
         """
         below, to = self._cdf_below(rating), self.cdf(rating)
         generator = np.random.default_rng(0) if generator is None else generator
         return below + torch.from_numpy(generator.random(len(to))) * (to - below)
 
     def _position(self, rating: Tensor | float) -> Tensor:
-        """Level of a rating, a fraction if it is none, float64, shape (n_pairs,)."""
+        """Return the level of a rating, a fraction between levels, float64, shape (n_pairs,)."""
         return (self._value(rating) / self.spacing).expand(self.parts[0][1].batch_shape)
 
     def _from_level(self, level: Tensor) -> Tensor:
@@ -133,7 +160,7 @@ class DiscretePredictive(PosteriorPredictive):
         return self._average(lambda part: _lattice_cdf(part, x)).masked_fill(level < 0, 0)
 
     def _level_quantile(self, probability: float) -> Tensor:
-        """By bisection over the levels, after doubling where there is no highest one."""
+        """Bisect over the levels; if there is no highest one, first double the upper end."""
         low = torch.full(self.parts[0][1].batch_shape, -1.0, dtype=torch.float64)
         if self.levels is None:
             high = torch.ones_like(low)
@@ -149,7 +176,7 @@ class DiscretePredictive(PosteriorPredictive):
 
 
 def _lattice_cdf(part: Distribution, x: Tensor) -> Tensor:
-    """Probability of a level at most x, float64; torch lacks it for two of its families."""
+    """Return the probability of a level at most x, float64; torch lacks it for two families."""
     if isinstance(part, Bernoulli):
         return torch.where(x < 1, 1 - part.probs.double(), 1.0)
     if isinstance(part, NegativeBinomial):  # successes before total_count failures
@@ -162,7 +189,8 @@ def _lattice_cdf(part: Distribution, x: Tensor) -> Tensor:
 def _sum_between(function: Callable[[Tensor], Tensor], start: Tensor, stop: Tensor) -> Tensor:
     """Sum a function over the integers from start to before stop.
 
-    Where they are many, it is evaluated at some, denser near ``start``, and linear between them.
+    A long sum evaluates the function at some integers, denser near ``start``, and interpolates
+    linearly.
     """
     node, value, total = start, function(start), torch.zeros_like(start)
     for k in range(1, _NODES + 1):

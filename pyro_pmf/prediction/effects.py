@@ -1,4 +1,4 @@
-"""What a posterior says of each user, each item and each factor."""
+"""Posterior effects of users, items and factors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,35 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import Moments, Term, terms_of
 from pyro_pmf.moments.gaussian import Value
 
-_DEAD = 0.01  # as a share of the strongest factor
-_NOTHING = 1e-3  # on the scale of the score: it changes no prediction
+_DEAD = 0.01  # a factor below this share of the strongest one is dead
+_NOTHING = 1e-3  # a factor below this changes no prediction; on the scale of the score
 
 
 def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9) -> pd.DataFrame:
-    """Implement `Posterior.user_effects` and `Posterior.item_effects`."""
+    """Return mean, sd and interval of each user's or item's average score.
+
+    See `Posterior.user_effects` and `Posterior.item_effects` for the table.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    of : {"user", "item"}
+        Side of the effects.
+    interval : float
+        Probability of the central interval.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per user or item, the highest mean first.
+
+    Raises
+    ------
+    PMFError
+        If the model has neither biases nor factors of this side, or ``interval`` is not inside (0,
+        1).
+    """
     require_probability("interval", interval)
     tail, train = [(1 - interval) / 2, (1 + interval) / 2], learned.ratings
     own = [term for term in terms_of(learned.model) if term.plate == f"{of}s" and term.in_score]
@@ -46,14 +69,30 @@ def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9
 
 
 def _effect(terms: list[Term], latents: Mapping[str, Value]) -> Moments:
-    """Sum up what the terms of one side add to the score, averaged over the other side."""
+    """Sum the contributions of one side's terms to the score, averaged over the other side."""
     moments = {site: _moments(value) for site, value in latents.items()}
     means, variances = zip(*(term.effect(moments) for term in terms), strict=True)
     return torch.stack(means).sum(0), torch.stack(variances).sum(0)
 
 
 def factor_norms(learned: Learned) -> pd.DataFrame:
-    """Implement `Posterior.factor_norms`."""
+    """Return the root mean square contribution of each factor, see `Posterior.factor_norms`.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per factor, with the columns rms, share and dead.
+
+    Raises
+    ------
+    PMFError
+        If the model has no factors.
+    """
     factors = terms_of(learned.model).factors
     if factors is None:
         raise PMFError("The model states no factors: see PMF.terms.")
@@ -77,9 +116,9 @@ def factor_norms(learned: Learned) -> pd.DataFrame:
 
 
 def _singular_values(U: Tensor, V: Tensor, by_row: Tensor, by_column: Tensor) -> np.ndarray:
-    """The largest of the mean of U V^T over draws, weighted by row and by column, descending.
+    """Return the largest singular values of the weighted mean of U V^T over draws, descending.
 
-    As many as there are factors.
+    There are as many values as factors.
     """
     n_draws, n, k = U.shape
     m = V.shape[1]
@@ -99,7 +138,7 @@ def _singular_values(U: Tensor, V: Tensor, by_row: Tensor, by_column: Tensor) ->
         dtype=float,
     )
     generator = np.random.default_rng(0)
-    if not mean.matvec(generator.normal(size=m)).any():  # ARPACK knows no matrix of zeros
+    if not mean.matvec(generator.normal(size=m)).any():  # ARPACK fails on a matrix of zeros
         return np.zeros(k)
     start = generator.normal(size=min(n, m))
     return np.sort(svds(mean, k=k, v0=start, return_singular_vectors=False))[::-1]

@@ -1,4 +1,4 @@
-"""Draws as ArviZ data."""
+"""Draws of a posterior as ArviZ data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,25 @@ def to_arviz(
     seed: int = 0,
     prior: bool = False,
 ) -> Any:
-    """Return draws as ArviZ data; see `Posterior.to_arviz`."""
+    """Return draws as ArviZ data, see `Posterior.to_arviz`.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs, sites, n_draws, seed, prior
+        As for `Posterior.to_arviz`.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+        The groups of `Posterior.to_arviz`.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.to_arviz`.
+    """
     with isolated_random_state(seed):
         draws = chosen_draws(learned, n_draws)
         values, dims = _posterior(learned, draws, sites)
@@ -53,16 +71,30 @@ def to_arviz(
 
 
 def summary(learned: Learned, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
-    """Mean, standard deviation and 90% highest-density interval of the scalar sites.
+    """Summarize the scalar sites: mean, standard deviation, 90% highest-density interval.
 
-    Of Markov chains also ArviZ's diagnostics: r_hat, effective sample sizes, and Monte Carlo
-    standard errors. They are for chains, and left out for what is none.
+    ArviZ's diagnostics are for chains: R-hat, effective sample sizes and Monte Carlo standard
+    errors are left out for a posterior that is not from chains.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    n_draws : int, optional
+        Number of draws, as for `Posterior.to_arviz`.
+    seed : int
+        Seed of the draws.
 
     Returns
     -------
     pandas.DataFrame
-        ArviZ's summary, one row a site; sigma on the model scale of the ratings, the others on
+        ArviZ's summary, one row per site: sigma on the model scale of the ratings, the others on
         the scale of the score.
+
+    Raises
+    ------
+    PMFError
+        If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
     """
     data = to_arviz(learned, n_draws=n_draws, seed=seed)
     kind = "stats" if learned.n_chains is None else "all"
@@ -70,7 +102,26 @@ def summary(learned: Learned, n_draws: int | None = None, seed: int = 0) -> pd.D
 
 
 def chosen_draws(learned: Learned, n_draws: int | None) -> Draws:
-    """Draws, chain by chain and as many of each; those that represent a posterior at most once."""
+    """Return draws chain by chain, equally many of each chain.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    n_draws : int or None
+        Number of draws; None means 1000 for a posterior in closed form. A posterior that consists
+        of draws gives each at most once, and all of them for None.
+
+    Returns
+    -------
+    list of dict of str to Tensor
+        Draws of all latent sites. Those of a closed form come from torch's random state.
+
+    Raises
+    ------
+    PMFError
+        If ``n_draws`` is not a positive integer.
+    """
     if n_draws is not None:
         require_integer("n_draws", n_draws)
     if learned.n_draws is None:
@@ -86,7 +137,7 @@ def chosen_draws(learned: Learned, n_draws: int | None) -> Draws:
 def _posterior(
     learned: Learned, draws: Draws, names: Sequence[str] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Draws of sites, shape (n_chains, n_draws, ...), and the names of their other dimensions."""
+    """Return draws of sites, (n_chains, n_draws, ...), and the names of further dimensions."""
     if names is None:
         names = [name for name, value in draws[0].items() if value.dim() == 0]
         return {name: _stack(learned, [draw[name] for draw in draws]) for name in names}, {}
@@ -109,7 +160,29 @@ def _posterior(
 
 
 def predictions(learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame) -> Groups:
-    """The groups about ratings, in rating units."""
+    """Return the groups about ratings, in rating units.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    draws : sequence of mapping of str to Tensor
+        Draws of the latents, see `chosen_draws`.
+    pairs : Ratings or pandas.DataFrame
+        Pairs to predict, with or without ratings.
+
+    Returns
+    -------
+    dict of str to dict of str to ndarray
+        Groups posterior_predictive and constant_data; with ratings also observed_data and
+        log_likelihood.
+
+    Raises
+    ------
+    RatingsError
+        If a column is missing, all ids of a column are unknown because of their type, or a rating
+        is not a finite number.
+    """
     train = learned.ratings
     where = LocatedPairs.of(learned, pairs)
     has_ratings = pairs.value is not None if isinstance(pairs, Ratings) else "rating" in pairs
@@ -135,13 +208,13 @@ def predictions(learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame) -
 
 
 def _prior(learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None) -> Groups:
-    """The groups of the model's prior, given only which pairs the training ratings are of."""
+    """Return the groups of the model's prior, given only the pairs of the training ratings."""
     train = learned.ratings
     first = train.user[:1], train.item[:1]
     where = LocatedPairs(learned, *first) if pairs is None else LocatedPairs.of(learned, pairs)
     rating = np.empty((1, n_draws, len(where)))
     scalars: dict[str, list[Tensor]] = {}
-    for rows, chunk in where.chunks(max(1, len(where))):  # one, for all ratings are of a draw
+    for rows, chunk in where.chunks(max(1, len(where))):  # one chunk: a draw gives all ratings
         for k in range(n_draws):
             sites = run(learned.model, {}, chunk, where.history)
             rating[0, k, rows] = train.to_rating(sites["rating"]["fn"].sample().double().numpy())
@@ -153,13 +226,26 @@ def _prior(learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None)
 
 
 def run_at_first(learned: Learned, latents: Mapping[str, Tensor]) -> dict[str, Site]:
-    """Run the model at the first training pair, for the sites that are of no pair."""
+    """Run the model at the first training pair, for sites that do not depend on pairs.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    latents : mapping of str to Tensor
+        Values of the latents by site.
+
+    Returns
+    -------
+    dict of str to dict
+        Pyro's sites by name.
+    """
     train = learned.ratings
     first = Pairs(train.user[:1], train.item[:1], train.n_users, train.n_items, dtype=train.dtype)
     return run(learned.model, latents, first, train)
 
 
 def _stack(learned: Learned, draws: Sequence[Tensor] | Tensor) -> np.ndarray:
-    """Draws that follow each other, as (n_chains, n_draws, ...)."""
+    """Stack consecutive draws as an array of shape (n_chains, n_draws, ...)."""
     stacked = torch.stack(list(draws)) if not isinstance(draws, Tensor) else draws
     return stacked.unflatten(0, (learned.n_chains or 1, -1)).numpy()

@@ -25,13 +25,24 @@ _CHUNK = 1 << 18  # pairs predicted at a time
 
 
 class LocatedPairs:
-    """Pairs in the training indices; unknown users and items have rows of their own at the end.
+    """Pairs in training indices; unknown users and items have rows of their own at the end.
 
     Parameters
     ----------
     learned : Learned
+        Result of a fit.
     user, item : Tensor, int64, shape (n,)
-        Indices, from ``n_users`` and ``n_items`` of the training ratings on for unknown ones.
+        Indices. Unknown ids have indices from ``n_users`` and ``n_items`` of the training ratings
+        on.
+
+    Attributes
+    ----------
+    known_user, known_item : ndarray of bool, shape (n,)
+        Whether the user or item of a pair is in the training ratings.
+    n_users, n_items : int
+        Number of users and items, unknown ones included.
+    history : Pairs
+        The training ratings in a matrix of this size, for I_ij.
     """
 
     def __init__(self, learned: Learned, user: Tensor, item: Tensor) -> None:
@@ -45,7 +56,25 @@ class LocatedPairs:
 
     @classmethod
     def of(cls, learned: Learned, pairs: Ratings | pd.DataFrame) -> LocatedPairs:
-        """Look a table's pairs up by id."""
+        """Locate the pairs of a table by id.
+
+        Parameters
+        ----------
+        learned : Learned
+            Result of a fit.
+        pairs : Ratings or pandas.DataFrame
+            A frame has the columns ``user`` and ``item``.
+
+        Returns
+        -------
+        LocatedPairs
+            The pairs, in the order of the table.
+
+        Raises
+        ------
+        RatingsError
+            If a column is missing, or all ids of a column are unknown because of their type.
+        """
         train = learned.ratings
         user, item = train.locate(pairs)
         users = pairs.user.cpu().numpy() if isinstance(pairs, Ratings) else pairs["user"]
@@ -60,27 +89,61 @@ class LocatedPairs:
         return len(self.user)
 
     def chunks(self, size: int = _CHUNK) -> Iterator[tuple[np.ndarray, Pairs]]:
-        """Iterate over row numbers and their pairs, sorted by user as a model wants them."""
+        """Iterate over row numbers and their pairs, sorted by user as models require.
+
+        Parameters
+        ----------
+        size : int
+            Largest number of pairs in a chunk.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Row numbers.
+        pairs : Pairs
+            The pairs of these rows.
+        """
         for rows in torch.argsort(self.user, stable=True).split(size):
             if len(rows):
                 yield rows.numpy(), self._pairs(rows)
 
     def predictives(self) -> Iterator[tuple[np.ndarray, PosteriorPredictive]]:
-        """Iterate over row numbers and the distribution of their ratings."""
+        """Iterate over row numbers and the predictive distribution of their ratings.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Row numbers.
+        predictive : PosteriorPredictive
+            Distribution of the ratings of these rows.
+        """
         learned = self.learned
         for rows, pairs in self.chunks():
             if learned.n_draws is None:
                 parts = components(self.rating_distribution(learned.latents, pairs))
             else:
                 weight = 1 / learned.n_draws
-                with isolated_random_state(0):  # unknown users and items are drawn from the prior
+                with isolated_random_state(0):  # for unknown users and items, drawn from the prior
                     parts = [
                         (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
                     ]
             yield rows, mixture(parts, learned.ratings.transform)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
-        """The distribution of the ratings of these pairs, given the latents."""
+        """Return the distribution of the ratings of some pairs, given the latents.
+
+        Parameters
+        ----------
+        latents : mapping of str to Tensor, Gaussian or LogGaussian
+            Values or distributions of the latents by site.
+        pairs : Pairs
+            Pairs of `chunks`.
+
+        Returns
+        -------
+        Distribution
+            On the model scale, of batch shape (n_pairs,).
+        """
         return run(self.learned.model, latents, pairs, self.history)["rating"]["fn"]
 
     def _pairs(self, rows: Tensor) -> Pairs:

@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, and whether their uncertainty can be believed."""
+"""Metrics of predictions: accuracy, and calibration of their uncertainty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_pmf.arguments import require_integer
 from pyro_pmf.prediction.predictive import PosteriorPredictive
 
 _ROUNDING = 1e-6  # of a rating and of an interval's end, as a share of the rating scale
-_INTERVALS = 50, 80, 90, 95  # percent: central ones whose coverage is always told
+_INTERVALS = 50, 80, 90, 95  # percent: central intervals whose coverage is always reported
 
 
 def score_each(
@@ -24,32 +24,34 @@ def score_each(
     levels: Sequence[float] | Tensor | None = None,
     generator: np.random.Generator | None = None,
 ) -> pd.DataFrame:
-    """Score the prediction of each rating; `summarize` turns the scores into one line.
+    """Score the prediction of each rating; `summarize` averages the scores.
 
     Parameters
     ----------
     predictive : PosteriorPredictive
+        Predictive distribution of the ratings.
     rating : Tensor, shape (n,)
-        What the ratings turned out to be, in rating units.
+        Observed ratings, in rating units.
     interval : float
         Probability of the central interval.
     levels : sequence of float or Tensor, optional
-        The ratings that can be given, ascending, in rating units. With them a continuous
-        prediction gets a log loss too, as if rounded to the nearest level.
+        Possible ratings, ascending, in rating units. With them a continuous prediction also gets a
+        log loss, as if rounded to the nearest level.
     generator : numpy.random.Generator, optional
-        Of `PosteriorPredictive.pit`.
+        Source of randomization, see `PosteriorPredictive.pit`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns error, sd, crps and width (rating units), nll (nats; of a level minus the log of
-        its mass), covered (by the interval) and pit (see `PosteriorPredictive.pit`); log_loss
-        (minus the log probability of the observed level, nats) where the levels are known.
+        Columns error, sd, crps and width (rating units); nll (minus the log density, or minus the
+        log mass of a level, nats); covered (by the interval); pit (see `PosteriorPredictive.pit`);
+        log_loss (minus the log probability of the observed level, nats) if the levels are known.
 
     Raises
     ------
     PMFError
-        If ``interval`` is not inside (0, 1), or a rating is none of the levels.
+        If ``interval`` is not inside (0, 1), a rating is none of the levels, or torch has no
+        quantiles for the distribution of the ratings.
     """
     lower, upper = predictive.interval(interval)
     slack = _ROUNDING * predictive.width
@@ -73,20 +75,41 @@ def score_each(
 def summarize(scores: pd.DataFrame) -> pd.Series:
     """Average the scores of `score_each`.
 
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        Scores of `score_each`, one row per rating.
+
     Returns
     -------
     pandas.Series
         n; rmse, mae and crps (rating units); nll (minus the mean log predictive density or mass,
-        nats); log_loss, where there is one; coverage and mean width of the central interval;
-        coverage_50, coverage_80, coverage_90 and coverage_95, as of `calibration`; pit_distance,
-        the largest between the distribution of pit and the uniform one; sharpness, the mean
-        standard deviation. Gneiting, Balabdaoui & Raftery (2007) call sharp what is
-        concentrated, and measure it by the width. An interval of levels is made of whole ones,
-        and its coverage is above its probability; those of `calibration` are right for levels too.
+        nats); log_loss, if the scores have it; coverage and mean width of the central interval;
+        coverage_50, coverage_80, coverage_90 and coverage_95, see `calibration`; pit_distance, the
+        largest distance between the distribution functions of pit and of a uniform; sharpness, the
+        mean standard deviation. (Gneiting, Balabdaoui & Raftery 2007 call concentrated predictions
+        sharp, and measure sharpness by the width.) An interval of levels consists of whole levels,
+        so its coverage is above its probability. The coverages of `calibration` are right for
+        levels too.
 
-        Then how far the standard deviation tells large errors from small ones:
+        Three entries say how well the standard deviation tells large errors from small ones:
         error_sd_spearman and error_sd_pearson, its rank and linear correlation with the absolute
-        error, and rpi (see `reliability_prediction_index`); NaN where one of the two is constant.
+        error, and rpi, see `reliability_prediction_index`. They are NaN if the standard deviation
+        or the absolute error is constant.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Normal
+    >>> from pyro_pmf.prediction.metrics import score_each, summarize
+    >>> from pyro_pmf.prediction.mixture import mixture
+    >>> predictive = mixture([(1.0, Normal(torch.tensor([0.5, 0.25]), 0.1))], (1, 5))
+    >>> scores = score_each(predictive, torch.tensor([3.0, 4.0]))
+    >>> scores["covered"].tolist()
+    [True, False]
+    >>> summary = summarize(scores)
+    >>> float(summary["coverage"]), round(float(summary["mae"]), 6)
+    (0.5, 1.0)
     """
     error, sd = scores["error"].to_numpy(float), scores["sd"].to_numpy(float)
     size = np.abs(error)
@@ -114,22 +137,21 @@ def summarize_by(
     counts: np.ndarray | pd.Series,
     edges: Sequence[int] = (0, 5, 10, 20, 50, 100, 200),
 ) -> pd.DataFrame:
-    """Summarize predictions by how many training ratings the user or the item had.
+    """Summarize scores by the number of training ratings of the user or the item.
 
     Parameters
     ----------
     scores : pandas.DataFrame
-        As of `score_each`.
+        Scores of `score_each`, one row per rating.
     counts : array-like of int, shape (n,)
-        Training ratings of each score's user, or of its item, in the same order.
+        Number of training ratings of each score's user, or of its item, in the same order.
     edges : sequence of int
-        Where bins begin; 0, without training ratings, has a bin of its own.
+        Lower ends of the bins. 0, without training ratings, has a bin of its own.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `summarize`, a row for each bin that holds scores: "0", "1-4", ...,
-        ">= 200".
+        Columns of `summarize`, one row for each bin that holds scores: "0", "1-4", ..., ">= 200".
     """
     starts = sorted({0, 1, *edges})
     names = [f"{a}" if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(starts)]
@@ -141,28 +163,29 @@ def summarize_by(
 
 
 def reliability_prediction_index(error: np.ndarray, sd: np.ndarray) -> float:
-    """Reliability Prediction Index: whether the surest predictions are the most accurate.
+    """Reliability Prediction Index: whether the most certain predictions are the most accurate.
 
-    The covariance of absolute error and standard deviation, in which large errors weigh more, over
-    the mean absolute error and the mean absolute deviations of both:
+    It is the covariance of absolute error e and standard deviation s, in which large errors weigh
+    more, over the mean absolute error and the mean absolute deviations of both:
 
         mean(e (e - mean e) (s - mean s)) / (mean e  mean|e - mean e|  mean|s - mean s|).
 
-    Bobadilla, Gutierrez, Ortega & Zhu (2018) score reliabilities, which are high where errors are
-    small. The reliability here is minus the standard deviation; mapped linearly to [0, 1] it would
-    give the same. The divisors are those of the public code of Coscrato (Coscrato & Bridge 2023).
-    That of Ortega, Lara-Cabrera, Gonzalez-Prieto & Bobadilla (2021) has others, such as the
-    standard deviation of the errors, and values that cannot be compared with these.
+    Bobadilla, Gutierrez, Ortega & Zhu (2018) score reliabilities, which are high for small errors.
+    The reliability here is minus the standard deviation; a linear map of it to [0, 1] would give
+    the same index. The divisors are as in the public code of Coscrato (Coscrato & Bridge 2023).
+    Ortega, Lara-Cabrera, Gonzalez-Prieto & Bobadilla (2021) use other divisors, such as the
+    standard deviation of the errors, so their values are not comparable with these.
 
     Parameters
     ----------
     error, sd : ndarray, shape (n,)
-        Neither of constant size.
+        Errors and predicted standard deviations, in rating units. Neither absolute errors nor
+        standard deviations are constant.
 
     Returns
     -------
     float
-        Without unit; 0 where the standard deviation tells nothing of the error, and the higher the
+        Dimensionless; 0 if the standard deviation is uninformative about the error. Higher is
         better.
     """
     size = np.abs(error)
@@ -174,22 +197,30 @@ def reliability_prediction_index(error: np.ndarray, sd: np.ndarray) -> float:
 def calibration(
     pit: np.ndarray, probabilities: Sequence[float] = tuple(np.linspace(0.05, 0.95, 19))
 ) -> pd.DataFrame:
-    """Share of ratings inside the central interval of each probability.
+    """Return the share of ratings inside the central interval of each probability.
 
-    Of levels the share comes out right too, since their `pit` is randomised: an interval takes
-    part of the level at each of its ends.
+    The share is right for levels too, since their `pit` is randomized: an interval takes a part of
+    the level at each of its ends.
 
     Parameters
     ----------
     pit : ndarray, shape (n,)
-        As of `score_each`.
+        Probability integral transforms of `score_each`.
     probabilities : sequence of float
-        Of the central intervals.
+        Probabilities of the central intervals.
 
     Returns
     -------
     pandas.DataFrame
-        Columns probability and coverage; equal where the predictions are calibrated.
+        Columns probability and coverage, which are equal for calibrated predictions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyro_pmf.prediction.metrics import calibration
+    >>> pit = (np.arange(100) + 0.5) / 100  # evenly spread: calibrated
+    >>> calibration(pit, [0.5, 0.9]).to_numpy().tolist()
+    [[0.5, 0.5], [0.9, 0.9]]
     """
     return pd.DataFrame(
         {
@@ -200,29 +231,35 @@ def calibration(
 
 
 def _inside(pit: np.ndarray | pd.Series, probability: float) -> np.ndarray:
-    """Whether probability integral transforms are within a central interval."""
+    """Return whether probability integral transforms are within a central interval."""
     return 2 * np.abs(np.asarray(pit) - 0.5) <= probability
 
 
 def pit_histogram(pit: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
     """Count the probability integral transforms in bins of equal width.
 
-    A flat histogram is calibrated, one shaped like a U too sure, like a hump not sure enough
+    A flat histogram is calibrated. A U shape means too certain, a hump not certain enough
     (Gneiting, Balabdaoui & Raftery 2007).
 
     Parameters
     ----------
     pit : ndarray, shape (n,)
-        As of `score_each`.
+        Probability integral transforms of `score_each`.
     n_bins : int
+        Number of bins.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each bin: its ends low and high, count, and the count expected of a uniform.
+        One row per bin: its ends low and high, count, and expected, the count of a uniform.
+
+    Raises
+    ------
+    PMFError
+        If ``n_bins`` is not a positive integer.
     """
     require_integer("n_bins", n_bins)
-    # A mixture's probabilities may add up to a little more than 1.
+    # By rounding, a mixture's probabilities may add up to a little more than 1.
     count, ends = np.histogram(np.clip(pit, 0, 1), bins=n_bins, range=(0, 1))
     return pd.DataFrame(
         {"low": ends[:-1], "high": ends[1:], "count": count, "expected": len(pit) / n_bins}
@@ -232,21 +269,26 @@ def pit_histogram(pit: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
 def pit_uniformity(pit: np.ndarray, n_bins: int = 10) -> pd.Series:
     """Test whether the probability integral transforms are uniform.
 
-    Ratings of one user or item share what was learnt of them, so that the transforms are not quite
-    independent and p-values are too small; and among many ratings any small fault is significant.
+    Ratings of one user or item share an estimate, so their transforms are not quite independent
+    and p-values are too small. Among many ratings, any small fault is significant.
 
     Parameters
     ----------
     pit : ndarray, shape (n,)
-        As of `score_each`.
+        Probability integral transforms of `score_each`.
     n_bins : int
-        Of `pit_histogram`, for the chi-square test.
+        Number of bins of `pit_histogram`, for the chi-square test.
 
     Returns
     -------
     pandas.Series
-        chi_square and its p-value; kolmogorov, the largest distance from the uniform distribution
-        function, and its p-value.
+        chi_square and chi_square_p_value; kolmogorov, the largest distance from the uniform
+        distribution function, and kolmogorov_p_value.
+
+    Raises
+    ------
+    PMFError
+        If ``n_bins`` is not a positive integer.
     """
     chi_square = chisquare(pit_histogram(pit, n_bins)["count"])
     kolmogorov = kstest(pit, "uniform")
@@ -263,25 +305,26 @@ def pit_uniformity(pit: np.ndarray, n_bins: int = 10) -> pd.Series:
 def ranking_scores(
     score: np.ndarray, relevant: np.ndarray, seen: np.ndarray | None = None, n: int = 10
 ) -> pd.DataFrame:
-    """Score lists of the n items with the highest scores, one list a user.
+    """Score each user's list of the n items with the highest scores.
 
     Parameters
     ----------
     score : ndarray, shape (n_users, n_items)
-        Of any unit; of equal ones the first item comes first.
+        Scores of any unit. Of equal scores, the first item comes first.
     relevant : ndarray, bool, shape (n_users, n_items)
-        The items that a list should find, such as those held out.
+        Items that a list should find, such as held-out ones.
     seen : ndarray, bool, shape (n_users, n_items), optional
-        Items that are left out of the lists, such as those of training.
+        Items that the lists leave out, such as training items.
     n : int
+        Length of a list.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each user, by number, who has a relevant item that is not seen. n_relevant, how
-        many; recall, the share of them in the list; ndcg, the discounted cumulative gain of the
-        list, sum of 1 / log2(1 + rank) over the ranks of relevant items, over that of the best
-        list (Jarvelin & Kekalainen 2002).
+        One row per user, by number, for users with a relevant item that is not seen. Columns:
+        n_relevant, the number of these items; recall, the share of them in the list; ndcg, the
+        discounted cumulative gain of the list, sum of 1 / log2(1 + rank) over the ranks of
+        relevant items, divided by the gain of the best list (Jarvelin & Kekalainen 2002).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From the parts of a mixture to the predictive distribution that suits them."""
+"""Predictive distribution of a mixture, chosen by its parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_pmf.prediction.predictive import PosteriorPredictive
 def mixture(
     parts: Sequence[tuple[float, Distribution]], transform: Transform | tuple[float, float]
 ) -> PosteriorPredictive:
-    """Return the predictive distribution that is a mixture of these parts.
+    """Return the predictive distribution that is a mixture of some parts.
 
     Parameters
     ----------
@@ -28,7 +28,24 @@ def mixture(
     Returns
     -------
     ContinuousPredictive or DiscretePredictive
-        By the support of the first part.
+        Chosen by the support of the first part.
+
+    Raises
+    ------
+    PMFError
+        If the parts are discrete and the transform does not leave their levels evenly spaced.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Normal
+    >>> from pyro_pmf.prediction.mixture import mixture
+    >>> half = Normal(torch.tensor([0.5, 0.25]), 0.1)  # two pairs, ratings from 1 to 5
+    >>> predictive = mixture([(0.5, half), (0.5, half)], (1, 5))
+    >>> predictive.mean.tolist()
+    [3.0, 2.0]
+    >>> predictive.cdf(3.0).shape
+    torch.Size([2])
     """
     if not isinstance(transform, Transform):
         transform = Affine.of_scale(*transform)

@@ -1,4 +1,4 @@
-"""The predictive distribution of ratings, which every prediction and every score reads."""
+"""Predictive distribution of ratings: the base of all predictions and scores."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from pyro_pmf.arguments import require_probability
 from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import PMFError
 
-ON_LEVEL = 1e-3  # how far from a level a rating may lie and be that level, in levels
+ON_LEVEL = 1e-3  # a rating this close to a level counts as this level; in units of level spacing
 
 
 class PosteriorPredictive(ABC):
-    """The distribution of each rating: a mixture over what is not known of its parameters.
+    """Distribution of each rating: a mixture over the unknown parameters of its likelihood.
 
-    Every argument and result is in rating units. `mixture` makes one.
+    All arguments and results are in rating units. An argument ``rating`` broadcasts to shape
+    (n_pairs,). `mixture` makes a predictive distribution.
 
     Parameters
     ----------
     parts : sequence of (float, Distribution)
         Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
     transform : Transform
-        Of the training ratings.
+        Transform of the training ratings.
 
     Attributes
     ----------
     levels : Tensor, shape (n_levels,), or None
-        The ratings there can be, ascending, where they are finitely many.
+        Possible ratings, ascending, if there are finitely many.
     """
 
     levels: Tensor | None = None
@@ -58,66 +59,129 @@ class PosteriorPredictive(ABC):
 
     @abstractmethod
     def log_prob(self, rating: Tensor) -> Tensor:
-        """Log density of a rating, per rating unit, or log mass of a level, shape (n_pairs,)."""
-
-    @abstractmethod
-    def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
-        """Log probability of a rating that is one of these levels, shape (n_pairs,).
-
-        Of a model of levels it is the mass of that level, whichever others are named. So that a
-        model of continuous ratings can be compared with it, its ratings are taken to be rounded to
-        the nearest level, and the levels at the ends to take the tails.
+        """Return the log density of a rating, per rating unit, or the log mass of a level.
 
         Parameters
         ----------
         rating : Tensor, broadcastable to (n_pairs,)
-            Each one of the levels.
+            Ratings, in rating units.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Log density or log mass, in nats.
+        """
+
+    @abstractmethod
+    def log_prob_of_level(self, rating: Tensor, levels: Sequence[float] | Tensor) -> Tensor:
+        """Return the log probability of a rating that is one of some levels.
+
+        A discrete model gives the mass of the level, regardless of the other levels. For
+        comparison, a continuous model's ratings are rounded to the nearest level; the lowest and
+        highest level take the tails.
+
+        Parameters
+        ----------
+        rating : Tensor, broadcastable to (n_pairs,)
+            Ratings, in rating units, each one of the levels.
         levels : sequence of float or Tensor, shape (n_levels,)
-            Ascending, in rating units.
+            Possible ratings, ascending, in rating units.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Log probability, in nats.
 
         Raises
         ------
         PMFError
-            If the levels do not ascend, a rating is none of them, or a model of levels does not
-            have it.
+            If the levels do not ascend, a rating is none of them, or a discrete model lacks the
+            level.
         """
 
     @abstractmethod
     def log_mass(self, count: Tensor) -> Tensor:
-        """Log probability of a whole number, shape (n_pairs,).
+        """Return the log probability of a count.
 
-        So that models of counts can be compared, whatever they take counts for: under a continuous
-        one it is that of the numbers from half below to half above.
+        For a continuous model, this is the probability of (count - 1/2, count + 1/2). This makes
+        models of counts comparable.
+
+        Parameters
+        ----------
+        count : Tensor, broadcastable to (n_pairs,)
+            Counts: ratings that are whole numbers.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Log probability, in nats.
         """
 
     def level_probabilities(self, levels: Sequence[float] | Tensor) -> Tensor:
-        """Probability of each of these levels, see `log_prob_of_level`, (n_pairs, n_levels)."""
+        """Return the probability of each of some levels, see `log_prob_of_level`.
+
+        Parameters
+        ----------
+        levels : sequence of float or Tensor, shape (n_levels,)
+            Possible ratings, ascending, in rating units.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs, n_levels)
+            Probabilities.
+
+        Raises
+        ------
+        PMFError
+            As for `log_prob_of_level`.
+        """
         levels = torch.as_tensor(levels, dtype=torch.float64)
         return torch.stack([self.log_prob_of_level(x, levels).exp() for x in levels], -1)
 
     @abstractmethod
     def cdf(self, rating: Tensor | float) -> Tensor:
-        """Probability of a rating at most this, shape (n_pairs,)."""
+        """Return the probability of this rating or a lower one, shape (n_pairs,)."""
 
     @abstractmethod
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
-        """Probability of this rating or a higher one, shape (n_pairs,)."""
+        """Return the probability of this rating or a higher one, shape (n_pairs,)."""
 
     @abstractmethod
     def quantile(self, probability: float) -> Tensor:
-        """The lowest rating whose `cdf` is at least this probability, shape (n_pairs,)."""
+        """Return the lowest rating whose `cdf` is at least a probability.
+
+        Parameters
+        ----------
+        probability : float
+            Inside (0, 1).
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Ratings, in rating units.
+        """
 
     def interval(self, probability: float) -> tuple[Tensor, Tensor]:
-        """Central interval, its ends clipped to the rating scale, each of shape (n_pairs,).
+        """Return the central interval, clipped to the rating scale.
 
-        Clipping to where the ratings are does not change how many of them the interval holds.
-        An interval of levels holds this probability or more; one of counts, or under a transform
-        without bounds, is not clipped.
+        Clipping to the range of the ratings does not change how many of them the interval holds.
+        An interval of levels holds at least ``probability``. Intervals of counts, and intervals
+        under a transform without bounds, are not clipped.
+
+        Parameters
+        ----------
+        probability : float
+            Probability of the interval, inside (0, 1).
+
+        Returns
+        -------
+        lower, upper : Tensor, shape (n_pairs,)
+            Ends of the interval, in rating units.
 
         Raises
         ------
         PMFError
-            If the probability is not inside (0, 1), or torch lacks the family's quantiles.
+            If the probability is not inside (0, 1), or torch has no quantiles of the family.
         """
         require_probability("interval", probability)
         tail = (1 - probability) / 2
@@ -133,17 +197,23 @@ class PosteriorPredictive(ABC):
 
     @abstractmethod
     def crps(self, rating: Tensor) -> np.ndarray:
-        """Continuous ranked probability score, in rating units, shape (n_pairs,)."""
+        """Return the continuous ranked probability score, in rating units, shape (n_pairs,)."""
 
     @abstractmethod
     def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Probability integral transform, uniform if the prediction is right, (n_pairs,).
+        """Return the probability integral transform, uniform if the prediction is calibrated.
 
         Parameters
         ----------
-        rating : Tensor
+        rating : Tensor, broadcastable to (n_pairs,)
+            Observed ratings, in rating units.
         generator : numpy.random.Generator, optional
-            Randomises that of levels; the same at every call if left out.
+            Source of the randomization for levels. Without it, every call gives the same result.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            Values in [0, 1].
         """
 
     def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
@@ -167,7 +237,27 @@ class PosteriorPredictive(ABC):
 def locate_levels(
     rating: Tensor | float, levels: Sequence[float] | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Levels, and which of them each rating is; refuse ratings that are none."""
+    """Return the levels and the index of each rating among them.
+
+    Parameters
+    ----------
+    rating : Tensor or float
+        Ratings, each one of the levels.
+    levels : sequence of float or Tensor, shape (n_levels,)
+        Possible ratings, ascending, in rating units.
+
+    Returns
+    -------
+    levels : Tensor, float64, shape (n_levels,)
+        The levels.
+    level : Tensor, int64, of the shape of ``rating``
+        Indices.
+
+    Raises
+    ------
+    PMFError
+        If the levels do not ascend, or a rating is none of them.
+    """
     levels = torch.as_tensor(levels, dtype=torch.float64)
     gaps = levels.diff()
     if not (len(levels) and levels.isfinite().all() and (gaps > 0).all()):

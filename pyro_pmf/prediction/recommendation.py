@@ -1,4 +1,4 @@
-"""The items that a user has not rated and would rate highest."""
+"""Recommendations: the unseen items with the highest expected rating of a user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,25 @@ def recommend(
     n: int = 10,
     exclude_seen: bool = True,
 ) -> pd.DataFrame:
-    """Implement `Posterior.recommend`."""
+    """Return the items with the highest expected rating of each user.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    users, n, exclude_seen
+        As for `Posterior.recommend`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of `Posterior.recommend`: user, rank, item, mean and sd.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.recommend`.
+    """
     require_integer("n", n)
     one = isinstance(users, str) or not isinstance(users, Iterable)
     ids = pd.Index([users] if one else list(cast(Iterable[Hashable], users)))

@@ -1,4 +1,4 @@
-"""Tables of predictions: one row a pair, with the caller's ids."""
+"""Tables of predictions: one row per pair, with the caller's ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,25 @@ def predict(
     interval: float = 0.9,
     at_least: float | None = None,
 ) -> pd.DataFrame:
-    """Implement `Posterior.predict`."""
+    """Return mean, sd and central interval of each pair's rating.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs, interval, at_least
+        As for `Posterior.predict`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of `Posterior.predict`.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.predict`.
+    """
     if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
         raise PMFError(f"at_least must be a rating, not {at_least!r}")
     where = LocatedPairs.of(learned, pairs)
@@ -46,7 +64,25 @@ def predict(
 def predict_levels(
     learned: Learned, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
 ) -> pd.DataFrame:
-    """Implement `Posterior.predict_levels`."""
+    """Return the probability of each possible rating of each pair.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs, levels
+        As for `Posterior.predict_levels`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of `Posterior.predict_levels`.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.predict_levels`.
+    """
     where = LocatedPairs.of(learned, pairs)
     parts = []
     for rows, predictive in where.predictives():
@@ -76,7 +112,25 @@ def scores(
     interval: float = 0.9,
     levels: Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Implement `Posterior.scores`."""
+    """Return the scores of the prediction of each rating.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs, interval, levels
+        As for `Posterior.scores`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of `Posterior.scores`.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.scores`.
+    """
     rating = torch.from_numpy(observed(pairs))
     where = LocatedPairs.of(learned, pairs)
     generator = np.random.default_rng(0)
@@ -93,7 +147,26 @@ def scores(
 
 
 def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
-    """Log density or mass of each rating, shape (n_pairs,), in their order."""
+    """Return the log predictive density or mass of each rating.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs : Ratings or pandas.DataFrame
+        Observed ratings.
+
+    Returns
+    -------
+    ndarray, shape (n_pairs,)
+        Log density per rating unit, or log mass of a level, in nats; in the order of ``pairs``.
+
+    Raises
+    ------
+    RatingsError
+        If the pairs have no ratings, a column is missing, or all ids of a column are unknown
+        because of their type.
+    """
     rating = torch.from_numpy(observed(pairs))
     logs = np.empty(len(rating))
     for rows, predictive in LocatedPairs.of(learned, pairs).predictives():
@@ -102,7 +175,18 @@ def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
 
 
 def is_discrete(learned: Learned) -> bool:
-    """Whether ratings have probabilities, as levels and counts do, and no density."""
+    """Return whether ratings have probabilities, as levels and counts do, instead of a density.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+
+    Returns
+    -------
+    bool
+        Whether they do.
+    """
     first = learned.ratings.to_frame().head(1)
     _, predictive = next(LocatedPairs.of(learned, first).predictives())
     return isinstance(predictive, DiscretePredictive)
@@ -111,7 +195,25 @@ def is_discrete(learned: Learned) -> bool:
 def sample(
     learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
 ) -> np.ndarray:
-    """Implement `Posterior.sample`."""
+    """Draw ratings from the joint posterior predictive distribution.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    pairs, n_draws, seed
+        As for `Posterior.sample`.
+
+    Returns
+    -------
+    ndarray, shape (n_draws, n_pairs)
+        Draws, in rating units.
+
+    Raises
+    ------
+    RatingsError, PMFError
+        As for `Posterior.sample`.
+    """
     require_integer("n_draws", n_draws)
     where = LocatedPairs.of(learned, pairs)
     samples = np.empty((n_draws, len(where)))

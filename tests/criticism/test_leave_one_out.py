@@ -1,9 +1,9 @@
 """Model criticism: leave-one-out beside exact answers, and figures, on ArviZ 0.x and 1."""
 
+import sys
 import warnings
 from dataclasses import replace
 
-import arviz
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from matplotlib import pyplot
 
 from pyro_pmf import (
     PMF,
+    VI,
     BernoulliLogit,
     NegativeBinomialLog,
     Normal,
@@ -29,6 +30,7 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.criticism import compare, loo, plot_loo_pit, plot_ppc
+from pyro_pmf.prediction.arviz_versions import arviz
 
 FRAME = pd.DataFrame(
     {
@@ -43,11 +45,11 @@ FRAME = pd.DataFrame(
 def posterior():
     ratings = Ratings.from_frame(FRAME)
     model = PMF(n_factors=2, users="hierarchical", noise="shared")
-    return fit(model, ratings, max_steps=10, progress=False)
+    return fit(model, ratings, VI(max_steps=10), progress=False)
 
 
 def represented(model, ratings, **latents):
-    """A posterior of exact draws."""
+    """Return a posterior of exact draws."""
     draws = {name: torch.from_numpy(value) for name, value in latents.items()}
     return Posterior(model, ratings, draws, len(next(iter(draws.values()))), pd.DataFrame(), True)
 
@@ -70,18 +72,18 @@ SD = 0.25
 
 
 def draws_of(distribution, n):
-    """As good as draws can be: a quantile of each of n equal parts, in random order."""
+    """Return draws as good as can be: a quantile of each of n equal parts, in random order."""
     return np.random.default_rng(0).permutation(distribution.ppf((np.arange(n) + 0.5) / n))
 
 
 def normal_given(y):
-    """Mean and variance of theta given y."""
+    """Return mean and variance of theta given y."""
     variance = 1 / (1 + len(y) / SD**2)
     return variance * (0.5 + y.sum() / SD**2), variance
 
 
 def exact_loo(y):
-    """Log density of each rating given the others, for a scale of width 4."""
+    """Return the log density of each rating given the others, for a scale of width 4."""
     moments = [normal_given(np.delete(y, k)) for k in range(len(y))]
     return np.array(
         [
@@ -101,7 +103,7 @@ def pointwise(result):
 
 @pytest.fixture(scope="module")
 def about():
-    """Ratings about a common mean, whose posterior is known, and the ratings on the unit scale."""
+    """Return the known posterior of a common mean of ratings, and these on the unit scale."""
     ratings = Ratings.from_frame(FRAME, scale=(1, 5), dtype=torch.float64)
     y = ratings.value.numpy()
     mean, variance = normal_given(y)
@@ -109,17 +111,31 @@ def about():
     return represented(about_theta, ratings, theta=theta), y
 
 
+def far_from(learnt):
+    """Return a posterior of the same draws, spread so widely that k is high."""
+    return replace(learnt, latents={"theta": learnt.latents["theta"] * 30 - 10})
+
+
+@pytest.fixture
+def agg():
+    backend = mpl.get_backend()
+    pyplot.switch_backend("agg")
+    yield
+    pyplot.close("all")
+    pyplot.switch_backend(backend)
+
+
 class TestLOO:
     def test_of_a_normal_mean_is_exact(self, about):
         learnt, y = about
         pairs = learnt.ratings.to_frame()
-        result = loo(learnt, pairs, num_samples=1500)
+        result = loo(learnt, pairs, n_draws=1500)
         np.testing.assert_allclose(pointwise(result), exact_loo(y), atol=0.004)
         assert values(result, "elpd") == pytest.approx(exact_loo(y).sum(), abs=0.02)
         assert result.pareto_k.max() < result.good_k
         some = pairs.iloc[[12, 3]]
         np.testing.assert_allclose(
-            pointwise(loo(learnt, some, num_samples=1500)), exact_loo(y)[[12, 3]], atol=0.01
+            pointwise(loo(learnt, some, n_draws=1500)), exact_loo(y)[[12, 3]], atol=0.01
         )
 
     def test_of_tosses_is_exact(self):
@@ -127,7 +143,7 @@ class TestLOO:
         ratings = Ratings.from_frame(frame, dtype=torch.float64)
         y = ratings.value.numpy()
         p = draws_of(scipy.stats.beta(1 + y.sum(), 1 + (1 - y).sum()), 1500)
-        result = loo(represented(tosses, ratings, p=p), ratings, num_samples=1500)
+        result = loo(represented(tosses, ratings, p=p), ratings, n_draws=1500)
         others = y.sum() - y
         heads = (1 + others) / (2 + len(y) - 1)
         expected = np.log(np.where(y == 1, heads, 1 - heads))
@@ -135,8 +151,8 @@ class TestLOO:
 
     def test_of_chains(self, about):
         learnt, y = about
-        chains = replace(learnt, num_chains=4)
-        result = loo(chains, learnt.ratings, num_samples=1500)
+        chains = replace(learnt, n_chains=4)
+        result = loo(chains, learnt.ratings, n_draws=1500)
         np.testing.assert_allclose(pointwise(result), exact_loo(y), atol=0.004)
 
     def test_says_once_how_many_k_are_high(self):
@@ -169,14 +185,14 @@ class TestLOO:
             loo(learnt, FRAME.iloc[:0])
 
     def test_refuses_a_point_estimate(self):
-        point = fit(PMF(0, noise="shared"), Ratings.from_frame(FRAME), "delta", progress=False)
+        point = fit(PMF(0, noise="shared"), Ratings.from_frame(FRAME), "map", progress=False)
         with pytest.raises(PMFError, match="point estimate"):
             loo(point, FRAME)
 
     @pytest.mark.slow
     @pytest.mark.statistical
     def test_of_variational_inference_is_near_refits(self):
-        """Biases that some ratings each determine: a mean-field posterior is good enough."""
+        """Learn biases from some ratings each, for which a mean-field posterior is good enough."""
         generator = np.random.default_rng(3)
         user, item = np.divmod(np.arange(96), 12)
         unit = 0.5 + 0.15 * generator.normal(size=8)[user] + 0.1 * generator.normal(size=12)[item]
@@ -189,9 +205,31 @@ class TestLOO:
             return fit(model, ratings, progress=False)
 
         rows = [0, 17, 40, 66, 95]
-        result = loo(fitted(frame), frame.iloc[rows], num_samples=4000)
+        result = loo(fitted(frame), frame.iloc[rows], n_draws=4000)
         refits = [-fitted(frame.drop(k)).evaluate(frame.iloc[[k]])["nll"] for k in rows]
         np.testing.assert_allclose(pointwise(result), refits, atol=0.15)
+
+
+ASKED_FOR_K = {
+    "loo": lambda near, far, pairs: loo(far, pairs),
+    "compare": lambda near, far, pairs: compare({"near": near, "far": far}, pairs),
+    "plot_loo_pit": lambda near, far, pairs: plot_loo_pit(far, pairs),
+}
+
+
+@pytest.mark.parametrize("name", ASKED_FOR_K)
+def test_the_warning_of_high_k_blames_the_caller(about, agg, name):
+    """Point to the line that asked, once, and to none of the package or of ArviZ."""
+    near, _ = about
+    far = far_from(near)
+    ask = ASKED_FOR_K[name]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ask(near, far, near.ratings)
+    (only,) = [each for each in said if each.category is UserWarning]
+    assert str(only.message).startswith("Pareto k is above")
+    assert only.filename == __file__
+    assert only.lineno == ask.__code__.co_firstlineno
 
 
 class TestCompare:
@@ -201,7 +239,7 @@ class TestCompare:
         learnt, y = about
         off = torch.from_numpy(draws_of(scipy.stats.norm(0.2, 0.1), 1500))
         wide = replace(learnt, latents={"theta": off})
-        table = compare({"wrong": wide, "right": learnt}, learnt.ratings, num_samples=1500)
+        table = compare({"wrong": wide, "right": learnt}, learnt.ratings, n_draws=1500)
         assert list(table.columns) == self.COLUMNS
         assert list(table.index) == ["right", "wrong"]
         assert list(table["rank"]) == [0, 1]
@@ -211,18 +249,18 @@ class TestCompare:
         assert right["elpd"] == pytest.approx(exact.sum(), abs=0.05)
         assert right["se"] == pytest.approx(np.sqrt(20) * exact.std(), rel=0.03)
         assert right["elpd_diff"] == right["dse"] == 0
-        other = loo(wide, learnt.ratings, num_samples=1500)
+        other = loo(wide, learnt.ratings, n_draws=1500)
         assert wrong["elpd_diff"] == pytest.approx(values(other, "elpd") - right["elpd"])
-        difference = pointwise(other) - pointwise(loo(learnt, learnt.ratings, num_samples=1500))
+        difference = pointwise(other) - pointwise(loo(learnt, learnt.ratings, n_draws=1500))
         assert wrong["dse"] == pytest.approx(np.sqrt(20) * difference.std())
         assert table["weight"].sum() == pytest.approx(1)
         assert right["weight"] > 0.5
 
     def test_counts_high_k_of_each(self, about):
         learnt, _ = about
-        narrow = replace(learnt, latents={"theta": learnt.latents["theta"] * 30 - 10})
+        far = far_from(learnt)
         with pytest.warns(UserWarning, match=r"above 0.67 for \d+ of 20 \(far\) ratings"):
-            table = compare({"near": learnt, "far": narrow}, learnt.ratings)
+            table = compare({"near": learnt, "far": far}, learnt.ratings)
         assert table.loc["near", "n_bad_k"] == 0
         assert table.loc["far", "n_bad_k"] > 0
 
@@ -232,7 +270,7 @@ class TestCompare:
             compare({"one": learnt}, FRAME)
         levels = PMF(1, likelihood=OrderedLogit(5))
         ratings = Ratings.from_frame(FRAME, scale=(1, 5))
-        ordinal = fit(levels, ratings, max_steps=5, progress=False)
+        ordinal = fit(levels, ratings, VI(max_steps=5), progress=False)
         with pytest.raises(PMFError, match=r"density.*probability"):
             compare({"normal": learnt, "ordinal": ordinal}, FRAME)
 
@@ -242,25 +280,18 @@ def ordinal():
     frame = FRAME.assign(rating=FRAME["rating"] / 2)
     ratings = Ratings.from_frame(frame, scale=(0.5, 2.5))
     model = PMF(1, noise="shared", likelihood=OrderedLogit(5))
-    return fit(model, ratings, max_steps=30, progress=False)
+    return fit(model, ratings, VI(max_steps=30), progress=False)
 
 
 @pytest.fixture(scope="module")
 def tossed():
     frame = FRAME.assign(rating=(FRAME["rating"] > 2).astype(float))
     model = PMF(1, noise="shared", likelihood=BernoulliLogit())
-    return fit(model, Ratings.from_frame(frame), max_steps=30, progress=False)
+    return fit(model, Ratings.from_frame(frame), VI(max_steps=30), progress=False)
 
 
+@pytest.mark.usefixtures("agg")
 class TestPlots:
-    @pytest.fixture(autouse=True)
-    def _agg(self):
-        backend = mpl.get_backend()
-        pyplot.switch_backend("agg")
-        yield
-        pyplot.close("all")
-        pyplot.switch_backend(backend)
-
     def axes(self, shown):
         axes = shown.get_viz("plot", "rating") if hasattr(shown, "get_viz") else shown
         axes.figure.canvas.draw()
@@ -275,7 +306,7 @@ class TestPlots:
         axes = self.axes(plot_ppc(ordinal, ordinal.ratings))
         labels = [label.get_text() for label in axes.get_xticklabels()]
         assert labels == ["0.5", "1", "1.5", "2", "2.5"]
-        axes = self.axes(plot_ppc(tossed, tossed.ratings, num_samples=20))
+        axes = self.axes(plot_ppc(tossed, tossed.ratings, n_draws=20))
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
 
     def test_ppc_of_counts(self):
@@ -285,8 +316,8 @@ class TestPlots:
         model = PMF(
             0, priors=Priors(mu=Normal(4.0, 1.0)), likelihood=NegativeBinomialLog(), noise="shared"
         )
-        counted = fit(model, ratings, max_steps=30, progress=False)
-        axes = self.axes(plot_ppc(counted, ratings, num_samples=10))
+        counted = fit(model, ratings, VI(max_steps=30), progress=False)
+        axes = self.axes(plot_ppc(counted, ratings, n_draws=10))
         assert axes.get_xlabel() == "Rating"
         assert len(axes.lines) >= 11  # distribution functions
 
@@ -298,16 +329,23 @@ class TestPlots:
         learnt, _ = about
         assert self.axes(plot_loo_pit(learnt, FRAME)).get_xlabel() == "LOO-PIT"
 
+    def test_need_matplotlib(self, about, monkeypatch):
+        learnt, _ = about
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        for plot in (plot_ppc, plot_loo_pit):
+            with pytest.raises(PMFError, match=r"pip install 'pyro-pmf\[plots\]'"):
+                plot(learnt, FRAME)
+
     @pytest.mark.filterwarnings("ignore:Pareto k is above")
     def test_loo_pit_of_levels_is_randomised(self, ordinal, monkeypatch):
         given = {}
-        plot = arviz.plot_loo_pit
+        plot = arviz().plot_loo_pit
 
         def spy(data, **options):
             given["data"] = data
             return plot(data, **options)
 
-        monkeypatch.setattr(arviz, "plot_loo_pit", spy)
+        monkeypatch.setattr(arviz(), "plot_loo_pit", spy)
         plot_loo_pit(ordinal, ordinal.ratings)
         observed = given["data"]["observed_data"]["rating"].to_numpy()
         drawn = given["data"]["posterior_predictive"]["rating"].to_numpy()

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_pmf import PMF, Fixed, PMFError, Priors, Ratings, RatingsError, fit
+from pyro_pmf import MAP, PMF, VI, FitError, Fixed, PMFError, Priors, Ratings, RatingsError, fit
+from pyro_pmf.criticism.selection import cross_validate
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     NegativeBinomialLog,
@@ -13,13 +14,13 @@ from pyro_pmf.model.likelihoods import (
     OrderedLogit,
 )
 from pyro_pmf.prediction.metrics import summarize
-from pyro_pmf.criticism.selection import cross_validate
 
 PRIORS = Priors(sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+QUICK = {"method": VI(max_steps=5), "progress": False}
 
 
 def simulated(n_factors, n_users=60, n_items=40, seed=0):
-    """Ratings from 1 to 5 of strong factors and weak biases, about two thirds of all pairs."""
+    """Return ratings from 1 to 5 of strong factors and weak biases, of two thirds of all pairs."""
     rng = np.random.default_rng(seed)
     user, item = np.divmod(np.arange(n_users * n_items), n_items)
     U, V = rng.normal(size=(n_users, n_factors)), rng.normal(size=(n_items, n_factors))
@@ -38,13 +39,12 @@ def model(n_factors, **options):
 
 def test_numbers_are_those_of_a_loop_by_hand():
     ratings, models = simulated(1, 20, 15), {"flat": model(0), "one": model(1)}
-    table = cross_validate(
-        models, ratings, k=3, seed=5, guide="delta", max_steps=30, progress=False
-    )
+    method = MAP(max_steps=30)
+    table = cross_validate(models, ratings, k=3, seed=5, method=method, progress=False)
     scores = {name: [] for name in models}
     for train, test in ratings.k_fold(3, seed=5):
         for name, one in models.items():
-            posterior = fit(one, train, "delta", max_steps=30, progress=False)
+            posterior = fit(one, train, method, progress=False)
             scores[name].append(posterior.scores(test))
     scores = {name: pd.concat(parts) for name, parts in scores.items()}
     assert all(len(each) == len(ratings) for each in scores.values())
@@ -64,14 +64,14 @@ def test_numbers_are_those_of_a_loop_by_hand():
 
 
 def test_one_model_is_compared_with_itself():
-    table = cross_validate({3: model(0)}, simulated(1, 10, 8), k=2, max_steps=5, progress=False)
+    table = cross_validate({3: model(0)}, simulated(1, 10, 8), k=2, **QUICK)
     assert table.index.tolist() == [3]
     assert table.loc[3, "difference"] == 0
 
 
 def test_ties_keep_their_order_and_models_may_have_any_name():
     models = {("a", 1): model(0), None: model(0), "c": model(0)}
-    table = cross_validate(models, simulated(1, 10, 8), k=2, max_steps=5, progress=False)
+    table = cross_validate(models, simulated(1, 10, 8), k=2, **QUICK)
     assert table.index.tolist() == list(models)
     assert (table["difference"] == 0).all()
 
@@ -81,7 +81,7 @@ def test_ties_keep_their_order_and_models_may_have_any_name():
 
 @pytest.mark.statistical
 def test_too_few_factors_are_behind():
-    """Two strong factors: none, or one, is behind by far more than ten standard errors."""
+    """Check that of two strong factors, none or one is behind by ten standard errors."""
     models = {k: model(k) for k in (0, 1, 2)}
     table = cross_validate(models, simulated(2), k=3, progress=False)
     assert table.index.tolist() == [2, 1, 0]
@@ -92,7 +92,7 @@ def test_too_few_factors_are_behind():
 
 @pytest.mark.statistical
 def test_factors_that_are_not_there_gain_nothing():
-    """Of one factor, four predict no better than one by three standard errors."""
+    """Check that four factors are not ahead of the one there is by three standard errors."""
     models = {k: model(k) for k in (0, 1, 4)}
     table = cross_validate(models, simulated(1), k=3, progress=False)
     assert table.index[-1] == 0
@@ -120,10 +120,10 @@ def half_stars(ratings):
 
 
 def test_levels_compare_a_density_with_a_mass():
-    """By the log loss over levels half a star apart, which is no density."""
+    """Compare by the log loss over levels half a star apart, which is no density."""
     ratings, levels = half_stars(simulated(2, 30, 20)), tuple(np.arange(0.5, 5.1, 0.5))
     models = {"continuous": model(2), "levels": model(2, likelihood=OrderedLogit(10))}
-    options = {"max_steps": 30, "progress": False}
+    options = {"method": VI(max_steps=30), "progress": False}
     table = cross_validate(models, ratings, k=2, levels=levels, **options)
     for name, one in models.items():
         parts = [
@@ -141,7 +141,7 @@ def test_levels_compare_a_density_with_a_mass():
 
 @pytest.mark.parametrize("transform", ["unit", "count"])
 def test_a_density_and_a_mass_without_levels(transform):
-    """Refused as soon as both have been fitted once."""
+    """Refuse them as soon as both have been fitted once."""
     ratings = simulated(1, 20, 15)
     likelihoods = OrderedLogit(5), NormalSigmoid()
     if transform == "count":
@@ -150,9 +150,8 @@ def test_a_density_and_a_mass_without_levels(transform):
         likelihoods = NegativeBinomialLog(), NormalIdentity()
     models = {str(x): PMF(0, noise="shared", likelihood=x) for x in likelihoods}
     seen = []
-    options = {"max_steps": 5, "progress": False, "callback": seen.append}
     with pytest.raises(PMFError, match=r"give levels=\(1, 2"):
-        cross_validate(models, ratings, k=5, **options)
+        cross_validate(models, ratings, k=5, callback=seen.append, **QUICK)
     assert len(seen) == 10
 
 
@@ -171,5 +170,5 @@ def test_errors_of_a_fit_come_through():
     ratings = simulated(1, 10, 8)
     with pytest.raises(PMFError, match="neither the lowest nor the highest"):
         cross_validate({1: model(0, likelihood=BernoulliLogit())}, ratings, progress=False)
-    with pytest.raises(PMFError, match="max_steps"):
-        cross_validate({1: model(0)}, ratings, max_steps=0, progress=False)
+    with pytest.raises(FitError, match="method must be"):
+        cross_validate({1: model(0)}, ratings, method="delta", progress=False)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.data.pairs import Pairs
 
 N_ITEMS = 30
 COUNTS = st.lists(st.integers(0, N_ITEMS), min_size=1, max_size=25).filter(any)

@@ -1,48 +1,22 @@
-"""From a table to `Ratings`: encoding, refusals, looking up by id, and splits."""
+"""From a table to `Ratings`: encoding, refusals, and looking up by id."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from rating_tables import DAYS, LABELS, STARS, rows, small_frame, tables
 
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, RatingsError
-from pyro_pmf.data.ratings import Ratings
-
-# A small table out of order; its index labels are unlike its positions.
-USERS = [30, 10, 20, 10, 30]
-ITEMS = ["b", "c", "a", "a", "a"]
-STARS = [3.5, 0.5, 5.0, 2.0, 4.0]
-DAYS = pd.to_datetime(["2020-01-05", "2020-01-01", "2020-01-04", "2020-01-02", "2020-01-03"])
-LABELS = ["r0", "r1", "r2", "r3", "r4"]
 
 
 @pytest.fixture
 def frame():
-    columns = {"user": USERS, "item": ITEMS, "rating": STARS, "time": DAYS}
-    return pd.DataFrame(columns, index=LABELS)
-
-
-@st.composite
-def tables(draw, min_size=2):
-    """Tables of distinct pairs in any order, with ratings in quarters and integer times."""
-    names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=3)
-    ids = st.sampled_from([st.integers(-(2**62), 2**62), st.integers(0, 9), names])
-    pairs = st.tuples(draw(ids), draw(ids))
-    cells = draw(st.dictionaries(pairs, st.integers(-40, 40), min_size=min_size, max_size=40))
-    assume(len(set(cells.values())) > 1)
-    users, items = zip(*cells, strict=True)
-    times = draw(st.lists(st.integers(0, 9), min_size=len(cells), max_size=len(cells)))
-    stars = np.array(list(cells.values())) / 4
-    return pd.DataFrame({"user": users, "item": items, "rating": stars, "time": times})
-
-
-def rows(table):
-    """The rows of a frame or of ratings as plain tuples, in order."""
-    table = table.to_frame() if isinstance(table, Ratings) else table
-    return list(table.itertuples(index=False, name=None))
+    return small_frame()
 
 
 def error_of(frame, **options):
@@ -55,14 +29,6 @@ def error_of(frame, **options):
 def shown(message):
     """The index labels of the rows that a message shows."""
     return [word for line in message.splitlines() for word in line.split()[:1] if word in LABELS]
-
-
-def simulated(n_users=40, n_items=30, n=600, seed=1):
-    rng = np.random.default_rng(seed)
-    cells = rng.choice(n_users * n_items, n, replace=False)
-    stars = rng.integers(1, 11, n) / 2
-    columns = {"user": cells // n_items, "item": cells % n_items, "rating": stars}
-    return pd.DataFrame(columns | {"time": rng.permutation(n)})
 
 
 # Encoding
@@ -137,7 +103,7 @@ def test_str_ids_of_any_type_become_the_default_str(frame, dtype):
 
 def test_categorical_ids_are_sorted_by_id_and_unused_categories_dropped(frame):
     frame["item"] = pd.Categorical(frame["item"], categories=["z", "c", "b", "a"], ordered=True)
-    assert list(Ratings.from_frame(frame).items) == ["a", "b", "c"]
+    assert list(Ratings.from_frame(frame).item_ids) == ["a", "b", "c"]
 
 
 def test_other_column_names_come_back_as_the_standard_ones(frame):
@@ -177,10 +143,20 @@ def test_pairs_without_values(frame):
     assert pairs.value is None
     assert pairs.rating is None
     assert list(pairs.to_frame()) == ["user", "item"]
-    hidden = Ratings.from_frame(frame).without_values()
-    assert list(hidden.to_frame()) == ["user", "item"]
-    assert hidden.split(0.4)[0].value is None
+    assert pairs.split(0.4)[0].value is None
     assert "pairs without values" in repr(pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_values_are_plain_pairs_of_the_same_cells(frame, dtype):
+    ratings = Ratings.from_frame(frame, time="time", dtype=dtype)
+    hidden = ratings.without_values()
+    assert type(hidden) is Pairs
+    assert hidden.value is None
+    assert torch.equal(hidden.user, ratings.user)
+    assert torch.equal(hidden.item, ratings.item)
+    assert (hidden.n_users, hidden.n_items, hidden.dtype) == (3, 3, dtype)
+    assert hidden.pattern is ratings.pattern
 
 
 def test_to_another_dtype_keeps_ids_and_ratings(frame):
@@ -188,6 +164,18 @@ def test_to_another_dtype_keeps_ids_and_ratings(frame):
     assert moved.value.dtype == moved.dtype == torch.float64
     assert rows(moved) == rows(Ratings.from_frame(frame, time="time"))
     assert all(part.dtype == torch.float64 for part in moved.split(0.4))
+
+
+@pytest.mark.parametrize("transform", ["unit", "standardize", "log1p", "count"])
+def test_to_a_finer_dtype_rounds_values_once(frame, transform):
+    """Values come from the ratings as given, not from values that were rounded before."""
+    frame["rating"] = [3, 0, 5, 2, 4]
+    coarse = Ratings.from_frame(frame, transform=transform)
+    fine = Ratings.from_frame(frame, transform=transform, dtype=torch.float64)
+    assert torch.equal(coarse.to(dtype=torch.float64).value, fine.value)
+    assert torch.equal(fine.to(dtype=torch.float32).value, coarse.value)
+    hidden = Ratings.from_frame(frame, rating=None, scale=(0, 5)).to(dtype=torch.float64)
+    assert (hidden.value, hidden.rating, hidden.dtype) == (None, None, torch.float64)
 
 
 def test_repr_tells_size_density_scale_and_time(frame):
@@ -383,7 +371,7 @@ def test_ids_of_two_types_show_the_rarer_one(frame):
     assert "'user' holds int and str" in message
     assert shown(message) == ["r2"]
     frame["user"] = frame["user"].astype(str)
-    assert list(Ratings.from_frame(frame).users) == ["10", "30", "x20"]
+    assert list(Ratings.from_frame(frame).user_ids) == ["10", "30", "x20"]
 
 
 def test_a_true_among_int_ids_is_not_one(frame):
@@ -543,8 +531,8 @@ def test_aligned_to_keeps_known_pairs_in_the_indexing_of_the_other(frame):
         }
     )
     aligned = Ratings.from_frame(other, time="time").aligned_to(train)
-    assert aligned.users is train.user_ids
-    assert aligned.items is train.item_ids
+    assert aligned.user_ids is train.user_ids
+    assert aligned.item_ids is train.item_ids
     assert (aligned.n_users, aligned.n_items) == (3, 3)
     assert rows(aligned) == [(10, "b", 4.0, 2), (30, "b", 5.0, 1), (30, "c", 1.0, 5)]
     assert aligned.scale == (0.0, 10.0)
@@ -569,7 +557,9 @@ def test_aligned_to_may_keep_nothing_and_takes_pairs_without_values(frame):
     nothing = stranger.aligned_to(train)
     assert len(nothing) == 0
     assert "0 ratings" in repr(nothing)
-    assert train.without_values().aligned_to(train).value is None
+    pairs = Ratings.from_frame(frame, rating=None, scale=(0.5, 5))
+    assert len(pairs.aligned_to(train)) == 5
+    assert pairs.aligned_to(train).value is None
 
 
 def test_aligned_to_refuses_ratings_outside_the_scale(frame):
@@ -582,133 +572,26 @@ def test_aligned_to_refuses_ratings_outside_the_scale(frame):
     assert "scale=(lowest, highest)" in message
 
 
-# Splits
-
-SPLITS = {
-    "split": lambda ratings: ratings.split(0.3, seed=1),
-    "split_by_user": lambda ratings: ratings.split_by_user(0.3, seed=1),
-    "split_by_time": lambda ratings: ratings.split_by_time(0.3),
-    "k_fold": lambda ratings: next(ratings.k_fold(3, seed=1)),
-}
+# Ratings or a frame
 
 
-@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
-@settings(max_examples=50)
-@given(frame=tables(min_size=8))
-def test_splits_partition_the_ratings(split, frame):
-    ratings = Ratings.from_frame(frame, time="time", scale=(-10, 10), dtype=torch.float64)
-    try:
-        parts = split(ratings)
-    except RatingsError:
-        assume(False)  # by user, when every user has too few ratings
-    assert sorted(rows(parts[0]) + rows(parts[1])) == rows(ratings)
-    for part in parts:
-        table = part.to_frame()
-        assert rows(part) == sorted(rows(part))
-        assert list(part.users) == sorted(set(table["user"]))
-        assert list(part.items) == sorted(set(table["item"]))
-        assert (part.scale, part.dtype) == (ratings.scale, torch.float64)
-        assert part.time.index.equals(pd.RangeIndex(len(part)))
-        np.testing.assert_allclose(part.value, part.to_value(part.rating))
-
-
-@given(frame=tables(min_size=3), k=st.integers(2, 5), seed=st.integers(0, 9))
-def test_k_folds_test_each_rating_once(frame, k, seed):
+def test_ratings_and_a_frame_are_read_alike(frame):
     ratings = Ratings.from_frame(frame, time="time")
-    assume(k <= len(ratings))
-    folds = list(ratings.k_fold(k, seed))
-    assert len(folds) == k
-    assert sorted(row for _, test in folds for row in rows(test)) == rows(ratings)
-    assert max(len(test) for _, test in folds) - min(len(test) for _, test in folds) <= 1
-    for train, test in folds:
-        assert sorted(rows(train) + rows(test)) == rows(ratings)
+    assert as_frame(frame) is frame
+    pd.testing.assert_frame_equal(as_frame(ratings), ratings.to_frame())
+    for stars in (frame["rating"], frame["rating"].astype(str), frame["rating"].astype("Float64")):
+        got = observed(frame.assign(rating=stars))
+        assert got.tolist() == STARS
+        assert got.dtype == np.float64
+    assert observed(ratings).tolist() == ratings.to_frame()["rating"].tolist()
 
 
-def test_split_holds_out_the_fraction_asked_for_over_all_users():
-    ratings = Ratings.from_frame(simulated())
-    train, test = ratings.split(0.1)
-    assert (len(train), len(test)) == (540, 60)
-    assert test.n_users > 20  # random over the rows, not a block of them
-
-
-def test_split_by_user_holds_out_the_fraction_of_each_user():
-    ratings = Ratings.from_frame(simulated())
-    train, test = ratings.split_by_user(0.25)
-    kept = train.to_frame()["user"].value_counts()
-    held = test.to_frame()["user"].value_counts().reindex(kept.index, fill_value=0)
-    assert list(train.user_ids) == list(ratings.user_ids)
-    assert (held == np.rint((kept + held) * 0.25)).all()
-    assert test.n_items > 15
-
-
-def test_split_by_user_leaves_each_user_at_least_one_rating():
-    frame = pd.DataFrame({"user": [1, 2, 2], "item": [1, 1, 2], "rating": [1.0, 2.0, 3.0]})
-    train, test = Ratings.from_frame(frame).split_by_user(0.99)
-    assert list(train.user_ids) == [1, 2]
-    assert list(test.user_ids) == [2]
-
-
-def test_split_by_time_holds_out_the_latest():
-    train, test = Ratings.from_frame(simulated(), time="time").split_by_time(0.2)
-    assert len(test) == 120
-    assert train.time.max() < test.time.min()
-
-
-def test_split_by_time_needs_a_time(frame):
-    with pytest.raises(RatingsError, match=r"no time.*from_frame"):
-        Ratings.from_frame(frame).split_by_time()
-
-
-@pytest.mark.parametrize("method", ["split", "split_by_user"])
-def test_the_seed_alone_decides_a_split(method):
-    ratings = Ratings.from_frame(simulated())
-    first, again, other = (rows(getattr(ratings, method)(0.2, seed)[1]) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
-
-
-def test_the_seed_alone_decides_the_folds():
-    ratings = Ratings.from_frame(simulated())
-    first, again, other = (rows(next(ratings.k_fold(4, seed))[1]) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
-
-
-def test_the_global_random_state_is_left_alone():
-    ratings = Ratings.from_frame(simulated(), time="time")
-    torchs = torch.get_rng_state()
-    numpys = np.random.get_state()  # noqa: NPY002 (that is the one to leave alone)
-    for split in SPLITS.values():
-        split(ratings)
-    assert torch.equal(torch.get_rng_state(), torchs)
-    now = np.random.get_state()  # noqa: NPY002
-    assert all(np.array_equal(a, b) for a, b in zip(now, numpys, strict=True))
-
-
-@pytest.mark.parametrize("method", ["split", "split_by_user", "split_by_time"])
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, np.nan])
-def test_a_fraction_outside_zero_and_one(frame, method, fraction):
-    with pytest.raises(RatingsError, match=r"test_fraction=.* is outside \(0, 1\)"):
-        getattr(Ratings.from_frame(frame, time="time"), method)(fraction)
-
-
-@pytest.mark.parametrize("method", ["split", "split_by_user", "split_by_time"])
-def test_a_split_with_an_empty_side(frame, method):
-    with pytest.raises(
-        RatingsError, match=r"0 of 5 ratings would be held out.*change the fraction"
-    ):
-        getattr(Ratings.from_frame(frame, time="time"), method)(0.01)
-
-
-@pytest.mark.parametrize("k", [-1, 0, 1, 6, 2.0, 1.5])
-def test_a_number_of_folds_out_of_range_is_refused_at_the_call(frame, k):
-    message = "k=6 is outside 2 to 5" if k == 6 else rf"k must be 2, 3, 4, \.\.\., not {k}"
-    with pytest.raises(RatingsError, match=message):
-        Ratings.from_frame(frame).k_fold(k)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "a"])
-@pytest.mark.parametrize("method", ["split", "split_by_user", "k_fold"])
-def test_seeds_that_are_none(frame, method, seed):
-    with pytest.raises(PMFError, match="seed must be"):
-        getattr(Ratings.from_frame(frame), method)(seed=seed)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, None, "many"])
+def test_ratings_that_are_not_observed(frame, bad):
+    without = frame.drop(columns="rating")
+    stars = frame["rating"].astype(object).where(frame["user"] != 20, bad)
+    for pairs in (without, Ratings.from_frame(frame, rating=None, scale=(0, 5)), [1.0]):
+        with pytest.raises(RatingsError, match="finite number for each pair"):
+            observed(pairs)
+    with pytest.raises(RatingsError, match="finite number for each pair"):
+        observed(frame.assign(rating=stars))

@@ -7,9 +7,9 @@ import scipy.stats
 import torch
 from torch.distributions import Laplace, Normal
 
-from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.data.transforms import Affine, Log1p, transform_of
+from pyro_pmf.errors import PMFError, RatingsError
 
 PLAYS = np.array([1.0, 0.0, 12.0, 352_698.0, 40.0, 7.0, 300.0, 2.0])
 FRAME = pd.DataFrame(

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -18,15 +17,13 @@ from pyro.infer.mcmc.util import initialize_model
 from pyro.poutine.util import prune_subsample_sites
 from scipy import stats
 
-from pyro_pmf import PMF, Fixed, Priors, Ratings, fit
-from pyro_pmf.inference.centring import PartlyCentred, centring
-from pyro_pmf.inference.variational.elbo import GaussianELBO
-from pyro_pmf.moments.gaussian import Gaussian
-from pyro_pmf.inference.variational.guides import NormalGuide
-from pyro_pmf.model.likelihoods import Likelihood
-from pyro_pmf.inference.variational.objective import pose
+from pyro_pmf import MAP, PMF, VI, Fixed, Priors, Ratings, fit
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.inference.centring import PartlyCentred, centring
 from pyro_pmf.inference.scales import factor_scales
+from pyro_pmf.inference.variational.elbo import GaussianELBO
+from pyro_pmf.inference.variational.guides import NormalGuide
+from pyro_pmf.inference.variational.objective import pose
 
 N_USERS, N_ITEMS = 8, 6
 COUNTS = [0, 1, 2, 3, 3, 4, 5, 6]  # of the users; nobody rated the last item but user 7
@@ -63,6 +60,14 @@ def config(model, pairs, coordinates):
         site: PartlyCentred(torch.full_like(reparam.centredness, coordinates))
         for site, reparam in partly.items()
     }
+
+
+def centre(monkeypatch, coordinates):
+    """Make fits use these coordinates."""
+    monkeypatch.setattr(
+        "pyro_pmf.inference.variational.objective.centring",
+        partial(config, coordinates=coordinates),
+    )
 
 
 def reparametrized(model, pairs, coordinates="partly"):
@@ -213,12 +218,12 @@ def test_initial_values_pass_through(pairs, coordinates, autoguide):
     torch.testing.assert_close(found["W"], start["W"])
 
 
-@pytest.mark.parametrize("guide", ["normal", "delta"])
-def test_a_search_begins_near_the_prior_mean(pairs, guide):
-    objective = pose(BOTH, guide, pairs)
+@pytest.mark.parametrize("method", [VI(), MAP()])
+def test_a_search_begins_near_the_prior_mean(pairs, method):
+    objective = pose(BOTH, pairs, method)
     guide_trace = poutine.trace(objective.guide).get_trace(pairs)
-    if guide == "normal":
-        locs = {k: objective.guide._get_loc_and_scale(k)[0] for k in ("W", "U_shifted")}
+    if isinstance(method, VI):
+        locs = {k: objective.guide.loc_and_scale(k)[0] for k in ("W", "U_shifted")}
     else:
         locs = {k: guide_trace.nodes[k]["value"] for k in ("W", "U_shifted")}
     c = centring(BOTH, pairs)["U"].centredness[:, None]
@@ -246,13 +251,13 @@ def test_nuts_may_run_in_these_coordinates(pairs, jit):
     torch.testing.assert_close(potential(parameters), -expected - volume)
 
 
-# --- the ELBO and what is read off ---
+# --- the ELBO; what is read off is in variational/test_readout.py ---
 
 
 def posed(model, pairs, coordinates, monkeypatch, scales=None):
     """A fit's objective away from its start."""
-    monkeypatch.setattr("pyro_pmf.inference.variational.objective.centring", partial(config, coordinates=coordinates))
-    objective = pose(model, "normal", pairs, scales=scales)
+    centre(monkeypatch, coordinates)
+    objective = pose(model, pairs, VI(), scales)
     leaves = [leaf for _, leaf in objective.parameters()]
     with torch.no_grad():
         for leaf in leaves:
@@ -302,52 +307,6 @@ def test_the_terms_are_those_of_the_new_sites(pairs, model, coordinates, monkeyp
     assert set(objective.stated_sites) == (others | replaced) - set(objective.held)
 
 
-@pytest.mark.statistical
-@all_coordinates
-@every_model
-def test_latents_have_the_moments_of_draws(pairs, model, coordinates, monkeypatch):
-    """Of guide and model, within six standard errors: a false alarm in 10^8 per entry."""
-    n = 20_000
-    objective, _ = posed(model, pairs, coordinates, monkeypatch)
-    latents, drawn = objective.latents(1)
-    assert not drawn
-    assert set(latents) == set(objective.stated_sites) | set(objective.held)
-    with pyro.plate("draws", n, dim=-2), torch.no_grad():
-        guide_trace = poutine.trace(objective.guide).get_trace(pairs)
-        trace = poutine.trace(poutine.replay(objective.model, guide_trace)).get_trace(pairs)
-    for name in "UV":
-        x, draws = latents[name], trace.nodes[name]["value"]
-        assert isinstance(x, Gaussian)
-        assert x.sites == {name}
-        assert draws.shape == (n, *x.shape)
-        assert ((draws.mean(0) - x.mean).abs() < 6 * (x.var / n).sqrt()).all()
-        assert ((draws.var(0) - x.var).abs() < 6 * x.var * (2 / n) ** 0.5).all()
-
-
-class Tanh(Likelihood):
-    """A likelihood that needs tensors, so that a posterior is draws."""
-
-    def __call__(self, score, sigma, **own):
-        return dist.Normal(0.5 + 0.5 * score.tanh(), sigma)
-
-
-@pytest.mark.parametrize("guide", ["normal", "delta"])
-def test_draws_are_of_the_stated_sites(guide):
-    ratings = uneven(0)
-    model = PMF(2, "hierarchical", "hierarchical", likelihood=Tanh())
-    if guide == "normal":
-        with pytest.warns(UserWarning, match="Trace_ELBO"):
-            posterior = fit(model, ratings, guide, max_steps=3, num_draws=5, progress=False)
-    else:
-        posterior = fit(model, ratings, guide, max_steps=3, num_draws=5, progress=False)
-    sites = latent_values(poutine.trace(posterior.model).get_trace(ratings))
-    assert {k: v.shape[1:] for k, v in posterior.latents.items()} == {
-        k: v.shape for k, v in sites.items()
-    }
-    assert posterior.num_draws == 5
-    assert np.isfinite(posterior.predict(ratings).iloc[:, 2:6]).all(axis=None)
-
-
 # --- fits ---
 
 
@@ -373,12 +332,10 @@ def test_the_elbo_is_higher_than_of_either_end(seed, monkeypatch):
     """The better family gains 180 nats; what is left to gain in a fit is about one."""
     ratings, elbo = uneven(seed), {}
     for coordinates in COORDINATES:
-        monkeypatch.setattr(
-            "pyro_pmf.inference.variational.objective.centring", partial(config, coordinates=coordinates)
-        )
-        posterior = fit(FITTED, ratings, tolerance=1e-4, progress=False)
+        centre(monkeypatch, coordinates)
+        posterior = fit(FITTED, ratings, VI(tolerance=1e-4), progress=False)
         assert posterior.converged
-        elbo[coordinates] = posterior.history["elbo"].iloc[-1]
+        elbo[coordinates] = posterior.steps["elbo"].iloc[-1]
     assert elbo["partly"] > max(elbo[0.0], elbo[1.0]) + 50
 
 
@@ -386,7 +343,7 @@ def test_the_elbo_is_higher_than_of_either_end(seed, monkeypatch):
 def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
     """The ELBO leaves the prior to the row: the fit has found it to a percent."""
     ratings = uneven(0)
-    posterior = fit(replace(FITTED, noise=noise), ratings, tolerance=1e-5, progress=False)
+    posterior = fit(replace(FITTED, noise=noise), ratings, VI(tolerance=1e-5), progress=False)
     assert ratings.user_counts[0] == 0
     U = posterior.latents["U"]
     assert U.mean[0].abs().max() < 0.01
@@ -405,12 +362,10 @@ def test_a_point_estimate_is_the_same_in_all_coordinates(monkeypatch):
     """The density is, and so its maximum; a fit leaves less than a nat to gain."""
     ratings, found = uneven(0), {}
     for coordinates in COORDINATES:
-        monkeypatch.setattr(
-            "pyro_pmf.inference.variational.objective.centring", partial(config, coordinates=coordinates)
-        )
-        posterior = fit(FITTED, ratings, "delta", tolerance=1e-5, max_steps=5000, progress=False)
+        centre(monkeypatch, coordinates)
+        posterior = fit(FITTED, ratings, MAP(max_steps=5000, tolerance=1e-5), progress=False)
         assert posterior.converged
-        found[coordinates] = posterior.history["elbo"].iloc[-1], posterior.predict(ratings)["mean"]
+        found[coordinates] = posterior.steps["elbo"].iloc[-1], posterior.predict(ratings)["mean"]
     elbo, mean = found.pop("partly")
     for other_elbo, other_mean in found.values():
         assert other_elbo == pytest.approx(elbo, abs=1)

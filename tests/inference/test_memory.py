@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from pyro_pmf import PMF, FitError, fit
+from pyro_pmf import MAP, NUTS, PMF, VI, FitError, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.memory import draws_memory, fit_memory
 
@@ -28,22 +28,23 @@ def test_a_fit_that_does_not_fit_is_refused_before_a_step(ratings, monkeypatch):
     assert not steps
 
 
-@pytest.mark.parametrize("guide", ["normal", "delta"])
-def test_it_counts_what_the_guide_has(ratings, monkeypatch, guide):
+@pytest.mark.parametrize(
+    ("method", "parameters"), [(VI(max_steps=1), 2 * (156 + 52)), (MAP(max_steps=1), 156)]
+)
+def test_it_counts_what_the_guide_has(ratings, monkeypatch, method, parameters):
     """30 x 2 + 20 x 2 factors, 30 + 20 biases, mu and five standard deviations: 156 latents.
 
     Variational inference has 30 + 20 of noise and two standard deviations of these besides.
     """
-    parameters = {"normal": 2 * (156 + 52), "delta": 156}[guide]
     needed = fit_memory(400, parameters)
     for free, fits in ((needed, True), (needed - 1, False)):
         found = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
         if fits:
-            fit(PMF(2), ratings, guide, max_steps=1, progress=False)
+            fit(PMF(2), ratings, method, progress=False)
         else:
             with pytest.raises(FitError, match="needs about"):
-                fit(PMF(2), ratings, guide, max_steps=1, progress=False)
+                fit(PMF(2), ratings, method, progress=False)
 
 
 def test_batches_and_precision_change_it():
@@ -53,14 +54,15 @@ def test_batches_and_precision_change_it():
 
 def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypatch):
     model = PMF(2, noise="shared")
-    needed = draws_memory(156, 4, 2, torch.float64)
-    size = {"inference": "nuts", "num_draws": 4, "warm_up": 1, "progress": False}
+    drawn = draws_memory(156, 4, 2, torch.float64)
+    needed = draws_memory(156, 4, 3, torch.float64)  # those of one chain are there twice
+    method = NUTS(n_draws=4, n_warmup=1, n_chains=2)
     for free, fits in ((needed, True), (needed - 1, False)):
         found = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
         if fits:
-            latents = fit(model, ratings, **size).latents
-            assert sum(value.nbytes for value in latents.values()) == needed
+            latents = fit(model, ratings, method, progress=False).latents
+            assert sum(value.nbytes for value in latents.values()) == drawn
         else:
-            with pytest.raises(FitError, match="num_draws"):
-                fit(model, ratings, **size)
+            with pytest.raises(FitError, match="n_draws"):
+                fit(model, ratings, method, progress=False)

@@ -1,16 +1,21 @@
 """Standard deviations of factors: where they are held, and that learning finds the right ones."""
 
 from dataclasses import replace
-from unittest import mock
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyro.infer.autoguide import AutoDelta
 from scipy import optimize, stats
 
 from pyro_pmf import (
+    HMC,
+    MAP,
+    NUTS,
     PMF,
+    VI,
     FitError,
     Fixed,
     HalfNormal,
@@ -25,18 +30,21 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.datasets import simulate
-from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
 from pyro_pmf.inference.scales import (
-    MAP_SCALES,
     _climb,
     _is_gain,
     factor_scales,
     learnt_scales,
     map_scales,
 )
+from pyro_pmf.inference.variational.objective import pose
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
+from pyro_pmf.prediction.effects import factor_norms
+from pyro_pmf.prediction.tables import log_prob as log_prob_of
 
 BOTH = PMF(2, users="hierarchical", items="hierarchical", noise="shared")
 STEP = 1.4
+HELD_OUT = VI(learn_scales="held_out")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +97,7 @@ def test_a_fit_follows_the_unit_of_the_values():
             fit(
                 model,
                 Ratings.from_frame(frame, transform=name),
-                max_steps=2,
+                VI(max_steps=2),
                 progress=False,
             ).latents["sigma_U"]
         )
@@ -100,6 +108,16 @@ def test_a_fit_follows_the_unit_of_the_values():
 
 
 # MAP's
+
+
+MAP_SCALES = {
+    "sigma_U": 0.25,
+    "sigma_V": 0.25,
+    "sigma_W": 0.15,
+    "sigma_Z": 0.15,
+    "sigma_b": 0.5,
+    "sigma_c": 0.5,
+}
 
 
 def test_map_scales_are_those_of_shrunken_means(ratings):
@@ -114,16 +132,55 @@ def test_map_scales_are_those_of_shrunken_means(ratings):
     for column in ("item", "user"):
         groups = frame.groupby(column)["residual"]
         frame["residual"] -= groups.transform("sum") / (groups.transform("size") + 5)
-    scales = map_scales(ratings)
-    assert scales["sigma"].item() == pytest.approx(frame["residual"].std(), rel=1e-5)
-    assert {k: v.item() for k, v in scales.items() if k != "sigma"} == pytest.approx(MAP_SCALES)
+    scales = map_scales(BOTH, ratings)
+    assert scales.pop("sigma") == pytest.approx(frame["residual"].std(), rel=1e-5)
+    assert scales == pytest.approx(MAP_SCALES)
 
 
+@pytest.mark.parametrize(
+    ("model", "without"),
+    [
+        (PMF(2, users="hierarchical"), {"sigma_Z"}),
+        (PMF(2, items="hierarchical", biases="user"), {"sigma_W", "sigma_c"}),
+        (PMF(0), {"sigma_U", "sigma_V", "sigma_W", "sigma_Z"}),
+    ],
+)
+def test_map_scales_are_those_of_the_terms_of_the_model(ratings, model, without):
+    found = map_scales(model, ratings)
+    assert found.keys() == {"sigma", *MAP_SCALES} - without
+    assert found["sigma"] == map_scales(BOTH, ratings)["sigma"]
+    assert {site: x for site, x in found.items() if site != "sigma"} == {
+        site: x for site, x in MAP_SCALES.items() if site not in without
+    }
+
+
+def test_map_scales_are_measured_in_noise():
+    """Biases in the noise of the score, products of two factors in its square root."""
+    frame = pd.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "rating": [0, 1, 3, 4]})
+    ratings = Ratings.from_frame(frame, transform="count")
+    found = map_scales(replace(BOTH, likelihood=NormalIdentity()), ratings)
+    unit = 0.8 * float(ratings.value.std())
+    for site, scale in MAP_SCALES.items():
+        of_bias = site in ("sigma_b", "sigma_c")
+        assert found[site] == pytest.approx(scale * (unit if of_bias else unit**0.5))
+
+
+def test_a_model_that_states_no_terms_has_no_scales(ratings):
+    def model(ratings):
+        return BOTH(ratings)
+
+    assert map_scales(model, ratings) == factor_scales(model, ratings.value) == {}
+
+
+@pytest.mark.parametrize("method", [MAP(), VI()], ids=["map", "vi"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_map_scales_have_the_type_of_the_ratings(ratings, dtype):
-    scales = map_scales(ratings.to(dtype=dtype))
-    assert {scale.dtype for scale in scales.values()} == {dtype}
-    assert all(scale > 0 and scale.shape == () for scale in scales.values())
+def test_held_scales_have_the_type_of_the_ratings(ratings, dtype, method):
+    ratings = ratings.to(dtype=dtype)
+    held = pose(BOTH, ratings, method).held
+    wanted = map_scales(BOTH, ratings) if isinstance(method, MAP) else factor_scales(BOTH)
+    assert {site: float(scale) for site, scale in held.items()} == pytest.approx(wanted)
+    assert {scale.dtype for scale in held.values()} == {dtype}
+    assert all(scale > 0 and scale.shape == () for scale in held.values())
 
 
 def test_map_noise_of_counts_is_that_of_their_logarithms():
@@ -134,8 +191,8 @@ def test_map_noise_of_counts_is_that_of_their_logarithms():
     logs = Ratings.from_frame(frame.assign(rating=np.log1p(counts)))
     low, high = logs.scale
     counted = Ratings.from_frame(frame, transform="count")
-    given = map_scales(counted, NegativeBinomialLog())["sigma"]
-    torch.testing.assert_close(given, map_scales(logs)["sigma"] * (high - low))
+    given = map_scales(PMF(2, likelihood=NegativeBinomialLog()), counted)["sigma"]
+    assert given == pytest.approx(map_scales(PMF(2), logs)["sigma"] * (high - low), rel=1e-5)
 
 
 # The search
@@ -204,16 +261,11 @@ def learn(model, ratings, log_density, **options):
     """The scales learnt where held-out ratings have this log density; and those tried."""
     tried = []
 
-    def fit_with(train, scales):
-        return train, scales
-
-    def log_prob(learned, test):
-        train, scales = learned
+    def of_each(train, test, scales):
         tried.append((scales, train, test))
         return np.full(len(test), log_density(scales) / len(test))
 
-    with mock.patch("pyro_pmf.inference.scales.log_prob", log_prob):
-        return learnt_scales(model, ratings, fit_with, **options), tried
+    return learnt_scales(model, ratings, of_each, **options), tried
 
 
 def test_scales_are_those_of_the_highest_posterior_density(ratings):
@@ -296,12 +348,12 @@ def of_factors(sd, seed=0):
 def test_the_strength_of_factors_is_found(sd):
     """sigma_U sigma_V within a factor of 2.8, three steps; the ELBO loses weak ones."""
     model, ratings = PMF(3, noise="shared"), of_factors(sd)
-    found = fit(model, ratings, learn_scales="held_out", progress=False).latents
+    found = fit(model, ratings, HELD_OUT, progress=False).latents
     product = float(found["sigma_U"] * found["sigma_V"])
     assert abs(np.log(product / sd**2)) < 3 * np.log(STEP)
     if sd == 0.3:
         with pytest.warns(UserWarning, match="no more than biases"):
-            by_elbo = fit(model, ratings, learn_scales="elbo", progress=False).latents
+            by_elbo = fit(model, ratings, VI(learn_scales="elbo"), progress=False).latents
         assert float(by_elbo["sigma_U"].mean * by_elbo["sigma_V"].mean) < 0.2 * sd**2
 
 
@@ -309,7 +361,7 @@ def test_a_fit_holds_what_it_learnt_and_says_so():
     train, test = of_factors(1.0).split(0.2)
     model = PMF(3, noise="shared")
     before = torch.get_rng_state()
-    learnt = fit(model, train, learn_scales="held_out", progress=False)
+    learnt = fit(model, train, HELD_OUT, progress=False)
     assert torch.equal(torch.get_rng_state(), before)
     assert learnt.model == model
     scales = {site: float(learnt.latents[site]) for site in ("sigma_U", "sigma_V")}
@@ -320,18 +372,17 @@ def test_a_fit_holds_what_it_learnt_and_says_so():
     known = replace(model, priors=Priors(**{site: Fixed(x) for site, x in scales.items()}))
     fixed = fit(known, train, progress=False).predict(test)
     assert (found["mean"] - fixed["mean"]).abs().mean() < 0.003  # of ratings of sd 0.2
-    again = fit(model, train, learn_scales="held_out", progress=False)
+    again = fit(model, train, HELD_OUT, progress=False)
     pd.testing.assert_frame_equal(again.predict(test), found)
 
 
 @pytest.mark.parametrize("likelihood", [NormalSigmoid(), OrderedLogit(5), NormalIdentity()])
-@pytest.mark.parametrize("options", [{}, {"batches": 2}, {"dtype": torch.float64}], ids=str)
-def test_every_likelihood_and_way_of_fitting(likelihood, options):
+@pytest.mark.parametrize(("batches", "dtype"), [(1, None), (2, None), (1, torch.float64)], ids=str)
+def test_every_likelihood_and_way_of_fitting(likelihood, batches, dtype):
     ratings = small_levels()
     model = replace(BOTH, likelihood=likelihood)
-    posterior = fit(
-        model, ratings, learn_scales="held_out", max_steps=20, progress=False, **options
-    )
+    method = replace(HELD_OUT, max_steps=20, batches=batches)
+    posterior = fit(model, ratings, method, dtype=dtype, progress=False)
     usual = factor_scales(model, ratings.value)
     for site, scale in usual.items():
         steps = np.log(float(posterior.latents[site]) / scale) / np.log(STEP)
@@ -350,59 +401,78 @@ def small_levels():
 def test_what_a_fit_asks_of_the_search(monkeypatch):
     """The seed, quicker fits than its own, and no word where one of them finds no factors."""
     ratings, model = of_factors(1.0), PMF(3, noise="shared")
+    train, test = ratings.split(0.1)
     asked = []
 
-    def search(model, ratings, fit_with, seed, progress):
+    def search(model, ratings, log_density, seed, progress):
         nothing = {"sigma_U": 1e-4, "sigma_V": 1e-4}
         alike = {"sigma_U": 1.0, "sigma_V": 1.0}
-        asked.append((seed, progress, fit_with(ratings, nothing), fit_with(ratings, alike)))
+        of_each = [log_density(train, test, scales) for scales in (nothing, alike)]
+        of_each.append(log_density(ratings, test, alike))
+        asked.append((ratings, seed, progress, of_each))
         return alike
 
+    def log_prob(learned, pairs):
+        assert pairs is test
+        return SimpleNamespace(learned=learned, log_prob=log_prob_of(learned, pairs))
+
     monkeypatch.setattr("pyro_pmf.fitting.learnt_scales", search)
-    found = fit(model, ratings, learn_scales="held_out", seed=7, progress=False)
-    [(seed, progress, nothing, rough)] = asked
+    monkeypatch.setattr("pyro_pmf.fitting.log_prob", log_prob)
+    found = fit(model, ratings, HELD_OUT, seed=7, progress=False)
+    [(searched, seed, progress, (nothing, alike, rough))] = asked
+    assert searched is ratings
     assert (seed, progress) == (7, False)
-    assert nothing.factor_norms()["dead"].all()
-    assert float(found.latents["sigma_U"]) == float(rough.latents["sigma_U"]) == 1.0
-    assert len(rough.history) < len(found.history)
-    first = len(rough.history) // 2
-    np.testing.assert_allclose(rough.history["elbo"][:first], found.history["elbo"][:first])
+    assert factor_norms(nothing.learned)["dead"].all()
+    assert float(found.latents["sigma_U"]) == float(rough.learned.latents["sigma_U"]) == 1.0
+    assert len(rough.learned.steps) < len(found.steps)
+    first = len(rough.learned.steps) // 2
+    np.testing.assert_allclose(rough.learned.steps["elbo"][:first], found.steps["elbo"][:first])
+    for held, asked_of in ((1e-4, nothing), (1.0, alike)):  # the fits are of the nine tenths
+        assert len(asked_of.learned.ratings) == len(train)
+        assert asked_of.learned.ratings is not train
+        assert asked_of.log_prob.shape == (len(test),)
+        assert float(asked_of.learned.latents["sigma_U"]) == pytest.approx(held)
+    assert alike.log_prob.mean() > nothing.log_prob.mean() + 0.1
 
 
 def test_time_counts_from_the_beginning_and_steps_are_those_of_the_last_fit():
     seen = []
-    options = {"max_steps": 20, "progress": False, "callback": seen.append}
+    method = replace(HELD_OUT, max_steps=20)
+    options = {"progress": False, "callback": seen.append}
     ratings = of_factors(0.5)
-    fit(PMF(3), ratings, learn_scales="held_out", **options)
+    fit(PMF(3), ratings, method, **options)
     assert [progress.step for progress in seen] == list(range(1, 21))
     first = seen[0].seconds
     seen.clear()
-    fit(PMF(3), ratings, **options)
+    fit(PMF(3), ratings, replace(method, learn_scales=None), **options)
     assert seen[0].seconds < first
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learn_scales": True}, "learn_scales must be .*not True"),
-        ({"learn_scales": "always"}, "learn_scales must be .*not 'always'"),
-        ({"learn_scales": "held_out", "guide": "delta"}, 'for guide="normal" and a PMF'),
-        ({"learn_scales": "elbo", "guide": "delta"}, 'for guide="normal" and a PMF'),
-        ({"learn_scales": "elbo", "inference": "hmc"}, "'hmc' learns all scales"),
-        ({"learn_scales": "held_out", "inference": "nuts"}, "'nuts' learns all scales"),
+        (lambda: VI(learn_scales=True), "learn_scales must be .*not True"),
+        (lambda: VI(learn_scales="always"), "learn_scales must be .*not 'always'"),
+        (lambda: VI(learn_scales="held_out", guide=AutoDelta), "for the default guide"),
+        (lambda: VI(learn_scales="elbo", guide=AutoDelta), "for the default guide"),
+        (lambda: HMC(start=VI(learn_scales="elbo")), "held scales"),
+        (lambda: HMC(start=VI(learn_scales="held_out")), "held scales"),
     ],
 )
-def test_scales_that_cannot_be_learnt_so(ratings, options, message):
+def test_scales_that_cannot_be_learnt_so(options, message):
+    """MAP and NUTS have no option of this name."""
     with pytest.raises(FitError, match=message):
-        fit(PMF(2), ratings, progress=False, **options)
+        options()
+    assert not {"learn_scales", "guide"} & {*vars(MAP()), *vars(NUTS()), *vars(HMC())}
 
 
-def test_scales_of_no_pmf(ratings):
+@pytest.mark.parametrize("how", ["held_out", "elbo"])
+def test_scales_of_no_pmf(ratings, how):
     with pytest.raises(FitError, match="a PMF"):
-        fit(lambda ratings: None, ratings, learn_scales="held_out", progress=False)
+        fit(lambda ratings: None, ratings, VI(learn_scales=how), progress=False)
 
 
 def test_too_few_ratings_to_hold_some_out():
     frame = pd.DataFrame({"user": [0, 1], "item": [0, 1], "rating": [1, 5]})
     with pytest.raises(RatingsError, match="held out"):
-        fit(PMF(2), Ratings.from_frame(frame, scale=(1, 5)), learn_scales="held_out")
+        fit(PMF(2), Ratings.from_frame(frame, scale=(1, 5)), HELD_OUT)

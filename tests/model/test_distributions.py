@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.special import log_expit
 
 from pyro_pmf.model.distributions import OrderedLogistic
-from pyro_pmf.inference.variational.elbo import expected_log_prob
-from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, components
+from pyro_pmf.moments.expectations import components, expected_log_prob
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
 
 CUTS = np.array([-2.0, -0.8, 0.3, 1.6])
 LEVELS = np.linspace(0, 1, 5)

@@ -19,8 +19,8 @@ from pyro.poutine.util import prune_subsample_sites
 from scipy import stats
 
 from pyro_pmf import PMF, Fixed, HalfNormal, LogNormal, Normal, NormalSigmoid, PMFError, Priors
-from pyro_pmf.model.likelihoods import Likelihood, NormalIdentity
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.model.likelihoods import Likelihood, NormalIdentity
 
 # User 4 and item 3 have no rating.
 USER = [0, 0, 0, 1, 1, 2, 3, 3]

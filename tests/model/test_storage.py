@@ -1,6 +1,7 @@
 """What is saved comes back equal, and nothing half-written is ever there."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,10 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_pmf.model.storage
 from pyro_pmf import (
+    MAP,
+    NUTS,
     PMF,
+    VI,
     Fixed,
     HalfNormal,
     LogNormal,
@@ -24,8 +28,8 @@ from pyro_pmf import (
     load,
 )
 from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.variational.readout import _to_cpu
 from pyro_pmf.moments.gaussian import LogGaussian
-from pyro_pmf.inference.variational.objective import _to_cpu
 
 FRAME = pd.DataFrame(
     {
@@ -38,7 +42,10 @@ FRAME = pd.DataFrame(
 PAIRS = pd.DataFrame({"user": ["ann", "dan", "dan", "eve"], "item": [1, 9, 15, 77]})
 
 
-def fitted(model=None, guide="normal", time=None, dtype=torch.float32):
+BRIEFLY = VI(max_steps=5, n_draws=7)
+
+
+def fitted(model=None, method=BRIEFLY, time=None, dtype=torch.float32):
     ratings = Ratings.from_frame(FRAME, time=time, scale=(1, 5), dtype=dtype)
     model = model or PMF(
         n_factors=2,
@@ -47,7 +54,7 @@ def fitted(model=None, guide="normal", time=None, dtype=torch.float32):
         noise="item",
         priors=Priors(sigma_U=Fixed(0.3), sigma=LogNormal(0.2, 0.5)),
     )
-    return fit(model, ratings, guide, max_steps=5, num_draws=7, progress=False)
+    return fit(model, ratings, method, progress=False)
 
 
 @pytest.mark.parametrize("guide", ["normal", "auto"])
@@ -57,18 +64,19 @@ def test_load_gives_back_what_was_saved(tmp_path, guide, time, dtype):
     model = PMF(n_factors=2, items="hierarchical", biases=False)
     if guide == "auto":
         with pytest.warns(UserWarning, match="Trace_ELBO"):
-            saved = fitted(model, AutoNormal(model), time, dtype)
+            saved = fitted(model, replace(BRIEFLY, guide=AutoNormal(model)), time, dtype)
     else:
-        saved = fitted(None, guide, time, dtype)
+        saved = fitted(None, BRIEFLY, time, dtype)
     saved.save(tmp_path / "a" / "movies.pmf")
     loaded = load(tmp_path / "a" / "movies.pmf")
 
     assert loaded.model == saved.model
     assert loaded.ratings.scale == saved.ratings.scale
     pd.testing.assert_frame_equal(loaded.ratings.to_frame(), saved.ratings.to_frame())
-    pd.testing.assert_frame_equal(loaded.history, saved.history)
+    pd.testing.assert_frame_equal(loaded.steps, saved.steps)
     assert loaded.converged == saved.converged
-    assert loaded.num_draws == saved.num_draws
+    assert loaded.n_draws == saved.n_draws == (7 if guide == "auto" else None)
+    assert loaded.n_chains is None
     pd.testing.assert_frame_equal(loaded.predict(PAIRS[:3]), saved.predict(PAIRS[:3]))
     np.testing.assert_array_equal(loaded.sample(PAIRS, 3), saved.sample(PAIRS, 3))
     pd.testing.assert_frame_equal(loaded.recommend("dan"), saved.recommend("dan"))
@@ -78,7 +86,7 @@ def test_load_gives_back_what_was_saved(tmp_path, guide, time, dtype):
 def test_models_with_numbers_of_numpy(tmp_path, biases):
     priors = Priors(sigma_b=Fixed(np.float32(1.7)), sigma_c=HalfNormal(np.float64(0.3)))
     model = PMF(np.int64(2), biases=biases, priors=priors, likelihood=OrderedLogit(np.int32(5)))
-    saved = fitted(model, "normal", None, torch.float64)
+    saved = fitted(model, dtype=torch.float64)
     saved.save(tmp_path / "movies.pmf")
     loaded = load(tmp_path / "movies.pmf")
     assert loaded.model == saved.model
@@ -90,7 +98,7 @@ def test_point_estimate_and_dates(tmp_path):
     ratings = Ratings.from_frame(
         FRAME.assign(time=pd.date_range("2020-01-01", periods=len(FRAME))), time="time"
     )
-    saved = fit(PMF(n_factors=0), ratings, "delta", max_steps=5, progress=False)
+    saved = fit(PMF(n_factors=0), ratings, MAP(max_steps=5), progress=False)
     saved.save(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf")
     pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
@@ -106,7 +114,7 @@ def test_no_pickle(tmp_path):
         "users.parquet",
         "items.parquet",
         "ratings.parquet",
-        "history.parquet",
+        "steps.parquet",
     }
     header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
     assert header["model"]["priors"]["sigma_U"] == {"family": "Fixed", "value": 0.3}
@@ -148,7 +156,7 @@ def test_a_parent_that_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["posterior.json", "latents.safetensors", "ratings.parquet", "history.parquet"]
+    "name", ["posterior.json", "latents.safetensors", "ratings.parquet", "steps.parquet"]
 )
 def test_damage_is_told(tmp_path, name):
     folder = tmp_path / "m.pmf"
@@ -167,13 +175,32 @@ def test_nothing_there(tmp_path):
         load(tmp_path / "nothing")
 
 
-def test_later_formats_are_refused(tmp_path):
+@pytest.mark.parametrize(("number", "remedy"), [(99, "upgrade"), (1, "fit and save it again")])
+def test_other_formats_are_refused(tmp_path, number, remedy):
     folder = tmp_path / "m.pmf"
     fitted().save(folder)
     header = json.loads((folder / "posterior.json").read_text())
-    (folder / "posterior.json").write_text(json.dumps(header | {"format": 99}))
-    with pytest.raises(StorageError, match="upgrade"):
+    (folder / "posterior.json").write_text(json.dumps(header | {"format": number}))
+    with pytest.raises(StorageError, match=f"format {number}; .*{remedy}"):
         load(folder)
+
+
+def test_the_header_says_how_many_draws_and_chains_there_are(tmp_path):
+    fitted().save(tmp_path / "m.pmf")
+    header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
+    assert header["format"] == 2
+    assert (header["n_draws"], header["n_chains"]) == (None, None)
+
+
+def test_chains_come_back(tmp_path):
+    model = PMF(0, noise="shared")
+    saved = fitted(model, NUTS(n_draws=4, n_warmup=4, n_chains=2))
+    saved.save(tmp_path / "m.pmf")
+    loaded = load(tmp_path / "m.pmf")
+    assert (loaded.n_draws, loaded.n_chains) == (saved.n_draws, saved.n_chains) == (8, 2)
+    pd.testing.assert_frame_equal(loaded.steps, saved.steps)
+    assert loaded.latents.keys() == saved.latents.keys()
+    assert all(torch.equal(loaded.latents[name], x) for name, x in saved.latents.items())
 
 
 def test_a_model_of_ones_own_is_given_again(tmp_path):
@@ -195,7 +222,7 @@ def test_ids_without_ratings_keep_their_rows(tmp_path):
     train, test = Ratings.from_frame(FRAME, scale=(1, 5)).split(0.5, seed=3)
     few = test.aligned_to(train)
     assert set(few.to_frame()["item"]) < set(train.item_ids)
-    saved = fit(PMF(n_factors=0), few, max_steps=5, progress=False)
+    saved = fit(PMF(n_factors=0), few, BRIEFLY, progress=False)
     saved.save(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf")
     pd.testing.assert_index_equal(loaded.ratings.item_ids, train.item_ids)
@@ -216,7 +243,7 @@ def test_moments_that_many_entries_share_are_written_out(tmp_path):
 
 def test_simulated_ratings_may_lie_off_the_scale(tmp_path):
     ratings, _ = simulate(PMF(n_factors=0), 6, 5, 20, scale=(1, 5))
-    saved = fit(PMF(n_factors=0), ratings, max_steps=5, progress=False)
+    saved = fit(PMF(n_factors=0), ratings, BRIEFLY, progress=False)
     saved.save(tmp_path / "m.pmf")
     np.testing.assert_array_equal(load(tmp_path / "m.pmf").ratings.rating, ratings.rating)
 
@@ -250,7 +277,7 @@ def test_transforms_and_counts_come_back(tmp_path, transform, likelihood):
     counts = FRAME.assign(rating=7 ** FRAME["rating"] + FRAME["item"])
     ratings = Ratings.from_frame(counts, transform=transform)
     train, test = ratings.split(0.2, seed=0)
-    saved = fit(PMF(2, likelihood=likelihood), train, max_steps=5, progress=False)
+    saved = fit(PMF(2, likelihood=likelihood), train, BRIEFLY, progress=False)
     saved.save(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf")
     assert loaded.model == saved.model

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from pyro_pmf import bilinear
-from pyro_pmf.moments.bilinear import dot, weighted_sum
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.moments import bilinear
+from pyro_pmf.moments.bilinear import dot, weighted_sum
 
 N, M, K = 5, 4, 3
 USER = torch.tensor([0, 0, 1, 1, 1, 3, 3])  # rows 2 and 4 are empty

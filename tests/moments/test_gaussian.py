@@ -1,23 +1,22 @@
 """Moments of random quantities against dense formulas, numerical integration and draws."""
 
+import math
+
 import numpy as np
-import pyro.distributions as dist
 import pytest
 import torch
+from integrals import expectation, number
 from scipy import integrate, stats
 from scipy.special import expit
 
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.moments.bilinear import dot, weighted_sum
 from pyro_pmf.moments.gaussian import (
     Gaussian,
     LogGaussian,
     NoClosedForm,
-    components,
-    expected_softplus,
-    mean_square_distance,
     require_independent,
 )
-from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.moments.quadrature import Quadrature
 
 N, M, K = 4, 3, 2
@@ -35,10 +34,6 @@ def normal(*shape, site="x"):
     return Gaussian(randn(*shape), randn(*shape).exp(), frozenset({site}))
 
 
-def number(value):
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
 def assert_moments(x, mean, var):
     torch.testing.assert_close(x.mean, mean)
     torch.testing.assert_close(x.var, var)
@@ -53,16 +48,6 @@ def assert_moments_of_draws(x, draws):
     assert ((x.mean - draws.mean(0)).abs() <= 6 * sd / len(draws) ** 0.5).all()
     error = 6 * sd**2 * ((kurtosis - 1) / len(draws)).sqrt()
     assert ((x.var - draws.var(0)).abs() <= error).all()
-
-
-# The trapezoid rule for E f(z), z ~ Normal(0, 1): exact to 1e-14 for the smooth functions here.
-GRID = np.linspace(-12, 12, 241)
-GRID_WEIGHTS = stats.norm.pdf(GRID) * (GRID[1] - GRID[0])
-
-
-def expectation(function, mean, sd):
-    """E f(x) for x ~ Normal(mean, sd^2)."""
-    return sum(w * function(mean + sd * z) for z, w in zip(GRID, GRID_WEIGHTS, strict=True))
 
 
 def expected_sigmoid_power(power, mean, sd):
@@ -301,30 +286,8 @@ def test_quotients_without_a_rule_are_refused():
         lambda: x / 2.0,
         lambda: 2.0 / x,
     ):
-        with pytest.raises(TypeError):  # NoClosedForm, or Python's own
+        with pytest.raises(NoClosedForm):
             wrong()
-
-
-@pytest.mark.parametrize("mean", [-40.0, -3.0, 0.0, 0.8, 25.0])
-@pytest.mark.parametrize(
-    ("sd", "error"), [(0.1, 1e-10), (0.5, 1e-6), (1.0, 1e-3), (1.5, 6e-3), (2.0, 2e-2)]
-)
-def test_expected_softplus(mean, sd, error):
-    """By integration; far from zero it is max(0, x), of which the mean is exact."""
-    x = Gaussian(number([mean]), number([sd**2]))
-    truth, _ = integrate.quad(
-        lambda z: np.logaddexp(0, mean + sd * z) * stats.norm.pdf(z), -12, 12, epsabs=1e-13
-    )
-    assert expected_softplus(x).item() == pytest.approx(truth, abs=error)
-    known = expected_softplus(number([mean]))
-    assert known.item() == pytest.approx(np.logaddexp(0, mean), rel=1e-12)
-
-
-def test_expected_softplus_of_other_quantities():
-    for kind in KINDS:
-        x, over = quantity(kind)
-        truth = over(lambda u: np.logaddexp(0, u))
-        torch.testing.assert_close(expected_softplus(x), number([truth]), rtol=1e-6, atol=1e-6)
 
 
 # Functions of one Gaussian
@@ -443,93 +406,6 @@ def test_entries_of_an_expansion_are_drawn_one_by_one():
     assert abs(np.corrcoef(draws.T)[0, 1]) < 6 / DRAWS**0.5
 
 
-def quantity(kind):
-    """A quantity and a function that averages over it."""
-    if kind == "tensor":
-        return number([0.3]), lambda f: f(0.3)
-    mean, var = number([0.3]), number([0.16])
-    if kind == "Gaussian":
-        return Gaussian(mean, var), lambda f: expectation(f, 0.3, 0.4)
-    if kind == "LogGaussian":
-        return LogGaussian(mean, var), lambda f: expectation(lambda x: f(np.exp(x)), 0.3, 0.4)
-    return torch.sigmoid(Gaussian(mean, var)), lambda f: expectation(
-        lambda x: f(expit(x)), 0.3, 0.4
-    )
-
-
-KINDS = ["tensor", "Gaussian", "LogGaussian", "Transformed"]
-
-
-@pytest.mark.parametrize("b", KINDS)
-@pytest.mark.parametrize("a", KINDS)
-def test_mean_square_distance(a, b):
-    (x, over_x), (y, over_y) = quantity(a), quantity(b)
-    truth = over_x(lambda u: over_y(lambda v: (u - v) ** 2))
-    torch.testing.assert_close(mean_square_distance(x, y), number([truth]), rtol=1e-7, atol=1e-7)
-
-
-# Mixtures
-
-
-@pytest.mark.parametrize(
-    ("log_sd", "n", "error", "density_error"),
-    [(0.003, 1, 2e-5, 1e-4), (0.2, 3, 1e-4, 3e-3), (0.6, 7, 1e-5, 1e-2)],
-)
-def test_a_standard_deviation_takes_as_few_nodes_as_it_needs(log_sd, n, error, density_error):
-    """The mean square of the mixture and its density, against exact and numerical integrals."""
-    sigma = LogGaussian(number([-1.5]), number([log_sd**2]))
-    mixture = dist.Normal(number([0.0]), sigma, validate_args=False)
-    weights, parts = zip(*components(mixture), strict=True)
-    assert len(parts) == n
-    square = sum(w * part.variance.item() for w, part in zip(weights, parts, strict=True))
-    assert square == pytest.approx(np.exp(-3 + 2 * log_sd**2), rel=error)
-    got = sum(
-        w * part.log_prob(number([0.3])).exp().item()
-        for w, part in zip(weights, parts, strict=True)
-    )
-    density = expectation(lambda s: stats.norm(0, np.exp(s)).pdf(0.3), -1.5, log_sd)
-    assert got == pytest.approx(density, rel=density_error)
-
-
-def test_components_of_a_normal_with_random_mean_and_standard_deviation():
-    """Against two-dimensional numerical integration."""
-    score, sigma = (0.5, 0.6), (-1.5, 0.3)
-    fn = dist.Normal(
-        torch.sigmoid(Gaussian(number(score[0]), number(score[1] ** 2), frozenset({"U"}))),
-        LogGaussian(number(sigma[0]), number(sigma[1] ** 2), frozenset({"sigma"})),
-        validate_args=False,
-    )
-    weights, parts = zip(*components(fn), strict=True)
-    assert sum(weights) == pytest.approx(1.0)
-
-    def truth(f):
-        return expectation(lambda s: expectation(lambda x: f(expit(x), np.exp(s)), *score), *sigma)
-
-    def mixture(f):
-        return sum(w * f(part) for w, part in zip(weights, parts, strict=True)).numpy()
-
-    mean, square = truth(lambda m, s: np.array([m, m**2 + s**2]))
-    assert mixture(lambda p: p.mean) == pytest.approx(mean, abs=1e-6)
-    assert mixture(lambda p: p.mean**2 + p.variance) == pytest.approx(square, abs=1e-6)
-    values = np.array([-0.3, 0.2, 0.6, 1.1])
-    density = truth(lambda m, s: np.exp(-0.5 * ((values - m) / s) ** 2) / (s * (2 * np.pi) ** 0.5))
-    got = mixture(lambda part: part.log_prob(number(values)).exp())
-    np.testing.assert_allclose(np.log(got), np.log(density), atol=1e-3)
-
-
-def test_components_of_a_distribution_without_random_parameters_is_itself():
-    ((weight, part),) = components(dist.Normal(number([0.2]), number([0.4])))
-    assert weight == 1.0
-    assert (part.mean, part.stddev) == (0.2, 0.4)
-
-
-@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
-def test_components_keep_the_variance_of_a_location_wherever_it_is(mean):
-    fn = dist.Normal(Gaussian(number([mean]), number([0.36])), number([0.1]), validate_args=False)
-    second = sum(w * (p.variance + (p.mean - mean) ** 2) for w, p in components(fn))
-    assert second.item() == pytest.approx(0.37)
-
-
 # What has no closed form
 
 
@@ -541,9 +417,6 @@ def test_dependent_quantities_are_refused():
         lambda: tied + x[..., [1, 0, 2, 3]],
         lambda: dot(U, U, Pairs(USER % M, ITEM, M, M).pattern),
         lambda: require_independent(x, 1.0, LogGaussian(x.mean, x.var, x.sites)),
-        lambda: list(
-            components(dist.Normal(x, LogGaussian(x.mean, x.var, x.sites), validate_args=False))
-        ),
     ):
         with pytest.raises(NoClosedForm, match="dependent"):
             dependent()
@@ -587,8 +460,90 @@ def test_rows_that_share_a_latent_are_not_summed_as_independent():
 )
 def test_an_operation_without_a_rule_is_an_error_not_a_wrong_number(operation):
     x = normal(N)
-    with pytest.raises(TypeError):  # NoClosedForm, or Python's own
+    with pytest.raises(NoClosedForm):
         operation(x)
+
+
+FAMILIES = {
+    "Gaussian": lambda: normal(N),
+    "LogGaussian": lambda: torch.exp(normal(N)),
+    "Transformed": lambda: torch.sigmoid(normal(N)),
+}
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+@every_family
+def test_methods_of_a_tensor_that_have_no_rule_are_refused_when_looked_up(make):
+    x = make()
+    public = {name for name in dir(torch.Tensor) if not name.startswith("_")}
+    unknown = public - set(dir(x))
+    assert unknown > {"sum", "sub", "sigmoid", "exp", "view", "item", "T", "ndim", "clone"}
+    for name in unknown:
+        with pytest.raises(NoClosedForm, match=name):
+            getattr(x, name)
+
+
+@every_family
+@pytest.mark.parametrize(
+    "name", ["sigmoidal", "probs", "_values", "_backward_hooks", "__array_ufunc__", "__fspath__"]
+)
+def test_names_that_no_public_method_of_a_tensor_has_are_not_there(make, name):
+    """Python and Pyro ask for some of them to learn what an object is."""
+    assert not hasattr(make(), name)
+    with pytest.raises(AttributeError, match=name):
+        getattr(make(), name)
+
+
+AS_A_NUMBER = """
+    1 - g; g - 1; -g; +g; abs(g); g ** 2; 2 ** g; g @ g; t @ g; 1 / g; g // 2; g % 2
+    float(g); int(g); complex(g); bool(g); 1 if g else 0; len(g); reversed(g); max(g); "abc"[g]
+    g == g; g != 1; g < g; g <= 1; g > 1; g >= 1; t == g; g in [1]
+    math.exp(g); np.exp(g); np.asarray(g)
+"""
+# A tensor's methods `mean` and `var` average over entries; here they are moments.
+BEYOND_THE_RULES = """
+    g.mean(); g.mean(0); g.var(); 2 // g; 2 % g; g.__setitem__(0, 1.0); t.add(g, alpha=2)
+    torch.div(g, t, rounding_mode="floor"); torch.mul(g, t, out=t); torch.exp(g, out=t)
+    torch.sigmoid(g, out=t)
+"""
+ABOUT_THE_SHAPE = "g.size(-1); g.size(dim=0); g.expand(size=(3, 4)).shape"
+
+
+def expressions(text):
+    return [part.strip() for line in text.strip().splitlines() for part in line.split(";")]
+
+
+def evaluated(expression, g):
+    return eval(expression, {"g": g, "t": torch.ones(N), "torch": torch, "np": np, "math": math})
+
+
+@every_family
+@pytest.mark.parametrize("expression", expressions(AS_A_NUMBER))
+def test_uses_as_a_number_are_refused(make, expression):
+    with pytest.raises(NoClosedForm):
+        evaluated(expression, make())
+
+
+@pytest.mark.parametrize("expression", expressions(BEYOND_THE_RULES))
+def test_uses_that_a_rule_does_not_cover_are_refused(expression):
+    with pytest.raises(NoClosedForm):
+        evaluated(expression, normal(N))
+
+
+@pytest.mark.parametrize("question", expressions(ABOUT_THE_SHAPE))
+def test_questions_about_the_shape_are_answered_or_refused(question):
+    g = normal(N)
+    try:
+        answer = evaluated(question, g)
+    except NoClosedForm:
+        return
+    assert answer == evaluated(question, g.mean)
+
+
+@every_family
+def test_rows_are_iterated_over(make):
+    rows = list(make())
+    assert [row.shape for row in rows] == [()] * N
 
 
 def test_random_weights_are_refused():

@@ -7,7 +7,7 @@ from scipy import integrate, stats
 from scipy.special import expit
 from torch.autograd import grad, gradcheck
 
-from pyro_pmf import quadrature
+from pyro_pmf.moments import quadrature
 from pyro_pmf.moments.quadrature import Quadrature, gauss_hermite, sigmoid_square_distance
 
 MEANS = [-6.0, -1.3, 0.0, 0.4, 3.0]

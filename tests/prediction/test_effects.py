@@ -6,23 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 
-from pyro_pmf import PMF, Fixed, PMFError, Posterior, Priors, Ratings, fit
+from pyro_pmf import PMF, VI, Fixed, PMFError, Posterior, Priors, Ratings, fit
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
 
 N_USERS, N_ITEMS, K = 7, 5, 3
-HISTORY = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
+STEPS = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
 SIDES = {"user": ("b", "U", "V"), "item": ("c", "V", "U")}
 
 both_sides = pytest.mark.parametrize("of", SIDES)
 
 
 def ratings():
-    """User i has rated the items from 0 to i % 5, and user 6 all of them."""
+    """Return ratings of user i for the items from 0 to i % 5, and of user 6 for all items."""
     cells = [(i, j) for i in range(N_USERS) for j in range(N_ITEMS) if j <= i % N_ITEMS or i == 6]
     frame = pd.DataFrame(cells, columns=["user", "item"])
     frame["rating"] = np.random.default_rng(1).integers(1, 6, len(frame)).astype(float)
@@ -56,13 +58,23 @@ def drawn(n=30, **options):
     return posterior_of(latents, n, **options)
 
 
-def posterior_of(latents, num_draws, biases=True, n_factors=K):
-    model = PMF(n_factors or 1, biases=biases, noise="shared")
-    return Posterior(model, ratings(), latents, num_draws, HISTORY, True)
+def without_terms(ratings):
+    """Sample ratings about a common mean: a Pyro model that states no terms."""
+    mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=ratings.dtype), 1.0))
+    sigma = pyro.sample("sigma", dist.LogNormal(mu.new_tensor(-1.5), 0.1))
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(mu, sigma), obs=ratings.value)
+
+
+def posterior_of(latents, n_draws, biases=True, n_factors=K):
+    model = without_terms
+    if biases or n_factors:
+        model = PMF(n_factors, biases=biases, noise="shared")
+    return Posterior(model, ratings(), latents, n_draws, STEPS, True)
 
 
 def in_order(table, of, posterior):
-    """The rows of a table in the order of the ids, after a look at their own order."""
+    """Check the order of a table's rows, and return them in the order of the ids."""
     assert table["mean"].is_monotonic_decreasing
     assert table.index.tolist() == list(range(len(table)))
     assert table.columns.tolist() == [of, "mean", "sd", "lower", "upper", "n_ratings"]
@@ -80,7 +92,7 @@ def effects(posterior, of, *args):
 @both_sides
 @pytest.mark.parametrize("options", [{}, {"biases": False}, {"n_factors": 0}], ids=str)
 def test_effects_in_closed_form(of, options):
-    """A sum of independent Normals, with the mean factors of the other side as known numbers."""
+    """Sum independent Normals, with the mean factors of the other side as known numbers."""
     posterior = closed_form(**options)
     bias, own, others = SIDES[of]
     latents, mean, var = posterior.latents, 0.0, 0.0
@@ -125,7 +137,7 @@ def test_effects_count_the_training_ratings():
 
 
 def block_ratings():
-    """Users 0 to 9 give a point more than the others, and items 0 to 4 get one more."""
+    """Return ratings in which users 0 to 9 give one more, and items 0 to 4 get one more."""
     user, item = np.divmod(np.arange(20 * 10), 10)
     rating = 3.0 + (user < 10) + (item < 5) - 0.4 * ((user + item) % 2)
     frame = pd.DataFrame({"user": user, "item": item, "rating": rating})
@@ -134,8 +146,8 @@ def block_ratings():
 
 @both_sides
 def test_effects_of_a_point_estimate(of):
-    """They have no spread, and the generous come first."""
-    posterior = fit(PMF(0), block_ratings(), "delta", progress=False)
+    """Check that they have no spread, and that the generous come first."""
+    posterior = fit(PMF(0), block_ratings(), "map", progress=False)
     table = effects(posterior, of)
     latents = posterior.latents["b" if of == "user" else "c"]
     np.testing.assert_allclose(table["mean"], latents.mean)
@@ -148,13 +160,14 @@ def test_effects_of_a_point_estimate(of):
 @both_sides
 @pytest.mark.parametrize("guide", ["normal", "auto"])
 def test_effects_of_a_fit(of, guide):
-    """Whether the guide has a closed form, or is known by draws: the generous are first."""
-    model, options = PMF(0, noise="shared"), {"max_steps": 200, "progress": False}
+    """Check that the generous come first, with a guide in closed form or known by draws."""
+    model = PMF(0, noise="shared")
     if guide == "auto":
+        method = VI(max_steps=200, guide=AutoNormal(model))
         with pytest.warns(UserWarning, match="Trace_ELBO"):
-            posterior = fit(model, block_ratings(), AutoNormal(model), **options)
+            posterior = fit(model, block_ratings(), method, progress=False)
     else:
-        posterior = fit(model, block_ratings(), **options)
+        posterior = fit(model, block_ratings(), VI(max_steps=200), progress=False)
     table = effects(posterior, of)
     half = len(table) // 2
     assert table["mean"][:half].min() > table["mean"][half:].max()
@@ -178,9 +191,17 @@ def test_a_model_that_has_neither_biases_nor_factors():
             posterior.factor_norms()
 
 
+def test_a_model_that_does_not_state_its_biases_and_factors():
+    """Refuse to guess from the names of sites."""
+    posterior = replace(closed_form(), model=without_terms)
+    for ask in (posterior.user_effects, posterior.item_effects, posterior.factor_norms):
+        with pytest.raises(PMFError, match=r"PMF\.terms"):
+            ask()
+
+
 @pytest.mark.parametrize(("side", "other"), [("user", "item"), ("item", "user")])
 def test_biases_of_one_side(side, other):
-    """The other side has none, and without factors nothing to tell."""
+    """Refuse effects of the other side, which has neither biases nor factors."""
     posterior = fit(PMF(0, biases=side, noise="shared"), block_ratings(), progress=False)
     assert effects(posterior, side)["mean"].std() > 0
     with pytest.raises(PMFError, match=f"no {other} biases and no factors"):
@@ -191,7 +212,7 @@ def test_biases_of_one_side(side, other):
 
 
 def assert_factors(table, product, pairs, n_factors):
-    """Those of NumPy's dense decomposition."""
+    """Compare factors with NumPy's dense decomposition."""
     weights = (pairs.user_counts.numpy()[:, None] * pairs.item_counts.numpy()) ** 0.5
     expected = np.linalg.svd(product * weights / len(pairs), compute_uv=False)[:n_factors]
     assert table.index.name == "factor"
@@ -202,7 +223,7 @@ def assert_factors(table, product, pairs, n_factors):
 
 
 def test_factors_in_closed_form():
-    """Of the posterior means, weighted as the training pairs and not as all."""
+    """Weight the product of the posterior means by the training pairs, not by all pairs."""
     posterior = closed_form()
     U, V = (posterior.latents[name].mean.double().numpy() for name in "UV")
     assert_factors(posterior.factor_norms(), U @ V.T, posterior.ratings, U.shape[1])
@@ -242,7 +263,7 @@ def test_more_factors_than_rows():
 
 @pytest.mark.parametrize(("factor", "dead"), [(1e-3, True), (0.5, False), (0.0, True)])
 def test_a_factor_without_strength_is_dead(factor, dead):
-    """Against the strongest: a hundredth of its standard deviation."""
+    """Call a factor dead below a hundredth of the strongest one's standard deviation."""
     posterior = closed_form()
     U = posterior.latents["U"]
     scale = torch.tensor([1.0, factor, 1.0]).double()
@@ -263,7 +284,7 @@ def test_factors_that_are_all_nothing_are_all_dead():
 
 @pytest.mark.statistical
 def test_a_fit_of_two_factors_too_many_says_so():
-    """Variational inference prunes those that the ratings do not have."""
+    """Check that variational inference prunes factors that the ratings do not have."""
     rng = np.random.default_rng(0)
     user, item = np.divmod(np.arange(60 * 40), 40)
     score = 1.5 * (rng.normal(size=60)[user] * rng.normal(size=40)[item])

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import arviz
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +11,7 @@ from scipy.special import expit
 
 from pyro_pmf import (
     PMF,
+    VI,
     BernoulliLogit,
     Fixed,
     Normal,
@@ -22,7 +22,8 @@ from pyro_pmf import (
     Ratings,
     fit,
 )
-from pyro_pmf.prediction.inference_data import scale_summary
+from pyro_pmf.prediction import inference_data
+from pyro_pmf.prediction.arviz_versions import arviz
 
 FRAME = pd.DataFrame(
     {
@@ -37,11 +38,11 @@ FRAME = pd.DataFrame(
 def posterior():
     ratings = Ratings.from_frame(FRAME)
     model = PMF(n_factors=2, users="hierarchical", noise="shared")
-    return fit(model, ratings, max_steps=10, progress=False)
+    return fit(model, ratings, VI(max_steps=10), progress=False)
 
 
 def test_scalars_by_default(posterior):
-    data = posterior.to_arviz(num_samples=400)
+    data = posterior.to_arviz(n_draws=400)
     scalars = {"sigma", "mu", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c"}
     assert set(data["posterior"].data_vars) == scalars
     assert dict(data["posterior"].sizes) == {"chain": 1, "draw": 400}
@@ -54,7 +55,7 @@ def test_scalars_by_default(posterior):
 
 
 def test_sites_have_ids_as_coordinates(posterior):
-    data = posterior.to_arviz(sites=["U", "W", "b", "sigma"], num_samples=300)["posterior"]
+    data = posterior.to_arviz(sites=["U", "W", "b", "sigma"], n_draws=300)["posterior"]
     assert data["U"].dims == ("chain", "draw", "user", "factor")
     assert data["W"].dims == ("chain", "draw", "item", "factor")
     assert data["b"].dims == ("chain", "draw", "user")
@@ -68,7 +69,7 @@ def test_sites_have_ids_as_coordinates(posterior):
 
 def test_groups_about_ratings(posterior):
     pairs = FRAME.iloc[[7, 0, 13]]
-    data = posterior.to_arviz(pairs, num_samples=200)
+    data = posterior.to_arviz(pairs, n_draws=200)
     assert data["observed_data"]["rating"].to_numpy().tolist() == pairs["rating"].tolist()
     assert data["constant_data"]["user_id"].to_numpy().tolist() == ["bob", "ann", "cyd"]
     predicted = data["posterior_predictive"]["rating"]
@@ -83,20 +84,20 @@ def test_groups_about_ratings(posterior):
 
 
 def test_pairs_without_ratings_have_no_likelihood(posterior):
-    data = posterior.to_arviz(FRAME[["user", "item"]], num_samples=5)
+    data = posterior.to_arviz(FRAME[["user", "item"]], n_draws=5)
     assert {"posterior", "posterior_predictive"} <= groups_of(data)
     assert not {"observed_data", "log_likelihood"} & groups_of(data)
 
 
 def test_unknown_site(posterior):
     with pytest.raises(PMFError, match="nonsense"):
-        posterior.to_arviz(sites=["nonsense"], num_samples=2)
+        posterior.to_arviz(sites=["nonsense"], n_draws=2)
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 def test_loo_runs(posterior):
-    data = posterior.to_arviz(FRAME, num_samples=500)
-    loo = arviz.loo(data)
+    data = posterior.to_arviz(FRAME, n_draws=500)
+    loo = arviz().loo(data)
     elpd = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd
     # The expected log density of 20 ratings on 1 to 5 is of this size, and p_loo costs something.
     in_sample = posterior.evaluate(FRAME)["nll"] * -20
@@ -104,11 +105,20 @@ def test_loo_runs(posterior):
 
 
 def test_summary_has_no_chain_diagnostics(posterior):
-    summary = scale_summary(posterior)
+    summary = posterior.summary()
     assert "r_hat" not in summary.columns
     assert summary.loc["sigma", "mean"] == pytest.approx(
         posterior.latents["sigma"].mean.item(), rel=0.02
     )
+
+
+def test_summary_is_of_as_many_draws_as_asked_for(posterior):
+    few, other = posterior.summary(n_draws=50), posterior.summary(n_draws=50, seed=1)
+    assert list(few.index) == list(posterior.to_arviz(n_draws=1)["posterior"].data_vars)
+    pd.testing.assert_frame_equal(few, inference_data.summary(posterior, 50))
+    draws = posterior.to_arviz(n_draws=50)["posterior"]["mu"].to_numpy()
+    assert few.loc["mu", "mean"] == pytest.approx(draws.mean(), rel=1e-3)
+    assert few.loc["mu", "mean"] != other.loc["mu", "mean"]
 
 
 def groups_of(data):
@@ -117,13 +127,13 @@ def groups_of(data):
 
 
 class TestLogLikelihood:
-    """Beside the scores of the same draws, written out."""
+    """Compare with the scores of the same draws, written out."""
 
     def draws(self, model, frame, scale, pairs):
         ratings = Ratings.from_frame(frame, scale=scale)
-        fitted = fit(model, ratings, max_steps=10, progress=False)
+        fitted = fit(model, ratings, VI(max_steps=10), progress=False)
         sites = [*fitted.latents, *(["cutpoints"] if "shares" in fitted.latents else [])]
-        data = fitted.to_arviz(pairs, sites, num_samples=6)
+        data = fitted.to_arviz(pairs, sites, n_draws=6)
         x = data["posterior"].sel(chain=0)
         row = [list(ratings.user_ids).index(user) for user in pairs["user"]]
         column = [list(ratings.item_ids).index(item) for item in pairs["item"]]
@@ -147,8 +157,8 @@ class TestLogLikelihood:
         ratings = Ratings.from_frame(frame, transform="log1p")
         model = PMF(0, noise="shared", likelihood=NormalIdentity())
         pairs = frame.iloc[[4, 9]]
-        fitted = fit(model, ratings, max_steps=10, progress=False)
-        data = fitted.to_arviz(pairs, ["mu", "sigma", "b", "c"], num_samples=5)
+        fitted = fit(model, ratings, VI(max_steps=10), progress=False)
+        data = fitted.to_arviz(pairs, ["mu", "sigma", "b", "c"], n_draws=5)
         x = data["posterior"].sel(chain=0)
         score = x["mu"].to_numpy()[:, None] + np.stack(
             [x["b"].sel(user=u) + x["c"].sel(item=i) for u, i in pairs[["user", "item"]].values], 1
@@ -187,13 +197,13 @@ class TestLogLikelihood:
         )
 
 
-def as_chains(posterior, num_chains, length):
-    """The same posterior, represented by draws in chains."""
+def as_chains(posterior, n_chains, length):
+    """Return the same posterior, represented by draws in chains."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        draws = list(posterior.draws(num_chains * length))
+        draws = list(posterior.draws(n_chains * length))
     latents = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-    return replace(posterior, latents=latents, num_draws=len(draws), num_chains=num_chains)
+    return replace(posterior, latents=latents, n_draws=len(draws), n_chains=n_chains)
 
 
 class TestChains:
@@ -206,7 +216,7 @@ class TestChains:
         assert data["posterior_predictive"]["rating"].shape == (3, 10, 2)
         # Density and draw belong together: those of the second chain, given alone, are the same.
         second = {name: value[10:20] for name, value in chains.latents.items()}
-        alone = replace(chains, latents=second, num_draws=10, num_chains=None)
+        alone = replace(chains, latents=second, n_draws=10, n_chains=None)
         expected = alone.to_arviz(pairs)["log_likelihood"]["rating"].to_numpy()[0]
         given = data["log_likelihood"]["rating"].to_numpy()
         assert given.shape == (3, 10, 2)
@@ -215,26 +225,26 @@ class TestChains:
 
     def test_fewer_draws_are_as_many_of_each(self, posterior):
         chains = as_chains(posterior, 3, 10)
-        sigma = chains.to_arviz(num_samples=11)["posterior"]["sigma"].to_numpy()
+        sigma = chains.to_arviz(n_draws=11)["posterior"]["sigma"].to_numpy()
         expected = chains.latents["sigma"].reshape(3, 10)[:, [0, 4, 9]]
         np.testing.assert_array_equal(sigma, expected)
 
     def test_draws_are_not_repeated(self, posterior):
-        drawn = replace(as_chains(posterior, 1, 10), num_chains=None)
-        sigma = drawn.to_arviz(num_samples=400)["posterior"]["sigma"].to_numpy()
+        drawn = replace(as_chains(posterior, 1, 10), n_chains=None)
+        sigma = drawn.to_arviz(n_draws=400)["posterior"]["sigma"].to_numpy()
         np.testing.assert_array_equal(sigma[0], drawn.latents["sigma"])
 
     def test_are_diagnosed(self):
         model = PMF(n_factors=0, noise="shared")
-        fitted = fit(model, Ratings.from_frame(FRAME), max_steps=10, progress=False)
+        fitted = fit(model, Ratings.from_frame(FRAME), VI(max_steps=10), progress=False)
         chains = as_chains(fitted, 4, 100)
-        summary = scale_summary(chains)
+        summary = chains.summary()
         assert summary.loc["sigma", "r_hat"] == pytest.approx(1, abs=0.02)
         assert 200 < summary.loc["sigma", "ess_bulk"] < 600
         apart = chains.latents["sigma"].reshape(4, 100).clone()
         apart[2] *= 5
         moved = replace(chains, latents={**chains.latents, "sigma": apart.reshape(-1)})
-        assert scale_summary(moved).loc["sigma", "r_hat"] > 1.4
+        assert moved.summary().loc["sigma", "r_hat"] > 1.4
 
 
 class TestPrior:
@@ -250,8 +260,9 @@ class TestPrior:
 
     def prior(self, pairs, n, **options):
         model = PMF(noise="shared", likelihood=NormalIdentity(), priors=self.PRIORS, **options)
-        fitted = fit(model, Ratings.from_frame(FRAME, scale=(1, 5)), max_steps=2, progress=False)
-        return fitted.to_arviz(pairs, num_samples=n, prior=True)
+        ratings = Ratings.from_frame(FRAME, scale=(1, 5))
+        fitted = fit(model, ratings, VI(max_steps=2), progress=False)
+        return fitted.to_arviz(pairs, n_draws=n, prior=True)
 
     def test_moments_of_ratings(self):
         n = 1500
@@ -282,8 +293,8 @@ class TestPrior:
         np.testing.assert_allclose(var, [known, unknown], rtol=0.22)
 
     def test_without_pairs(self, posterior):
-        data = posterior.to_arviz(num_samples=5, prior=True)
+        data = posterior.to_arviz(n_draws=5, prior=True)
         assert groups_of(data) == {"posterior", "prior"}
         assert set(data["prior"].data_vars) == set(data["posterior"].data_vars)
-        alone = posterior.to_arviz(num_samples=5)["posterior"]["mu"].to_numpy()
+        alone = posterior.to_arviz(n_draws=5)["posterior"]["mu"].to_numpy()
         np.testing.assert_array_equal(data["posterior"]["mu"].to_numpy(), alone)

@@ -20,7 +20,7 @@ from pyro_pmf.prediction.metrics import (
     summarize,
     summarize_by,
 )
-from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.prediction.mixture import mixture
 
 MEAN, SD = np.array([2.0, 3.0, 4.0, 3.0]), np.array([0.5, 1.0, 0.25, 0.75])
 RATING = np.array([2.5, 1.0, 4.0, 3.2])
@@ -33,7 +33,7 @@ STARS = np.arange(1, 11) / 2
 def predictive():
     low, high = 0.5, 5.0
     unit = torch.tensor((MEAN - low) / (high - low)), torch.tensor(SD / (high - low))
-    return PosteriorPredictive([(1.0, Normal(*unit))], (low, high))
+    return mixture([(1.0, Normal(*unit))], (low, high))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_log_loss_needs_ratings_that_are_levels(predictive):
 
 def test_scores_of_levels():
     p = np.array([0.2, 0.5, 0.97, 0.5])
-    predictive = PosteriorPredictive([(1.0, Bernoulli(torch.tensor(p)))], (1, 2))
+    predictive = mixture([(1.0, Bernoulli(torch.tensor(p)))], (1, 2))
     scores = score_each(predictive, torch.tensor([1.0, 2.0, 1.0, 1.0]))
     mass = np.array([0.8, 0.5, 0.03, 0.5])
     np.testing.assert_allclose(scores["log_loss"], -np.log(mass))
@@ -117,14 +117,14 @@ def test_scores_of_levels():
 
 def test_scores_of_counts():
     part = NegativeBinomial(torch.tensor([2.0, 2.0]), logits=torch.tensor([1.0, 3.0]))
-    scores = score_each(PosteriorPredictive([(1.0, part)], (0, 1)), torch.tensor([4.0, 500.0]))
+    scores = score_each(mixture([(1.0, part)], (0, 1)), torch.tensor([4.0, 500.0]))
     assert "log_loss" not in scores
     assert scores["covered"].tolist() == [True, False]
     assert (scores["width"] > 5).all()
 
 
 class OneLevel(Distribution):
-    """All mass on one of the levels 0, 1/7, ..., 1."""
+    """Put all mass on one of the levels 0, 1/7, ..., 1."""
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.boolean  # discrete; values are not validated
@@ -144,9 +144,9 @@ class OneLevel(Distribution):
 
 
 def test_a_level_at_the_end_of_an_interval_is_inside_it():
-    """Whatever the rounding of 0.1 + 0.7 (k / 7), and of a rating in single precision."""
+    """Allow for the rounding of 0.1 + 0.7 (k / 7), and of a rating in single precision."""
     rating = (torch.arange(8) + 1) / 10
-    predictive = PosteriorPredictive([(1.0, OneLevel(torch.arange(8) / 7))], (0.1, 0.8))
+    predictive = mixture([(1.0, OneLevel(torch.arange(8) / 7))], (0.1, 0.8))
     scores = score_each(predictive, rating)
     assert scores["covered"].all()
     np.testing.assert_allclose(scores[["width", "nll", "crps"]], 0, atol=1e-12)
@@ -176,7 +176,7 @@ class TestSummarizeBy:
     def scores(self):
         rating = torch.arange(9) / 3 + 1
         part = Normal(torch.full((9,), 0.5), torch.linspace(0.1, 0.3, 9))
-        return score_each(PosteriorPredictive([(1.0, part)], (0.5, 5)), rating)
+        return score_each(mixture([(1.0, part)], (0.5, 5)), rating)
 
     def test_bins(self, scores):
         table = summarize_by(scores, self.COUNTS)
@@ -209,11 +209,11 @@ def test_calibration_of_too_narrow_predictions():
 
 
 def test_calibration_of_levels():
-    """Binomial error of 4 standard deviations: one of 19 is further off with probability 0.001."""
+    """Allow 4 binomial standard deviations: one of 19 is further off with probability 0.001."""
     generator = np.random.default_rng(4)
     p = generator.random(5000)
     rating = torch.tensor((generator.random(5000) < p).astype(float))
-    predictive = PosteriorPredictive([(1.0, Bernoulli(torch.tensor(p)))], (0, 1))
+    predictive = mixture([(1.0, Bernoulli(torch.tensor(p)))], (0, 1))
     table = calibration(score_each(predictive, rating)["pit"].to_numpy())
     error = np.sqrt(table["probability"] * (1 - table["probability"]) / 5000)
     assert ((table["coverage"] - table["probability"]).abs() < 4 * error).all()
@@ -241,7 +241,7 @@ def test_pit_uniformity():
 
 
 def ranked_by_hand(score, relevant, seen, n):
-    """Recall and NDCG of each user, by sorting lists."""
+    """Return recall and NDCG of each user, by sorting lists."""
     rows = {}
     for user in range(len(score)):
         wanted = [i for i in range(score.shape[1]) if relevant[user, i] and not seen[user, i]]

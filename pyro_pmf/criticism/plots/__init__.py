@@ -1,7 +1,7 @@
 """Figures of a fit and of its predictions. Needs matplotlib: ``pip install 'pyro-pmf[plots]'``.
 
-Each function draws on ``ax``, or makes a figure of its own, and returns the Axes. Nothing global
-is changed: no style, no backend, no pyplot default.
+Each function draws on ``ax``, or on a new figure, and returns the Axes. None changes global state:
+no style, no backend, no pyplot default.
 """
 
 from pyro_pmf.criticism.plots.of_fits import plot_elbo, plot_factor_norms, plot_scales

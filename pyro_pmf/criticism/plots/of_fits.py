@@ -1,4 +1,4 @@
-"""Figures of a fit: its course, standard deviations and factors."""
+"""Figures of a fit: its progress, standard deviations and factors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DRAWS = 2000
-_LABELLED = 24  # factors that have room for a label each
-# Colour, marker and name of the scale that a standard deviation is on.
+_LABELLED = 24  # most factors for which each bar has room for a label
+# Colour, marker and name of the scale of a standard deviation.
 _ON_UNIT = (VERMILLION, "s", "on the unit scale of the ratings")
 _ON_MODEL = (VERMILLION, "s", "on the model scale of the ratings")
 _OF_MEAN = (VERMILLION, "s", "as a share of the mean count")
@@ -39,20 +39,28 @@ _ON_LOG = (GREEN, "D", "of the log noise")
 
 
 def plot_elbo(posterior: Posterior, ax: Axes | None = None) -> Axes:
-    """Plot the course of a fit: the ELBO of each step; of Markov chains, their traces.
+    """Plot the progress of a fit: the ELBO of each step, or the traces of Markov chains.
 
-    The view leaves out the first climb, which would flatten all that follows. A trace is the log
-    likelihood of each draw of a chain; chains that have mixed are about the same level, and
-    none drifts.
+    The view leaves out the first climb of the ELBO, which would flatten the rest. A trace is the
+    log likelihood of each draw of a chain. Traces of mixed chains have the same level, and none
+    drifts.
 
     Parameters
     ----------
     posterior : Posterior
+        Result of a fit.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        The axes of the plot.
+
+    Raises
+    ------
+    PMFError
+        If matplotlib is not installed.
     """
     ax = axes_or_new(ax, (7.0, 3.8))
     if posterior.n_chains is not None:
@@ -95,26 +103,29 @@ def _plot_traces(posterior: Posterior, ax: Axes) -> Axes:
 def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = None) -> Axes:
     """Plot the standard deviations: a point for the median, a line for the interval.
 
-    sigma is the noise of a rating on the model scale, the others are on the scale of the score,
-    as the legend says. Standard deviations that a fit held at a value have no line, as those of
-    the factors in variational inference, unless ``learn_scales="elbo"``.
+    sigma is the noise of a rating on the model scale, the others are on the scale of the score, as
+    the legend says. A standard deviation that the fit held has no line. Variational inference
+    holds the scales of the factors, unless ``learn_scales="elbo"``.
 
     Parameters
     ----------
     posterior : Posterior
+        Result of a fit.
     interval : float
         Probability of the central interval.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        The axes of the plot.
 
     Raises
     ------
     PMFError
-        If the model has no latent standard deviation: a scalar site whose name starts with sigma.
-        Or if ``interval`` is not inside (0, 1).
+        If the model has no latent standard deviation (a scalar site whose name starts with sigma),
+        ``interval`` is not inside (0, 1), or matplotlib is not installed.
     """
     require_probability("interval", interval)
     draws = _scale_draws(posterior)
@@ -147,25 +158,28 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
 
 
 def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
-    """Plot how much each factor moves the score, the strongest first.
+    """Plot the contribution of each factor to the score, strongest first.
 
-    A bar is a singular value of the posterior mean of U V^T, see `Posterior.factor_norms`, the
-    text on it the factor's share of the sum of their squares. A dead factor, one that changes
-    nothing beside the strongest, is hatched: fewer factors would do.
+    A bar is a singular value of the posterior mean of U V^T, see `Posterior.factor_norms`. The
+    text on it is the factor's share of the sum of their squares. A dead factor contributes nothing
+    compared with the strongest and is hatched: fewer factors would do.
 
     Parameters
     ----------
     posterior : Posterior
+        Result of a fit.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        The axes of the plot.
 
     Raises
     ------
     PMFError
-        If the model has no factors.
+        If the model has no factors, or matplotlib is not installed.
     """
     table = posterior.factor_norms()
     ax = axes_or_new(ax, (7.0, 3.8))
@@ -200,7 +214,7 @@ def plot_factor_norms(posterior: Posterior, ax: Axes | None = None) -> Axes:
 
 
 def _labels(posterior: Posterior) -> dict[str, str]:
-    """Return what each standard deviation is of, by site."""
+    """Return the label of each standard deviation, by site."""
     of_terms = {
         term.scale: rf"{term.label}  $\sigma_{term.site}$" for term in terms_of(posterior.model)
     }
@@ -210,7 +224,7 @@ def _labels(posterior: Posterior) -> dict[str, str]:
 def _units(
     posterior: Posterior,
 ) -> tuple[dict[str, tuple[str, str, str]], tuple[str, str, str]]:
-    """The scales of sigma and of log noise, by site, and that of the score."""
+    """Return the scales of sigma and of log noise, by site, and the scale of the score."""
     likelihood = likelihood_of(posterior.model)
     of_sigma = _ON_UNIT if posterior.ratings.transform.bounds else _ON_MODEL
     of_score = _ON_LOGIT
@@ -223,7 +237,7 @@ def _units(
 
 
 def _scale_draws(posterior: Posterior) -> dict[str, np.ndarray]:
-    """Draws of the scalar sites that are standard deviations."""
+    """Return draws of the scalar sites that are standard deviations."""
     draws = {}
     with isolated_random_state(0):
         for name, value in posterior.latents.items():

@@ -30,7 +30,7 @@ from pyro_pmf.prediction.metrics import calibration, pit_histogram
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TITLE_WIDTH = 34  # characters of an item's title
+_TITLE_WIDTH = 34  # most characters of an item's title
 
 
 def plot_calibration(
@@ -38,25 +38,28 @@ def plot_calibration(
     ratings: Ratings | pd.DataFrame,
     ax: Axes | None = None,
 ) -> Axes:
-    """Plot how many held-out ratings lie inside their central intervals, against how many should.
+    """Plot the share of held-out ratings inside central intervals against their probability.
 
     Parameters
     ----------
     posteriors : Posterior or mapping of str to Posterior
-        Several by name, for one line each.
+        One posterior, or several by name with one line each.
     ratings : Ratings or pandas.DataFrame
         Held-out ratings: the columns ``user``, ``item`` and ``rating``.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Its first line is the diagonal, then comes a line for each posterior, in their order.
+        Its first line is the diagonal, followed by a line for each posterior, in their order.
 
     Raises
     ------
     RatingsError
         If the pairs have no ratings.
+    PMFError
+        If matplotlib is not installed.
     """
     ax = axes_or_new(ax, (5.6, 5.4))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -96,28 +99,31 @@ def plot_pit(
 ) -> Axes:
     """Plot a histogram of the probability integral transforms (PIT) of held-out ratings.
 
-    It is flat where predictions are calibrated, shaped like a U where they are too sure, like a
-    hump where not sure enough, and slopes where they are too low or too high (Gneiting,
-    Balabdaoui & Raftery 2007). Of levels the PIT is randomised. The band is where 99% of bins lie
-    by chance, if ratings are independent.
+    The histogram is flat for calibrated predictions. It has a U shape if they are too certain, a
+    hump if they are not certain enough, and a slope if they are too low or too high (Gneiting,
+    Balabdaoui & Raftery 2007). For levels the PIT is randomized. The band contains 99% of bins by
+    chance, if ratings are independent.
 
     Parameters
     ----------
     posteriors : Posterior or mapping of str to Posterior
-        Several by name, for one histogram each.
+        One posterior, or several by name with one histogram each.
     ratings : Ratings or pandas.DataFrame
         Held-out ratings: the columns ``user``, ``item`` and ``rating``.
     n_bins : int
+        Number of bins.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        The axes of the plot.
 
     Raises
     ------
     PMFError
-        If ``n_bins`` is not a positive integer.
+        If ``n_bins`` is not a positive integer, or matplotlib is not installed.
     RatingsError
         If the pairs have no ratings.
     """
@@ -161,31 +167,33 @@ def plot_error_by_sd(
     n_bins: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
-    """Plot how large errors are against how large they were predicted to be.
+    """Plot the size of errors against the predicted standard deviation.
 
-    Held-out ratings are sorted by predicted standard deviation and cut into bins of as equal a
-    number as that allows. A point is a bin's root mean square error (RMSE) at its root mean square
-    predicted standard deviation: on the diagonal where the latter can be believed. Its bar is one
-    standard error of the RMSE.
+    Held-out ratings are sorted by predicted standard deviation and cut into bins of nearly equal
+    number. A point is the root mean square error (RMSE) of a bin at its root mean square predicted
+    standard deviation. Calibrated standard deviations lie on the diagonal. A bar is one standard
+    error of the RMSE.
 
     Parameters
     ----------
     posteriors : Posterior or mapping of str to Posterior
-        Several by name, for one line each.
+        One posterior, or several by name with one line each.
     ratings : Ratings or pandas.DataFrame
         Held-out ratings: the columns ``user``, ``item`` and ``rating``.
     n_bins : int
+        Number of bins.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Its first line is the diagonal, then comes a line for each posterior, in their order.
+        Its first line is the diagonal, followed by a line for each posterior, in their order.
 
     Raises
     ------
     PMFError
-        If ``n_bins`` is not a positive integer.
+        If ``n_bins`` is not a positive integer, or matplotlib is not installed.
     RatingsError
         If the pairs have no ratings.
     """
@@ -233,7 +241,7 @@ def plot_error_by_sd(
 
 
 def _error_by_sd(scores: pd.DataFrame, n_bins: int) -> pd.DataFrame:
-    """Of each bin: root mean square sd, rmse, and its standard error (delta method)."""
+    """Return root mean square sd, RMSE and its standard error (delta method) of each bin."""
     rows = []
     order = np.argsort(scores["sd"].to_numpy(), kind="stable")
     for chosen in np.array_split(order, min(n_bins, len(order))):
@@ -259,28 +267,33 @@ def plot_user(
     Parameters
     ----------
     posterior : Posterior
+        Result of a fit.
     ratings : Ratings or pandas.DataFrame
-        Held-out ratings, of this user and maybe others.
+        Held-out ratings of this user; ratings of other users are left out.
     user : id
+        The user.
     titles : mapping of id to str, or pandas.Series, optional
-        What to call the items; by default their ids. Long titles are cut.
+        Names of the items; the default is their ids. Long titles are cut.
     n : int
-        Of more ratings than this, n are shown, evenly spaced from the highest to the lowest
-        prediction.
+        Largest number of ratings shown. If there are more, the shown ones are evenly spaced from
+        the highest to the lowest prediction.
     interval : float
         Probability of the central interval.
     ax : matplotlib.axes.Axes, optional
+        Axes to draw on; the default is a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        The axes of the plot.
 
     Raises
     ------
     PMFError
-        If ``n`` is not a positive integer.
+        If ``n`` is not a positive integer, ``interval`` is not inside (0, 1), or matplotlib is not
+        installed.
     RatingsError
-        If the user has no rating among these.
+        If ``ratings`` has none of this user.
     """
     require_integer("n", n)
     frame = ratings.to_frame() if isinstance(ratings, Ratings) else ratings
@@ -357,5 +370,5 @@ def _percent() -> Any:
 
 
 def _short(title: object, item: Hashable) -> str:
-    """Cut a title between words; where it is missing, the id."""
+    """Cut a title between words; a missing title becomes the id."""
     return textwrap.shorten(str(item if title != title else title), _TITLE_WIDTH, placeholder=" …")

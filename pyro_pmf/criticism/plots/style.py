@@ -1,4 +1,4 @@
-"""What figures have in common: colours, axes and legends."""
+"""Style of all figures: colours, axes and legends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_pmf.errors import PMFError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: distinct to colour-blind readers, and in this order in grey as well.
+# Okabe and Ito's palette: distinct for colour-blind readers, and in this order also in grey.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
     "#0072B2",
     "#D55E00",
@@ -26,7 +26,25 @@ LEGEND_HEIGHT = 24  # points between axes and title
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return the axes, or those of a new figure of this size in inches, without a frame."""
+    """Return the axes, or the axes of a new figure, without a frame.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes or None
+        Axes to draw on.
+    size : (float, float)
+        Width and height of a new figure, in inches.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Axes without top and right spines.
+
+    Raises
+    ------
+    PMFError
+        If matplotlib is not installed.
+    """
     if ax is None:
         try:
             from matplotlib import pyplot  # optional
@@ -38,7 +56,13 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 
 def style_rows(ax: Axes) -> None:
-    """Style axes whose y axis names rows."""
+    """Style axes whose y axis names rows.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to change.
+    """
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
@@ -46,7 +70,13 @@ def style_rows(ax: Axes) -> None:
 
 
 def legend_above(ax: Axes) -> None:
-    """Put a legend of one line between the axes and the title, each label once."""
+    """Put a legend of one line between the axes and the title, each label once.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to change.
+    """
     handles, labels = ax.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     ax.legend(

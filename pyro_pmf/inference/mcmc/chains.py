@@ -27,32 +27,34 @@ from pyro_pmf.model.running import require_possible
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.random_state import isolated_random_state
 
-_ACCEPTANCE = 0.9  # more than the usual 0.8: the scales of few ratings make narrow necks
+_ACCEPTANCE = 0.9  # above the usual 0.8: with few ratings, scales make the posterior a funnel
 _ACCEPTANCE_OF_HMC = 0.7  # 0.65 is best for independent coordinates (Beskos et al. 2013)
 _LENGTH = 1.5  # of a trajectory, in standard deviations: a quarter turn of a Normal is pi / 2
-_MOST_STEPS = 64  # of a trajectory, while the step is being found
+_MOST_STEPS = 64  # of a trajectory during warm-up, while the step size adapts
 
 
 @dataclass(frozen=True)
 class ChainTask:
-    """All that one chain needs, as plain data that can be sent to another process.
+    """Everything that one chain needs, as plain data that can be sent to another process.
 
     Attributes
     ----------
     number : int
-        Of the chain, from 0.
+        Number of the chain, from 0.
     seed : int
-        Of the chain's own stream of random numbers.
+        Seed of the chain's own stream of random numbers.
     model : callable
+        The Pyro model.
     ratings : Ratings
-        On the CPU.
+        The training ratings, on the CPU.
     method : HMC or NUTS
+        Options of the sampler.
     whitening : Whitening or None
-        The unit of each coordinate, of `HMC`; `NUTS` finds it during warm-up.
+        Units of the coordinates, for `HMC`; `NUTS` finds them during warm-up.
     start : Tensor, shape (n,), or None
-        Coordinates at which the chain begins; by default the model's own initial values.
+        Initial coordinates. The default is the initial values of `initialization`.
     started : float
-        What `time.perf_counter` said when the fit began.
+        `time.perf_counter` at the start of the fit.
     """
 
     number: int
@@ -67,14 +69,14 @@ class ChainTask:
 
 @dataclass(frozen=True)
 class Chain:
-    """What one chain has drawn.
+    """Draws of one chain.
 
     Attributes
     ----------
     latents : dict of str to Tensor, shape (n_draws, ...)
         Draws of each latent site of the model.
     steps : list of dict
-        One row a draw, see `Learned.steps`.
+        One row per draw, see `Learned.steps`.
     """
 
     latents: dict[str, Tensor]
@@ -93,23 +95,28 @@ def sample_chains(
     Parameters
     ----------
     model : callable
+        The Pyro model.
     ratings : Ratings
-        On the CPU.
+        The training ratings, on the CPU.
     method : HMC or NUTS
+        Options of the sampler.
     run : Run
+        Conditions of the fit.
     approximation : Learned or None
-        An approximation of the same posterior, for `HMC`: each chain starts from a draw of it, and
-        measures each coordinate in its standard deviations. `NUTS` does without.
+        An approximation of the same posterior, for `HMC`. Each chain starts from a draw of it and
+        measures each coordinate in its standard deviations. `NUTS` takes None.
 
     Returns
     -------
     Learned
-        ``converged`` is whether the chains have mixed, see `diagnostics.have_mixed`.
+        Draws of all chains, one chain after the other. ``converged`` says whether they have mixed,
+        see `diagnostics.have_mixed`.
 
     Raises
     ------
     FitError
-        If the draws would not fit into memory, or the model has discrete latents.
+        If the draws need more memory than is free, the model has discrete latents or no observed
+        site ``rating``, or its likelihood cannot produce some ratings.
     """
     tasks = plan_chains(model, ratings, method, run, approximation)
     latents: dict[str, Tensor] = {}
@@ -146,7 +153,13 @@ def plan_chains(
     run: Run,
     approximation: Learned | None,
 ) -> list[ChainTask]:
-    """Say what each chain has to do; arguments and errors as of `sample_chains`."""
+    """Plan the work of each chain; parameters and errors are those of `sample_chains`.
+
+    Returns
+    -------
+    list of ChainTask
+        One task per chain.
+    """
     starts: list[Tensor | None] = [None] * method.n_chains
     whitening = None
     with isolated_random_state(run.seed):
@@ -170,13 +183,19 @@ def plan_chains(
 
 
 def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> Chain:
-    """Run one chain, in a random stream of its own.
+    """Run one chain, with its own stream of random numbers.
 
     Parameters
     ----------
     task : ChainTask
+        Work of the chain.
     on_step : callable
-        Called after each step, those of warm-up too.
+        Function of no arguments, called after each step, warm-up included.
+
+    Returns
+    -------
+    Chain
+        Draws of the chain.
     """
     method = task.method
     with isolated_random_state(task.seed):
@@ -212,22 +231,22 @@ def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> 
 
 def _nuts(coordinates: Coordinates) -> PyroNUTS:
     kernel = PyroNUTS(potential_fn=coordinates.potential_of_site, target_accept_prob=_ACCEPTANCE)
-    shorten_adaptation(kernel, 10, 10, 30)  # Stan's windows keep to unit masses for 100 draws
+    shorten_adaptation(kernel, 10, 10, 30)  # Stan's windows keep unit masses for 100 draws
     return kernel
 
 
 class _JitteredHMC(PyroHMC):
-    """Trajectories of random lengths, so that none comes round to where it began (Neal 2011)."""
+    """HMC with trajectories of random length, so that none returns to its start (Neal 2011)."""
 
     def __init__(self, coordinates: Coordinates) -> None:
         super().__init__(
             potential_fn=coordinates.potential_of_site,
-            adapt_mass_matrix=False,  # coordinates are measured in standard deviations already
+            adapt_mass_matrix=False,  # coordinates are already in units of standard deviations
             target_accept_prob=_ACCEPTANCE_OF_HMC,
         )
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Draw once, by a trajectory of half to one and a half times the usual length."""
+        """Draw once, with a trajectory of half to one and a half times the usual length."""
         self.trajectory_length = _LENGTH * float(torch.rand(()) + 0.5)
         if is_warming_up(self):
             longest = _MOST_STEPS * self.step_size

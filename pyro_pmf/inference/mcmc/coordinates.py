@@ -1,4 +1,4 @@
-"""The vector of unconstrained numbers in which the posterior of a model is sampled."""
+"""Unconstrained coordinates in which the posterior of a model is sampled."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.running import trace_of
 from pyro_pmf.model.terms import terms_of
 
-_DRAWS = 50  # that tell the spread of an approximation
-_NO_SPREAD = 1e-6  # standard deviation of what an approximation holds, with room for rounding
-_LONGER = 4.0  # as far as steps that suit thousands of rows allow
-_DIFFERENCE = 0.01  # of a finite difference, in unconstrained numbers
+_DRAWS = 50  # of an approximation, to estimate its standard deviations
+_NO_SPREAD = 1e-6  # standard deviations below this are of sites that an approximation holds
+_LONGER = 4.0  # factor on the scale of global sites; steps that suit thousands of rows allow this
+_DIFFERENCE = 0.01  # of a finite difference, in unconstrained coordinates
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """Where coordinates begin, and the unit of each, in unconstrained numbers.
+    """Origin of the coordinates and unit of each, in unconstrained space.
 
     Attributes
     ----------
     origin, scale : Tensor, shape (n,)
+        Unconstrained values are ``origin + scale * z``.
     """
 
     origin: Tensor
@@ -52,13 +53,14 @@ class Coordinates:
     model : callable
         A Pyro model.
     ratings : Ratings
+        The training ratings.
     whitening : Whitening, optional
-        By default the origin and the unit of the unconstrained numbers themselves.
+        Origin and units of z. By default z is the unconstrained values themselves.
 
     Attributes
     ----------
     sites : dict of str to torch.Size
-        The latent sites of the model as it is stated, and their shapes.
+        Shapes of the latent sites of the model as stated.
 
     Raises
     ------
@@ -103,18 +105,18 @@ class Coordinates:
 
         The scales are standard deviations of draws from the approximation. Where it holds a site
         at one value, the curvature of the density gives the scale. Sites outside all plates of a
-        `PMF`, such as mu, sigma_U or the cut points, vary together with all rows, by more than
-        mean field or curvature say, so their scale is longer.
+        `PMF`, such as mu, sigma_U or the cut points, vary together with all rows. They vary by
+        more than mean field or curvature say, so their scale is longer.
 
         Parameters
         ----------
         approximation : Learned
-            Its draws are taken from torch's random state.
+            Approximate posterior; its draws come from torch's random state.
 
         Returns
         -------
         Whitening
-            The one that these coordinates have from now on.
+            Origin and units of these coordinates from now on.
         """
         draws = torch.stack([self._unconstrained(draw) for draw in approximation.draws(_DRAWS)])
         self._whitening = Whitening(draws[0], torch.ones_like(draws[0]))
@@ -129,15 +131,39 @@ class Coordinates:
         return self._whitening
 
     def first(self) -> Tensor:
-        """Return where to begin without an approximation, from torch's random state."""
+        """Return initial coordinates without an approximation, from torch's random state."""
         return self._packed(self._initialized()[0])
 
     def of(self, draw: Mapping[str, Tensor]) -> Tensor:
-        """Return the coordinates of a draw of the stated latents, shape (n,)."""
+        """Return the coordinates of a draw of the stated latents.
+
+        Parameters
+        ----------
+        draw : mapping of str to Tensor
+            Values of the latents by site.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            Coordinates z.
+        """
         return (self._unconstrained(draw) - self._whitening.origin) / self._whitening.scale
 
     def draw(self, z: Tensor) -> tuple[dict[str, Tensor], float]:
-        """Return the stated latents at some coordinates, and their log likelihood."""
+        """Return the stated latents at some coordinates, and their log likelihood.
+
+        Parameters
+        ----------
+        z : Tensor, shape (n,)
+            Coordinates.
+
+        Returns
+        -------
+        latents : dict of str to Tensor
+            Values by site.
+        log_likelihood : float
+            Of the training ratings, in nats.
+        """
         values = {
             name: self._transforms[name].inv(x) if name in self._transforms else x
             for name, x in self._unpacked(self._unwhitened(z)).items()
@@ -149,18 +175,51 @@ class Coordinates:
         return {name: trace.nodes[name]["value"] for name in self.sites}, log_likelihood
 
     def potential(self, z: Tensor) -> Tensor:
-        """Return minus the log density of coordinates but for a constant, with a gradient."""
+        """Return minus the log density of coordinates, up to a constant, with a gradient.
+
+        Parameters
+        ----------
+        z : Tensor, shape (n,)
+            Coordinates.
+
+        Returns
+        -------
+        Tensor, shape ()
+            Potential energy, in nats.
+        """
         x = self._unwhitened(z)
         if self._play is None:
             return self._energy(self._unpacked(x))
         return _Played.apply(x, self._play)
 
     def potential_of_site(self, site: Mapping[str, Tensor]) -> Tensor:
-        """Return the potential as Pyro's kernels ask for it, of coordinates by name."""
+        """Return the potential in the form that Pyro's kernels call.
+
+        Parameters
+        ----------
+        site : mapping of str to Tensor
+            Coordinates of shape (n,) under the name "z".
+
+        Returns
+        -------
+        Tensor, shape ()
+            Potential energy, in nats.
+        """
         return self.potential(site["z"])
 
     def gradient(self, z: Tensor) -> Tensor:
-        """Return the gradient of the potential."""
+        """Return the gradient of the potential.
+
+        Parameters
+        ----------
+        z : Tensor, shape (n,)
+            Coordinates.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            Gradient.
+        """
         leaf = z.detach().requires_grad_()
         return torch.autograd.grad(self.potential(leaf), leaf)[0]
 
@@ -185,7 +244,7 @@ class Coordinates:
         )
 
     def _recorded(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
-        """Write the energy and its gradient down, to be played where Python has no part in it."""
+        """Record the energy and its gradient; None if Python takes part in it or it is random."""
         leaf = x.clone().requires_grad_()
 
         def gradient() -> tuple[Tensor, ...]:
@@ -202,7 +261,7 @@ class Coordinates:
         inputs = tuple(recording.inputs)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
-            played = torch.jit.trace(  # of small tensors, most time would be Python's
+            played = torch.jit.trace(  # on small tensors, Python would take most of the time
                 lambda *inputs: recording.play(*inputs), inputs, check_trace=False
             )
 
@@ -215,7 +274,7 @@ class Coordinates:
         return play
 
     def _packed(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector: the sampler works on each name by itself, which takes time."""
+        """Concatenate tensors: Pyro's kernels handle each name separately, which takes time."""
         return torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
 
     def _unpacked(self, x: Tensor) -> dict[str, Tensor]:

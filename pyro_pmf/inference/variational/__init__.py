@@ -1,1 +1,1 @@
-"""Variational inference and MAP: an ELBO, a guide, and the steps that raise it."""
+"""Variational inference and MAP: an ELBO, a guide, and the optimization of both."""

@@ -1,4 +1,4 @@
-"""Whether a fit has collapsed: to a scale of zero, or to factors that change no score."""
+"""Checks that a fit has not collapsed: to a scale of zero, or to factors that change no score."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.bilinear import dot
 
 NO_FACTORS = "The factors have shrunk to zero"
-_COLLAPSED_SCALE = 1e-3  # of a free standard deviation; on the unit or the logit scale
-_COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed ones were at 1e-12, live ones above 1e-1
+_COLLAPSED_SCALE = 1e-3  # of a free standard deviation, on the unit or the logit scale
+_COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed fits were at 1e-12, live ones above 1e-1
 
 
 def refuse_collapse(learned: Learned, objective: Objective) -> None:
-    """Raise `FitError` where a point estimate has a scale of zero, or factors of zero."""
+    """Refuse a point estimate whose scale or factors are zero.
+
+    Parameters
+    ----------
+    learned : Learned
+        The point estimate.
+    objective : Objective
+        Objective of its fit.
+
+    Raises
+    ------
+    FitError
+        If a free standard deviation is below 0.001, or the factors change no score.
+    """
     if has_no_factors(learned):
         raise FitError(
             "The point estimate collapsed: U_i . V_j is zero for every pair, with "
@@ -41,7 +54,18 @@ def refuse_collapse(learned: Learned, objective: Objective) -> None:
 
 
 def has_no_factors(learned: Learned) -> bool:
-    """Whether the expected U_i . V_j hardly varies over the training pairs."""
+    """Return whether the expected U_i . V_j hardly varies over the training pairs.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+
+    Returns
+    -------
+    bool
+        False also if the model states no factors.
+    """
     factors = terms_of(learned.model).factors
     if factors is None:
         return False
@@ -54,6 +78,8 @@ def has_no_factors(learned: Learned) -> bool:
 
 
 def _scales(learned: Learned) -> str:
-    scales = {name: learned.latents.get(name) for name in ("sigma", "sigma_U", "sigma_V")}
+    factors = terms_of(learned.model).factors or ()
+    names = ["sigma", *(factor.scale for factor in factors)]
+    scales = {name: learned.latents.get(name) for name in names}
     shown = {name: x.flatten()[0] for name, x in scales.items() if isinstance(x, Tensor)}
     return ", ".join(f"{name} = {float(x):.2g}" for name, x in shown.items())

@@ -1,4 +1,4 @@
-"""The deterministic ELBO: Gaussian latents integrated out, not sampled."""
+"""The deterministic ELBO: Gaussian latents are integrated out, not sampled."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm, Uncer
 class GaussianELBO(ELBO):
     """ELBO of a mean-field guide, with its Normal and LogNormal sites in closed form.
 
-    The model runs unchanged, replayed against a guide trace in which each Normal site holds a
-    `Gaussian` and each LogNormal site a `LogGaussian` instead of a draw. Expected log densities of
-    Normal sites are then exact in their value, mean and standard deviation. The one approximation:
-    the score, a sum of products of Normals, enters the sigmoid as a Gaussian with the exact mean
-    and variance, by Gauss-Hermite quadrature. Sites of other families are sampled once.
+    The model runs unchanged. It is replayed against a guide trace in which each Normal site holds
+    a `Gaussian` and each LogNormal site a `LogGaussian` instead of a draw. Expected log densities
+    of Normal sites are then exact in their value, mean and standard deviation. There is one
+    approximation: the score, a sum of products of Normals, enters the sigmoid as a Gaussian with
+    the exact mean and variance, by Gauss-Hermite quadrature. Sites of other families are sampled
+    once.
+
+    Every method takes ``model`` and ``guide`` (Pyro callables), and the arguments that both are
+    called with.
 
     Raises
     ------
     NoClosedForm
-        While evaluating, if the model does something with its latents whose moments are not known.
+        On evaluation, if the model applies an operation to its latents whose moments are unknown.
     """
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the ELBO."""
+        """Return minus the ELBO, in nats, shape ()."""
         return -torch.stack(list(self.terms(model, guide, *args, **kwargs).values())).sum()
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Minus the ELBO, as a number."""
+        """Return minus the ELBO as a number, in nats."""
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Minus the ELBO, as a number, leaving its gradient in the parameters."""
+        """Return minus the ELBO as a number, and add its gradient to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return loss.item()
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The ELBO site by site: expected log density, plus the entropy of a latent's guide."""
+        """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
         terms = {
             name: _total(site, expected_log_prob(site["fn"], site["value"]))
@@ -73,7 +77,7 @@ class GaussianELBO(ELBO):
 
 
 class _Integrate(Messenger):
-    """Gives Normal sites a `Gaussian` and LogNormal sites a `LogGaussian` in place of a draw."""
+    """Give Normal sites a `Gaussian` and LogNormal sites a `LogGaussian` in place of a draw."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["infer"].get("is_auxiliary"):
@@ -89,8 +93,26 @@ class _Integrate(Messenger):
 
 
 def integrated_traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
-    """Trace model and guide with Normal and LogNormal sites as random quantities, not draws."""
-    with pyro.validation_enabled(False):  # it compares parameters, random ones have no order
+    """Trace model and guide with Normal and LogNormal sites as random quantities, not draws.
+
+    Parameters
+    ----------
+    model, guide : callable
+        A Pyro model and its guide.
+    *args, **kwargs
+        Arguments that both are called with.
+
+    Returns
+    -------
+    model_trace, guide_trace : Trace
+        Traces of both.
+
+    Raises
+    ------
+    NoClosedForm
+        If the model or the guide does not allow it.
+    """
+    with pyro.validation_enabled(False):  # it compares parameters, and random ones have no order
         with _Integrate():
             guide_trace = trace_of(guide, *args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)

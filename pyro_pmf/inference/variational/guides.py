@@ -1,4 +1,4 @@
-"""Guides: the families of distributions that a posterior is approximated by."""
+"""Guides: families of distributions that approximate a posterior."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from torch.distributions import biject_to, constraints
 from pyro_pmf.inference.initialization import is_positive, is_real, unwrapped_support
 from pyro_pmf.internals import OpenAutoNormal
 
-_INITIAL_GLOBAL_SCALE = 0.01  # guide's standard deviation of sites outside all plates
+_INITIAL_GLOBAL_SCALE = 0.01  # standard deviation of the guide for sites outside all plates
 
 
 class NormalGuide(OpenAutoNormal):
-    """Mean-field Normal guide whose sites are the distributions themselves.
+    """Mean-field Normal guide whose sites have their distributions in closed form.
 
-    A real site is Normal and a positive one LogNormal, independent of all others, with the
-    parameters of Pyro's `AutoNormal`; shares that sum to one, which are few and which all ratings
-    inform, are a point estimate. AutoNormal samples an auxiliary unconstrained site and makes
-    the latent a Delta at its transform, which hides the family; here it can be read off the site,
-    as the deterministic ELBO does. Standard deviations are optimised by their logarithms.
+    Sites are independent: a real site is Normal and a positive site LogNormal, with the parameters
+    of Pyro's `AutoNormal`. Shares on the simplex are a point estimate, since they are few and
+    informed by all ratings. AutoNormal samples an auxiliary unconstrained site and makes the
+    latent a Delta at its transform, which hides the family. Here the deterministic ELBO can read
+    the family off the site. Standard deviations are optimized by their logarithms.
     """
 
     scale_constraint = constraints.positive
 
     def set_up(self, *args: Any, **kwargs: Any) -> None:
-        """Make the parameters; sites outside all plates, which all data inform, begin narrow."""
+        """Make the parameters, on the first call; arguments are those of the model.
+
+        Sites outside all plates begin with a small standard deviation, since all data inform them.
+        """
         if self.prototype_trace is not None:
             return
         super().set_up(*args, **kwargs)
@@ -42,7 +45,13 @@ class NormalGuide(OpenAutoNormal):
                 self.set_scale(name, scale, self.scale_constraint)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Sample every site; arguments as those of the model."""
+        """Sample every site; arguments are those of the model.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Values by site.
+        """
         self.set_up(*args, **kwargs)
         plates = self.make_plates(*args, **kwargs)
         values = {}
@@ -55,32 +64,44 @@ class NormalGuide(OpenAutoNormal):
         return values
 
     def inverse_fisher(self, parameter: str) -> Tensor:
-        """Inverse of the Fisher information of a parameter, which is diagonal.
+        """Return the inverse of the Fisher information of a parameter, which is diagonal.
 
         Parameters
         ----------
         parameter : str
-            Its name in Pyro's parameter store, of a mean or of a (log) standard deviation.
+            Name in Pyro's parameter store of a mean or a (log) standard deviation.
 
         Returns
         -------
-        Tensor, of the parameter's shape
+        Tensor, of the shape of the parameter
+            Diagonal of the inverse.
 
         Raises
         ------
         KeyError
-            If it is not a parameter of this guide.
+            If the guide has no such parameter.
         """
         kind, site = self._own_parameters()[parameter]
         scale = self.loc_and_scale(site)[1].detach()
         return scale**2 if kind == "locs" else torch.full_like(scale, 0.5)
 
     def owns(self, parameters: Iterable[str]) -> bool:
-        """Whether these parameters are all of this guide, and none of the model."""
+        """Return whether all of some parameters belong to this guide, and none to the model.
+
+        Parameters
+        ----------
+        parameters : iterable of str
+            Names in Pyro's parameter store.
+
+        Returns
+        -------
+        bool
+            Whether they do.
+        """
         return self._own_parameters().keys() >= set(parameters)
 
     def _own_parameters(self) -> dict[str, tuple[str, str]]:
-        """Kind and site of each parameter, by its name in Pyro's parameter store."""
+        """Return kind and site of each parameter, by its name in Pyro's parameter store."""
         return {
             self.parameter_name(kind, site): (kind, site)
             for kind in ("locs", "scales")
@@ -95,8 +116,8 @@ class NormalGuide(OpenAutoNormal):
         if is_real(support):
             return normal
         if unwrapped_support(support) is constraints.simplex:
-            # By its density over unconstrained numbers: over shares, that of one which no rating
-            # has grows without bound in its logarithm, and it would never stop shrinking.
+            # Use the unconstrained density; on the simplex, the share of an unused level would
+            # shrink forever.
             transform = biject_to(support)
             value = transform(loc)
             density = -transform.log_abs_det_jacobian(loc, value)

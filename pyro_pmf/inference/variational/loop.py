@@ -1,4 +1,4 @@
-"""Fitting a guide to a model step by step: variational inference, or MAP."""
+"""Fit a guide to a model step by step: variational inference, or MAP."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.random_state import isolated_random_state
 
-# Scales learnt from the start shrink factors that have not formed yet. So L-BFGS holds them for
-# its first steps, and Adam lets them loose over more of its own, shorter ones.
+# Scales that are learnt from the start shrink factors that have not formed yet. So L-BFGS holds
+# them for its first steps. Adam, whose steps are shorter, raises their learning rate over more.
 _DELAY_OF_LBFGS = 40
 _DELAY_OF_ADAM = 100
 
 
 @dataclass
 class FitState:
-    """All that a fit needs to go on from a step.
+    """Everything that a fit needs to continue after a step.
 
     Attributes
     ----------
     parameters : Tensor, shape (n,)
-        Every parameter, unconstrained, in one vector.
+        All parameters, unconstrained, in one vector.
     optimizer : AdamState or LBFGSState
-        What the optimiser remembers, its schedule included.
+        State of the optimizer, its schedule included.
     steps : list of dict
-        One row a step: step (from 1), elbo (nats), seconds.
+        One row per step: step (from 1), elbo (nats), seconds.
     blocks_left : list of int
-        The blocks of users that this round over the ratings has yet to visit, the next one last.
+        Blocks of users that the current pass over the ratings has not visited, the next one last.
     random_state : dict, optional
-        Of Python, NumPy and torch, of a state that was taken out of its loop.
+        Random state of Python, NumPy and torch; only `Loop.take_state` sets it.
     """
 
     parameters: Tensor
@@ -62,20 +62,30 @@ class FitState:
 
 
 class Loop:
-    """The steps of a fit; ``state`` is all that changes from one to the next.
+    """Steps of a fit; only ``state`` changes from one step to the next.
 
-    Runs inside an isolated random state and a scope of Pyro's parameter store.
+    A loop runs inside an isolated random state and a scope of Pyro's parameter store.
 
     Parameters
     ----------
     objective : Objective
+        Loss to minimize.
     method : MAP or VI
+        Options of the fit.
     run : Run
+        Conditions of the fit.
 
     Attributes
     ----------
     state : FitState
+        Everything that the fit needs to continue.
     optimizer : Optimizer
+        L-BFGS or Adam.
+
+    Raises
+    ------
+    FitError
+        If neither the model nor the guide has a parameter.
     """
 
     def __init__(self, objective: Objective, method: MAP | VI, run: Run) -> None:
@@ -89,50 +99,66 @@ class Loop:
         parameters = _in_one_vector(self._leaves)
         self.optimizer = self._choose_optimizer(names, parameters)
         self.state = FitState(parameters, self.optimizer.state)
-        self._launched: list[
-            tuple[Tensor, float]
-        ] = []  # losses that a GPU may still be at work on
+        self._launched: list[tuple[Tensor, float]] = []  # losses that a GPU may still be computing
 
     def step(self) -> bool:
-        """Take a step; return whether its row, and those before it, are in ``state.steps``."""
+        """Take a step; return whether its row, and all before it, are in ``state.steps``.
+
+        Raises
+        ------
+        FitError
+            If the ELBO is not finite.
+        """
         loss = self.optimizer.step()
         self._launched.append((-loss, self.run.seconds))
         n_steps = len(self.state.steps) + len(self._launched)
         waits = self.objective.ratings.device.type == "cuda" and self.run.on_step is None
         if waits and n_steps < self.optimizer.last_step and n_steps % JUDGED_EVERY:
-            return False  # reading a loss would wait for the GPU
+            return False  # reading a loss waits for the GPU
         self._read()
         return True
 
     def is_at_its_end(self) -> bool:
-        """Whether there is no step left to take."""
+        """Return whether no step is left to take."""
         return len(self.state.steps) + len(self._launched) >= self.optimizer.last_step
 
     def take_state(self) -> FitState:
-        """Return a copy of all that the fit needs to go on from here."""
+        """Return a copy of everything that the fit needs to continue."""
         self._read()
         return copy.deepcopy(FitState(**vars(self.state) | {"random_state": get_rng_state()}))
 
     def restore(self, state: FitState) -> None:
-        """Go on from a state that a loop of the same fit returned."""
+        """Continue from a state that a loop of the same fit returned.
+
+        Parameters
+        ----------
+        state : FitState
+            Result of `take_state`.
+        """
         parameters = self.state.parameters
         self.state = copy.deepcopy(state)
         with torch.no_grad():
             parameters.copy_(self.state.parameters)
-        self.state.parameters = parameters  # the one whose memory the model and the guide share
+        self.state.parameters = parameters  # model and guide share the memory of this one
         self.optimizer.state = self.state.optimizer
         if state.random_state is not None:
             set_rng_state(state.random_state)
 
     def check_end(self) -> None:
-        """Raise `FitError` if the loss at the last parameters is not finite."""
+        """Refuse a loss that is not finite at the last parameters.
+
+        Raises
+        ------
+        FitError
+            If the ELBO is not finite.
+        """
         with torch.no_grad():
             n = len(self._blocks)
             losses = [self.objective.loss(block, n).item() for block in self._blocks]
             self._require_finite(-sum(losses), len(self.state.steps) + 1)
 
     def learned(self) -> Learned:
-        """Return what is known of the latents at the present parameters."""
+        """Return the distribution of the latents at the current parameters."""
         with isolated_random_state(self.run.seed):
             latents, drawn = read_latents(self.objective, self.method.n_draws)
         train = self.objective.ratings
@@ -161,7 +187,7 @@ class Loop:
             )
 
     def _choose_optimizer(self, names: Sequence[str], parameters: Tensor) -> Optimizer:
-        """L-BFGS where the loss has no noise and the guide a metric, Adam elsewhere."""
+        """Choose L-BFGS if the loss has no noise and the guide has a metric, else Adam."""
         objective, method = self.objective, self.method
         tolerance = method.tolerance * len(objective.ratings)
         n_late = sum(
@@ -192,7 +218,7 @@ class Loop:
         return Adam(evaluate, parameters, n_late, _DELAY_OF_ADAM, schedule, method.learning_rate)
 
     def _gradient_of_next_block(self) -> tuple[Tensor, Tensor]:
-        """Loss and gradient of the next block; the blocks come in a new order each round."""
+        """Return loss and gradient of the next block; each pass has a new order of blocks."""
         left = self.state.blocks_left
         if not left:
             n = len(self._blocks)
@@ -212,17 +238,32 @@ def fit_guide(
     Parameters
     ----------
     model : callable
+        The Pyro model.
     ratings : Ratings
         The training ratings.
     method : MAP or VI
+        Options of the fit.
     run : Run
+        Conditions of the fit.
     scales : mapping of str to float, optional
-        See `pose`.
+        Values at which standard deviations are held, see `pose`.
+
+    Returns
+    -------
+    Learned
+        Distribution of the latents, or the point estimate.
 
     Raises
     ------
     FitError
-        See `pyro_pmf.fit`.
+        If `pose` refuses the model, the model does not run on new pairs, the ELBO is not finite,
+        or a point estimate collapses.
+
+    Warns
+    -----
+    UserWarning
+        If the deterministic ELBO does not apply, or variational inference shrinks all factors to
+        zero.
     """
     train = ratings.to(run.device, run.dtype)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
@@ -231,7 +272,7 @@ def fit_guide(
         if not terms_of(objective.stated):
             check_prediction(objective)
         with (
-            pyro.validation_enabled(False),  # a step that diverges is reported here, by site
+            pyro.validation_enabled(False),  # `_require_finite` reports a diverging step
             tqdm(total=method.max_steps, desc="fit", unit="step", disable=not run.progress) as bar,
         ):
             while not loop.is_at_its_end():
@@ -240,7 +281,7 @@ def fit_guide(
                 row = loop.state.steps[-1]
                 bar.update(row["step"] - bar.n)
                 if run.on_step is not None:
-                    with isolated_random_state(run.seed):  # what it draws does not change the fit
+                    with isolated_random_state(run.seed):  # its draws do not change the fit
                         run.on_step(row, loop.learned)
                 bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)
                 bar.total = loop.optimizer.last_step
@@ -257,7 +298,7 @@ def fit_guide(
 
 
 def _in_one_vector(leaves: Sequence[Tensor]) -> Tensor:
-    """Move tensors into the memory of one vector, and return it."""
+    """Move tensors into the memory of one vector, and return the vector."""
     vector = torch.cat([leaf.detach().flatten() for leaf in leaves])
     for leaf, part in zip(leaves, vector.split([leaf.numel() for leaf in leaves]), strict=True):
         leaf.data = part.view(leaf.shape)

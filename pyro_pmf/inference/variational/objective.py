@@ -1,4 +1,4 @@
-"""What a fit optimises: a model, a guide and an ELBO on training ratings."""
+"""Objective of a fit: a model, a guide and an ELBO on training ratings."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ from pyro_pmf.moments.gaussian import NoClosedForm
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a fit, minus an ELBO, on training ratings; made by `pose`.
+    """Loss of a fit, minus an ELBO, on training ratings; made by `pose`.
 
     Attributes
     ----------
     stated : callable
-        The model as the caller states it.
+        The caller's model.
     model : callable
-        The same as it is fitted, with some sites held and others reparametrized.
+        The model that is fitted: ``stated`` with some sites held and others reparametrized.
     guide : callable
-        Of ``model``.
+        Guide of ``model``.
     elbo : ELBO
-        `GaussianELBO` where model and guide allow it.
+        `GaussianELBO` if model and guide allow it, else Pyro's `Trace_ELBO`.
     ratings : Ratings
+        The training ratings, on the device of the fit.
     held : dict of str to Tensor
-        Sites that ``model`` has been conditioned on.
+        Values of the sites that ``model`` holds.
     """
 
     stated: Callable[..., Any]
@@ -60,16 +61,23 @@ class Objective:
     held: dict[str, Tensor]
 
     def loss(self, block: Pairs | None = None, n_blocks: int = 1) -> Tensor:
-        """Minus the ELBO, in nats.
+        """Return minus the ELBO, in nats.
 
         Parameters
         ----------
         block : Pairs, optional
-            Look at these ratings only, one of the blocks that all ratings are cut into, and count
-            them ``n_blocks`` times. Over the blocks, that averages to the loss of all ratings,
-            whatever their sizes: scaling by the number of ratings would not, for blocks of
-            unequal size drawn equally often. I_ij still stands for all ratings.
+            One of the blocks that the ratings are cut into. Only its ratings are used, each
+            counted ``n_blocks`` times; the average over blocks is then the loss of all ratings,
+            for blocks of any sizes. (Scaling by the number of ratings would not average
+            to it, since unequal blocks are drawn equally often.) I_ij still stands for all
+            ratings.
         n_blocks : int
+            Number of blocks.
+
+        Returns
+        -------
+        Tensor, shape ()
+            Loss, with a gradient.
         """
         if block is None:
             return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
@@ -80,26 +88,63 @@ class Objective:
     def gradient(
         self, parameters: Sequence[Tensor], block: Pairs | None = None, n_blocks: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """The loss and its gradient, as one vector."""
+        """Return the loss and its gradient, as one vector.
+
+        Parameters
+        ----------
+        parameters : sequence of Tensor
+            Parameters to differentiate by.
+        block, n_blocks
+            As for `loss`.
+
+        Returns
+        -------
+        loss : Tensor, shape ()
+            In nats.
+        gradient : Tensor, shape (n_parameters,)
+            Gradients of all parameters, one after the other.
+        """
         loss = self.loss(block, n_blocks)
         parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return loss.detach(), torch.cat([part.flatten() for part in parts])
 
     def recorded_gradient(self, parameters: Sequence[Tensor]) -> Recording | None:
-        """`gradient`, recorded; None where it cannot be, or is another at every call."""
+        """Record `gradient`.
+
+        Parameters
+        ----------
+        parameters : sequence of Tensor
+            Parameters to differentiate by, whose values change in place.
+
+        Returns
+        -------
+        Recording or None
+            None if recording is impossible or the loss is random.
+        """
         if not isinstance(self.elbo, GaussianELBO):
             return None
         try:
             recording = Recording(lambda: self.gradient(parameters), varying=parameters)
         except NotRecordable:
             return None
-        # A loss that changes by itself is not recorded; a GPU may add in another order, though.
+        # Do not record a loss that changes by itself; a GPU may sum in another order, though.
         again, rounding = self.loss(), 0.0 if self.ratings.device.type == "cpu" else 1e-5
         same = torch.isclose(recording.first[0], again, rtol=rounding, atol=0.0)
         return recording if same and not recording.is_random else None
 
     def parameters(self) -> list[tuple[str, Tensor]]:
-        """Names and unconstrained values of the parameters, which a first evaluation makes."""
+        """Return names and unconstrained values of the parameters, which a first evaluation makes.
+
+        Returns
+        -------
+        list of (str, Tensor)
+            Names in Pyro's parameter store, and values.
+
+        Raises
+        ------
+        FitError
+            If neither the model nor the guide has a parameter.
+        """
         with poutine.trace(param_only=True) as capture:
             self.loss()
         found = [
@@ -111,12 +156,12 @@ class Objective:
 
     @cached_property
     def latent_sites(self) -> dict[str, Distribution]:
-        """The latent sites of the model, as it is fitted, and their priors."""
+        """Priors of the latent sites of the fitted model, by site."""
         return self._priors(self.model)
 
     @cached_property
     def stated_sites(self) -> dict[str, Distribution]:
-        """The latent sites of the model, as it is stated, that are not held, and their priors."""
+        """Priors of the latent sites of the stated model, by site, without held sites."""
         priors = self._priors(self.stated).items()
         return {name: prior for name, prior in priors if name not in self.held}
 
@@ -125,20 +170,31 @@ class Objective:
         return {name: site["fn"] for name, site in sites}
 
     def is_of_scale(self, parameter: str) -> bool:
-        """Whether a parameter is that of a positive site, by the names that autoguides give."""
+        """Return whether a parameter is of a positive site, by the names that autoguides give.
+
+        Parameters
+        ----------
+        parameter : str
+            Name in Pyro's parameter store.
+
+        Returns
+        -------
+        bool
+            Whether it is.
+        """
         return any(
             parameter.endswith(f".{name}") and is_positive(fn.support)  # names may have dots, too
             for name, fn in self.latent_sites.items()
         )
 
     def is_point_estimate(self) -> bool:
-        """Whether the guide puts each site, auxiliary ones too, at one value."""
+        """Return whether the guide puts each site, auxiliary ones included, at one value."""
         sites = trace_of(self.guide, self.ratings).iter_stochastic_nodes()
         return all(isinstance(unwrapped(site["fn"]), Delta) for _, site in sites)
 
     @property
     def scalar_scales(self) -> list[str]:
-        """The latent sites that are one positive number each."""
+        """Names of the latent sites that are one positive number each."""
         return [
             name
             for name, fn in self.latent_sites.items()
@@ -146,7 +202,7 @@ class Objective:
         ]
 
     def why_not_finite(self) -> str:
-        """Say which site makes the loss infinite or NaN."""
+        """Return names of the sites, or else parameters, that make the loss infinite or NaN."""
         with torch.no_grad():
             if isinstance(self.elbo, GaussianELBO):
                 terms = self.elbo.terms(self.model, self.guide, self.ratings)
@@ -175,18 +231,30 @@ def pose(
     Parameters
     ----------
     model : callable
+        The caller's model.
     ratings : Ratings
-        On the device of the fit.
+        The training ratings, on the device of the fit.
     method : MAP or VI
+        Options of the fit.
     scales : mapping of str to float, optional
-        Values at which the default guide holds standard deviations, by site; the others are
-        latents. By default those of `factor_scales`.
+        Values at which the default guide of `VI` holds standard deviations, by site; all others
+        are latents. The default is `factor_scales`. `MAP` uses `map_scales`.
+
+    Returns
+    -------
+    Objective
+        The objective of the fit.
 
     Raises
     ------
     FitError
-        If the guide cannot fit the model, the model has no observed site ``rating``, or the fit
-        would not fit into memory.
+        If the guide cannot fit the model, the model has no observed site ``rating``, the
+        likelihood cannot produce some ratings, or the fit needs more memory than is free.
+
+    Warns
+    -----
+    UserWarning
+        If the deterministic ELBO does not apply.
     """
     stated = for_point_estimate(model) if isinstance(method, MAP) else model
     sites = require_possible(stated, ratings)
@@ -227,7 +295,7 @@ def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: 
 
 
 class _Counted(Messenger):
-    """Counts the observed ratings several times."""
+    """Count the observed ratings several times."""
 
     def __init__(self, times: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How the loss of a fit is minimised, over one vector that holds all parameters."""
+"""Optimizers of the loss of a fit, over one vector of all parameters."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from torch.optim.adam import adam
 
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule, ScheduleState
 
-_MEMORY = 10  # steps that L-BFGS estimates the curvature from
-_WINDOW = 10  # steps that it judges the loss over
-_MAX_TRIALS = 20  # of one line search
+_MEMORY = 10  # steps from which L-BFGS estimates the curvature
+_WINDOW = 10  # steps over which L-BFGS judges the loss
+_MAX_TRIALS = 20  # evaluations of one line search
 
-# Loss, and gradient of the shape of the parameters.
+# Returns the loss, and its gradient of the shape of the parameters.
 Evaluate = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Optimizer(Protocol):
-    """Takes steps, until ``last_step``; ``state`` is all that it needs to go on from a step."""
+    """Protocol of optimizers; ``state`` is everything that they need to continue after a step."""
 
     state: Any
 
     @property
     def last_step(self) -> int:
-        """Where it will end, as far as is known."""
+        """Expected last step."""
 
     @property
     def finished(self) -> bool:
         """Whether the loss has stopped falling."""
 
     def step(self) -> Tensor:
-        """Change the parameters; return the loss at those it started from."""
+        """Change the parameters; return the loss before the step."""
 
 
 @dataclass
 class AdamState:
-    """What Adam remembers.
+    """State of Adam.
 
     Attributes
     ----------
     mean, square : Tensor, shape (n,)
         Running averages of the gradient and of its square.
     counts : list of Tensor
-        Steps taken, as torch's kernel counts them, of early and of late parameters.
+        Number of steps of early and of late parameters, in the form of torch's kernel.
     step : int
-        Steps taken.
+        Number of steps taken.
     unread : list of Tensor
         Losses that have not been judged yet.
     schedule : ScheduleState
+        State of the learning rate.
     """
 
     mean: Tensor
@@ -70,19 +71,23 @@ class Adam:
     Parameters
     ----------
     evaluate : callable
-        Returns the loss and its gradient at ``parameters``.
+        Function of no arguments that returns the loss and its gradient at ``parameters``.
     parameters : Tensor, shape (n,)
         Changed in place.
     n_late : int
-        The last so many parameters have a learning rate that rises from zero.
+        Number of late parameters, at the end of ``parameters``, whose learning rate rises from
+        zero.
     delay : int
-        Steps over which it rises.
+        Number of steps over which it rises.
     schedule : Schedule
+        Factor on the learning rate, and the end of the fit.
     learning_rate : float
+        Largest step size.
 
     Attributes
     ----------
     state : AdamState
+        Everything that changes from step to step.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class Adam:
 
     @property
     def last_step(self) -> int:
-        """Where the schedule ends."""
+        """Last step of the schedule."""
         return self.state.schedule.last_step
 
     @property
@@ -115,7 +120,7 @@ class Adam:
         return self.state.schedule.finished
 
     def step(self) -> Tensor:
-        """Take one step; return the loss before it. Losses are read when they are judged."""
+        """Take one step; return the loss before it. Losses are read only when they are judged."""
         state = self.state
         self._schedule.state = state.schedule
         state.step += 1
@@ -142,7 +147,7 @@ class Adam:
     def _update(
         parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, count: Tensor, rate: float
     ) -> None:
-        # The class torch.optim.Adam loads torch's compiler, which takes longer than a fit by MAP.
+        # The class torch.optim.Adam loads torch's compiler, which takes longer than a MAP fit.
         adam(
             [parameters],
             [slope],
@@ -163,24 +168,26 @@ class Adam:
 
 @dataclass
 class LBFGSState:
-    """What L-BFGS remembers.
+    """State of L-BFGS.
 
     Attributes
     ----------
     gradient : Tensor, shape (n,)
-        At the present parameters.
+        Gradient at the current parameters.
     inverse : Tensor, shape (n,)
-        Inverse of the metric.
+        Inverse of the diagonal metric.
     scale : Tensor, shape ()
-        What the metric is multiplied by.
+        Factor on ``inverse``, from the curvature along the last step.
     last_step : int
+        Expected last step.
     delay : int
-        Steps for which late parameters are held.
+        Number of steps for which late parameters are held.
     finished : bool
+        Whether the loss has stopped falling.
     losses : list of float
-        At the first parameters and after each step.
+        Losses at the initial parameters and after each step.
     pairs : deque of (Tensor, Tensor, Tensor)
-        Steps, the changes of the gradient along them, and the products of both.
+        Steps, changes of the gradient along them, and inner products of both.
     """
 
     gradient: Tensor
@@ -199,23 +206,25 @@ class LBFGS:
     """L-BFGS (Nocedal 1980) in a metric, for losses without noise.
 
     In the metric of the guide's Fisher information, the first step is along the natural gradient
-    (Honkela et al., JMLR 2010), and entries that the ratings determine well and those that they
-    hardly touch are on one scale. The line search is by bisection for the weak Wolfe conditions
+    (Honkela et al., JMLR 2010). Entries that the ratings determine well and entries that they
+    hardly touch are then on one scale. The line search bisects for the weak Wolfe conditions
     (Lewis & Overton 2013), which keep the curvature estimate positive.
 
     Parameters
     ----------
     evaluate : callable
-        Returns the loss and its gradient at ``parameters``.
+        Function of no arguments that returns the loss and its gradient at ``parameters``.
     parameters : Tensor, shape (n,)
         Changed in place.
     n_late : int
-        The last so many parameters are held for the first steps.
+        Number of late parameters, at the end of ``parameters``, that are held for the first steps.
     delay : int
-        Steps for which they are held.
+        Number of steps for which they are held.
     metric : callable
-        Returns the inverse of the metric, which is diagonal, at ``parameters``: shape (n,).
+        Function of no arguments that returns the inverse of the diagonal metric at ``parameters``:
+        shape (n,).
     max_steps : int
+        Largest number of steps.
     tolerance : float
         The loss has stopped falling when it drops by less than this in 25 steps, at the rate of
         the last 10.
@@ -223,6 +232,7 @@ class LBFGS:
     Attributes
     ----------
     state : LBFGSState
+        Everything that changes from step to step.
     """
 
     def __init__(
@@ -243,7 +253,7 @@ class LBFGS:
 
     @property
     def last_step(self) -> int:
-        """Where it will end, as far as is known."""
+        """Expected last step."""
         return self.state.last_step
 
     @property
@@ -262,7 +272,7 @@ class LBFGS:
             self._begin(0)
         loss_before = state.losses[-1]
         moved = self._search(self._direction())
-        if not moved and state.pairs:  # the curvature may be out of date
+        if not moved and state.pairs:  # the curvature estimate may be outdated
             state.pairs.clear()
             moved = self._search(self._direction())
         steps = len(state.losses) - 1
@@ -280,7 +290,7 @@ class LBFGS:
         self.state.inverse[len(self.state.inverse) - n_held :] = 0.0
 
     def _direction(self) -> Tensor:
-        """Minus the inverse Hessian times the gradient, by the two loops over the memory."""
+        """Return minus the inverse Hessian times the gradient, by L-BFGS's two-loop recursion."""
         direction, factors = -self.state.gradient, []
         for s, y, sy in reversed(self.state.pairs):
             factors.append(torch.dot(s, direction) / sy)
@@ -293,13 +303,13 @@ class LBFGS:
         return direction
 
     def _search(self, direction: Tensor) -> bool:
-        """Move along a direction as far as the weak Wolfe conditions ask; False if nowhere."""
+        """Move along a direction by the weak Wolfe conditions; return False if nothing moved."""
         state = self.state
         start, gradient, loss = self._parameters.clone(), state.gradient, state.losses[-1]
         slope = float(torch.dot(direction, gradient))
         rounding = torch.finfo(start.dtype).eps * abs(loss)
         near, far, length = 0.0, math.inf, 1.0
-        if not state.pairs:  # no entry by more than a standard deviation
+        if not state.pairs:  # move no entry by more than a standard deviation
             length = 1 / max(1.0, float((state.inverse.sqrt() * gradient).abs().amax()))
         for _ in range(_MAX_TRIALS if slope < 0 else 0):
             torch.add(start, direction, alpha=length, out=self._parameters)

@@ -1,4 +1,4 @@
-"""Reading the answer of a fit off its guide: what was learnt of each latent."""
+"""Read the result of a fit off its guide: the distribution of each latent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,22 @@ from pyro_pmf.moments.gaussian import Gaussian, NoClosedForm, Uncertain, Value
 
 
 def read_latents(objective: Objective, n_draws: int) -> tuple[dict[str, Value], bool]:
-    """Return what was learnt of each latent site, on the CPU, and whether it is draws."""
+    """Return the distribution of each latent site, on the CPU.
+
+    Parameters
+    ----------
+    objective : Objective
+        Objective of the fit, at its final parameters.
+    n_draws : int
+        Number of draws, if there is no closed form.
+
+    Returns
+    -------
+    latents : dict of str to Gaussian, LogGaussian or Tensor
+        Distributions or point estimates by site; or draws, shape (n_draws, ...).
+    are_draws : bool
+        Whether ``latents`` are draws.
+    """
     with torch.no_grad():
         closed = _closed_form(objective) if isinstance(objective.elbo, GaussianELBO) else None
         if closed is not None and _can_predict_from(objective, closed):
@@ -30,7 +45,18 @@ def read_latents(objective: Objective, n_draws: int) -> tuple[dict[str, Value], 
 
 
 def check_prediction(objective: Objective) -> None:
-    """Raise `FitError` if the model cannot be run for pairs other than the training ratings."""
+    """Refuse a model that runs on the training ratings but not on other pairs.
+
+    Parameters
+    ----------
+    objective : Objective
+        Objective of the fit.
+
+    Raises
+    ------
+    FitError
+        If the model fails on new pairs; the message has the model's own error.
+    """
     draw = {name: value[0] for name, value in _draws(objective, 1).items()}
     try:
         _predict_from(objective, draw)
@@ -43,9 +69,9 @@ def check_prediction(objective: Objective) -> None:
 
 
 def _closed_form(objective: Objective) -> dict[str, Value] | None:
-    """Return the latents as random quantities or point estimates, if they all are.
+    """Return the latents as random quantities or point estimates, or None if some are neither.
 
-    Of sites that the fit has reparametrized, these are the marginals.
+    For sites that the fit has reparametrized, these are the marginals.
     """
     model, guide = integrated_traces(objective.model, objective.guide, objective.ratings)
     values: dict[str, Value] = dict(objective.held)
@@ -71,7 +97,7 @@ def _can_predict_from(objective: Objective, values: Mapping[str, Value]) -> bool
 
 
 def _predict_from(objective: Objective, values: Mapping[str, Value]) -> None:
-    """Run the model on one known pair, one unknown user and one unknown item."""
+    """Run the model on three pairs: ids known, user unknown, item unknown."""
     train = objective.ratings
     n, m = train.n_users, train.n_items
     user, item = torch.tensor([[0, 0, n], [0, m, 0]], device=train.device)

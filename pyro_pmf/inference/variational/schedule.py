@@ -1,4 +1,4 @@
-"""When to lower the learning rate, and when to stop."""
+"""Schedule of the learning rate: when to lower it, and when to stop."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-JUDGED_EVERY = 25  # steps between two looks at the loss; the shortest window
-_LOWEST_LEVEL = 1 / 16  # of the learning rate, below which a rising loss is taken as it is
+JUDGED_EVERY = 25  # steps between two checks of the loss; the shortest window
+_LOWEST_LEVEL = 1 / 16  # of the learning rate; at this level a rising loss halves it no more
 
 
 @dataclass
 class ScheduleState:
-    """What a schedule has seen and decided.
+    """State of a schedule.
 
     Attributes
     ----------
     last_step : int
-        Where the fit will end, as far as is known.
+        Expected last step of the fit.
     decay : int
-        Steps that the cosine decay takes.
+        Number of steps of the cosine decay.
     level : float
-        What the learning rate is multiplied by before the decay.
+        Factor on the learning rate before the decay.
     judged : int
-        The step at which the level was lowered last.
+        Last step at which the level was lowered.
     finished : bool
         Whether the loss stopped falling before the step limit.
     losses : list of float
-        One for each step.
+        Loss of each step.
     """
 
     last_step: int
@@ -40,25 +40,26 @@ class ScheduleState:
 
 
 class Schedule:
-    """A constant learning rate until the loss has stopped falling, then a cosine decay to zero.
+    """Constant learning rate until the loss has stopped falling, then a cosine decay to zero.
 
-    The loss is averaged over windows of steps before it is judged. A window is long enough for
-    the noise of the comparison to be below the tolerance, so that a noisy loss neither stops a fit
-    by chance nor keeps it from stopping. Where the loss rises, the steps are too large: the rate
-    is halved, and the search goes on.
+    The loss is averaged over windows of steps before it is judged. A window is long enough for the
+    noise of the comparison to be below the tolerance, so a noisy loss neither stops a fit by
+    chance nor keeps it from stopping. A rising loss means that the steps are too large: the rate
+    is halved, and the search continues.
 
     Parameters
     ----------
     max_steps : int
-        Where the decay ends if the loss has not stopped falling before.
+        Last step of the decay if the loss has not stopped falling before.
     tolerance : float
-        The loss has stopped falling when its average drops by less than this in 25 steps.
+        The loss has stopped falling when its average drops by less than this in 25 steps, in nats.
     min_steps : int
-        Where the loss is first judged.
+        First step at which the loss may be judged.
 
     Attributes
     ----------
     state : ScheduleState
+        Everything that changes from step to step.
     """
 
     def __init__(self, max_steps: int, tolerance: float, min_steps: int = 0) -> None:
@@ -66,12 +67,29 @@ class Schedule:
         self.state = ScheduleState(last_step=max_steps, decay=max(1, max_steps // 3))
 
     def factor(self, step: int) -> float:
-        """Return what the learning rate of this step, counted from 1, is multiplied by."""
+        """Return the factor on the learning rate of a step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 1.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+        """
         left = min(1.0, (self.state.last_step - step + 1) / self.state.decay)
         return self.state.level * 0.5 * (1 - math.cos(math.pi * left))
 
     def record(self, loss: float) -> None:
-        """Take note of a step's loss."""
+        """Record the loss of a step.
+
+        Parameters
+        ----------
+        loss : float
+            Loss of the next step, in nats.
+        """
         state = self.state
         state.losses.append(loss)
         step = len(state.losses)
@@ -92,8 +110,8 @@ class Schedule:
             state.last_step = step + state.decay
 
     def _window(self) -> int:
-        """Return how many steps to average over, for a standard error below the tolerance."""
-        # Second differences are blind to a trend; of white noise, they have 6 times its variance.
+        """Return the number of steps to average over for a standard error below the tolerance."""
+        # Second differences remove a trend; for white noise they have 6 times its variance.
         latest = self.state.losses[-2 * JUDGED_EVERY :]
         noise = np.std(np.diff(latest, n=2)) / math.sqrt(6)
         length = (math.sqrt(2) * noise * JUDGED_EVERY / self._tolerance) ** (2 / 3)

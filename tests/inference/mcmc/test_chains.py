@@ -1,8 +1,11 @@
-"""`fit(inference="nuts"|"hmc")`: draws from the exact posterior, held against what is known."""
+"""`NUTS` and `HMC`: draws from the exact posterior, held against what is known."""
 
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
+import weakref
 from dataclasses import replace
 
 import arviz
@@ -12,12 +15,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import NUTS
+from pyro.infer import NUTS as PyroNUTS
+from pyro.infer.autoguide import AutoDelta
 from pyro.ops.stats import effective_sample_size
 
 from benchmarks.sbc import Uniformity, scores_of
 from pyro_pmf import (
+    HMC,
+    MAP,
+    NUTS,
     PMF,
+    VI,
     BernoulliLogit,
     FitError,
     Fixed,
@@ -30,10 +38,12 @@ from pyro_pmf import (
     Ratings,
     fit,
     load,
-    sampling,
 )
-from pyro_pmf.datasets import simulate
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.mcmc import chains
+from pyro_pmf.inference.mcmc.chains import plan_chains, run_chain, sample_chains
+from pyro_pmf.inference.run import Run
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 SD = {"sigma": 0.2, "sigma_b": 0.5, "sigma_c": 0.3}
@@ -45,12 +55,12 @@ LINEAR = PMF(
 )
 
 
-def sample(model, ratings, **options):
-    few = {"num_draws": 20, "warm_up": 20, "num_chains": 1, "progress": False}
-    return fit(model, ratings, **{"inference": "nuts"} | few | options)
+def sample(model, ratings, method=NUTS, seed=0, dtype=None, **options):
+    few = {"n_draws": 20, "n_warmup": 20, "n_chains": 1}
+    return fit(model, ratings, method(**few | options), seed=seed, dtype=dtype, progress=False)
 
 
-each_sampler = pytest.mark.parametrize("inference", ["nuts", "hmc"])
+each_sampler = pytest.mark.parametrize("method", [NUTS, HMC])
 
 
 def plain_model(ratings):
@@ -75,7 +85,7 @@ def stars(few) -> Ratings:
 
 @pytest.fixture(scope="module")
 def sampled(few):
-    return sample(LINEAR, few, num_draws=30, warm_up=60, num_chains=2)
+    return sample(LINEAR, few, n_draws=30, n_warmup=60, n_chains=2)
 
 
 # --- the right distribution ---
@@ -100,10 +110,10 @@ def exact(ratings) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.statistical
 @each_sampler
-def test_draws_are_of_the_exact_gaussian_posterior(few, inference):
+def test_draws_are_of_the_exact_gaussian_posterior(few, method):
     """A false alarm has a probability of about 1e-3: 4.2 standard errors, 20 numbers."""
-    size = {"num_draws": 400, "warm_up": 150, "num_chains": 2}
-    posterior = sample(LINEAR, few, inference=inference, seed=1, **size)
+    size = {"n_draws": 400, "n_warmup": 150, "n_chains": 2}
+    posterior = sample(LINEAR, few, method, seed=1, **size)
     mean, covariance = exact(few)
     draws = torch.cat([posterior.latents[k].reshape(800, -1) for k in ("mu", "b", "c")], 1)
     z = (draws.numpy() - mean) / np.sqrt(np.diag(covariance))
@@ -155,7 +165,7 @@ def ranked(sites, pairs) -> dict[str, torch.Tensor]:
     return scalars | {f"score {k}": scores[..., k] for k in (0, 7, 15)}
 
 
-@pytest.fixture(scope="module", params=["nuts", "hmc"])
+@pytest.fixture(scope="module", params=[NUTS, HMC])
 def ranks(request) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ranks of the truth among draws, and among the same draws with half their spread."""
     right, wrong = [], []
@@ -163,8 +173,8 @@ def ranks(request) -> tuple[pd.DataFrame, pd.DataFrame]:
     for seed in range(N_REPLICATIONS):
         ratings, truth = simulate(SMALL, 4, 4, 11, seed=seed)
         ratings = ratings.to("cpu", torch.float64)
-        size = {"num_draws": THIN * N_RANKS, "warm_up": 50}
-        posterior = sample(SMALL, ratings, inference=request.param, seed=seed, **size)
+        size = {"n_draws": THIN * N_RANKS, "n_warmup": 50}
+        posterior = sample(SMALL, ratings, request.param, seed=seed, **size)
         true, draws = ranked(truth, pairs), ranked(posterior.latents, pairs)
         thinned = {name: x[THIN - 1 :: THIN][: N_RANKS - 1] for name, x in draws.items()}
         right.append({name: int((x < true[name]).sum()) for name, x in thinned.items()})
@@ -201,16 +211,16 @@ def test_envelope_has_the_false_alarm_rate_that_it_says():
 
 
 def test_fields(sampled, few):
-    assert sampled.num_chains == 2
-    assert sampled.num_draws == 60
+    assert sampled.n_chains == 2
+    assert sampled.n_draws == 60
     assert isinstance(sampled.converged, bool)
-    assert list(sampled.history) == ["step", "chain", "log_likelihood", "divergent", "seconds"]
-    assert sampled.history["step"].tolist() == list(range(1, 61))
-    assert sampled.history["chain"].tolist() == [0] * 30 + [1] * 30
-    apart = sampled.history["seconds"].diff().dropna()
+    assert list(sampled.steps) == ["step", "chain", "log_likelihood", "divergent", "seconds"]
+    assert sampled.steps["step"].tolist() == list(range(1, 61))
+    assert sampled.steps["chain"].tolist() == [0] * 30 + [1] * 30
+    apart = sampled.steps["seconds"].diff().dropna()
     assert (apart > 0).all()
     assert apart[30] > 3 * apart.drop(30).median()  # the warm-up of the second chain
-    assert np.isfinite(sampled.history["log_likelihood"]).all()
+    assert np.isfinite(sampled.steps["log_likelihood"]).all()
     shapes = {name: tuple(value.shape) for name, value in sampled.latents.items()}
     assert shapes == {"mu": (60,), "b": (60, 5), "c": (60, 4)}
     assert all(value.dtype == torch.float64 for value in sampled.latents.values())
@@ -224,70 +234,41 @@ def test_draws_differ_between_chains_and_steps(sampled):
 
 
 def test_long_chains_of_an_easy_posterior_converge(few):
-    assert sample(LINEAR, few, num_draws=200, warm_up=100, num_chains=2).converged
+    assert sample(LINEAR, few, n_draws=200, n_warmup=100, n_chains=2).converged
 
 
 def test_divergent_draws_are_not_convergence(few, monkeypatch):
     def reckless(**options):
-        return NUTS(**options, step_size=50.0, adapt_step_size=False)
+        return PyroNUTS(**options, step_size=50.0, adapt_step_size=False)
 
-    monkeypatch.setattr(sampling, "NUTS", reckless)
+    monkeypatch.setattr(chains, "PyroNUTS", reckless)
     posterior = sample(LINEAR, few)
-    assert posterior.history["divergent"].any()
+    assert posterior.steps["divergent"].any()
     assert not posterior.converged
-
-
-def test_factors_are_known_up_to_a_scale_and_so_are_their_standard_deviations():
-    a = torch.rand(50) + 0.5
-    model = PMF(2, users="hierarchical")
-    latents = {"sigma_U": a, "sigma_W": 2 * a, "sigma_V": 1 / a, "sigma_b": a}
-    found = sampling._identified(model, latents)
-    assert found.keys() == {"sigma_U sigma_V", "sigma_W sigma_V", "sigma_b"}
-    torch.testing.assert_close(found["sigma_U sigma_V"], torch.ones(50))
-    torch.testing.assert_close(found["sigma_W sigma_V"], 2 * torch.ones(50))
 
 
 def test_convergence_is_judged_by_what_ratings_can_tell(few, monkeypatch):
     judged = []
-    monkeypatch.setattr(sampling, "_mixed", lambda found, *_: bool(judged.append(set(found))))
-    sample(PMF(1, noise="shared"), few, num_draws=4, warm_up=2)
-    sample(plain_model, few, num_draws=4, warm_up=2)
+    monkeypatch.setattr(chains, "have_mixed", lambda found, *_: bool(judged.append(set(found))))
+    sample(PMF(1, noise="shared"), few, n_draws=4, n_warmup=2)
+    sample(plain_model, few, n_draws=4, n_warmup=2)
     assert judged[0] >= {"sigma_U sigma_V", "sigma_b", "mu"}
     assert not judged[0] & {"sigma_U", "sigma_V"}
     assert judged[1] == {"b"}
 
 
-@pytest.mark.parametrize("fixed", ["sigma_U", "sigma_V", "sigma_W"])
-def test_a_known_standard_deviation_sets_the_unit_of_the_others(fixed):
-    latents = {name: torch.rand(50) for name in ("sigma_U", "sigma_W", "sigma_V") if name != fixed}
-    found = sampling._identified(PMF(2, users="hierarchical"), latents)
-    assert found.keys() == latents.keys()
-
-
-def test_chains_apart_are_not_convergence():
-    history = pd.DataFrame({"log_likelihood": np.zeros(100), "divergent": False})
-    history["log_likelihood"] = np.random.default_rng(0).normal(size=100)
-    together = torch.randn(100)
-    apart = together + torch.arange(100).ge(50) * 3.0
-    assert sampling._mixed({"mu": together}, history, 2)
-    assert not sampling._mixed({"mu": apart}, history, 2)
-    assert not sampling._mixed(
-        {"mu": together}, history.assign(divergent=[True] + [False] * 99), 2
-    )
-
-
 @each_sampler
-def test_a_seed_decides_everything(few, inference):
-    first, again, other = (sample(LINEAR, few, seed=s, inference=inference) for s in (1, 1, 2))
+def test_a_seed_decides_everything(few, method):
+    first, again, other = (sample(LINEAR, few, method, seed=s) for s in (1, 1, 2))
     assert all(torch.equal(first.latents[k], again.latents[k]) for k in first.latents)
     assert not torch.equal(first.latents["mu"], other.latents["mu"])
 
 
 @each_sampler
-def test_random_state_and_parameters_are_left_alone(few, inference):
+def test_random_state_and_parameters_are_left_alone(few, method):
     pyro.param("mine", torch.tensor(1.0))
     before = pyro.util.get_rng_state()
-    sample(LINEAR, few, num_draws=4, warm_up=2, inference=inference)
+    sample(LINEAR, few, method, n_draws=4, n_warmup=2)
     after = pyro.util.get_rng_state()
     assert torch.equal(after["torch"], before["torch"])
     assert after["random"] == before["random"]
@@ -295,25 +276,50 @@ def test_random_state_and_parameters_are_left_alone(few, inference):
     assert set(pyro.get_param_store()) == {"mine"}
 
 
+def with_a_parameter(ratings):
+    sd = pyro.param("sd", torch.tensor(0.3, dtype=ratings.dtype))
+    with pyro.plate("users", ratings.n_users):
+        b = pyro.sample("b", dist.Normal(torch.zeros((), dtype=ratings.dtype), 1.0))
+    with pyro.plate("ratings", len(ratings)):
+        return pyro.sample("rating", dist.Normal(b[ratings.user], sd), obs=ratings.value)
+
+
+@each_sampler
+def test_parameters_of_a_model_are_not_left_behind(few, method):
+    sample(with_a_parameter, few, method, n_draws=4, n_warmup=2)
+    assert not set(pyro.get_param_store())
+
+
+@each_sampler
+def test_parameters_of_the_caller_are_not_those_of_a_fit(few, method):
+    """The model has a parameter of the same name as one that is there."""
+    expected = sample(with_a_parameter, few, method, n_draws=4, n_warmup=2).latents
+    pyro.clear_param_store()
+    pyro.param("sd", torch.tensor(30.0, dtype=torch.float64))
+    found = sample(with_a_parameter, few, method, n_draws=4, n_warmup=2).latents
+    assert pyro.param("sd") == 30
+    assert torch.equal(found["b"], expected["b"])
+
+
 @pytest.mark.parametrize(
-    "options",
+    "fitted",
     [
-        {"inference": "gibbs"},
-        {"inference": "hmc", "guide": "delta"},
-        {"inference": "hmc", "batches": 2},
-        {"callback": print},
-        {"num_draws": 3},
-        {"num_draws": -1},
-        {"num_draws": 2.5},
-        {"warm_up": 0},
-        {"num_chains": 0},
-        {"dtype": torch.int64},
+        lambda few: fit(LINEAR, few, "gibbs", progress=False),
+        lambda few: sample(LINEAR, few, HMC, start=MAP()),
+        lambda few: sample(LINEAR, few, HMC, start=VI(guide=AutoDelta)),
+        lambda few: sample(LINEAR, few, HMC, start=VI(batches=2)),
+        lambda few: fit(LINEAR, few, "nuts", progress=False, callback=print),
+        lambda few: sample(LINEAR, few, n_draws=3),
+        lambda few: sample(LINEAR, few, n_draws=-1),
+        lambda few: sample(LINEAR, few, n_draws=2.5),
+        lambda few: sample(LINEAR, few, n_warmup=0),
+        lambda few: sample(LINEAR, few, n_chains=0),
+        lambda few: sample(LINEAR, few, dtype=torch.int64),
     ],
-    ids=str,
 )
-def test_bad_arguments_are_errors(few, options):
+def test_bad_arguments_are_errors(few, fitted):
     with pytest.raises(FitError):
-        fit(LINEAR, few, **{"inference": "nuts", "progress": False} | options)
+        fitted(few)
 
 
 def test_ratings_that_cannot_be_are_errors(few):
@@ -324,15 +330,15 @@ def test_ratings_that_cannot_be_are_errors(few):
 @each_sampler
 @pytest.mark.parametrize("noise", ["user", "item", "user_and_item"])
 @pytest.mark.parametrize("likelihood", [NormalSigmoid(), NormalIdentity()])
-def test_a_density_without_bound_is_not_sampled(stars, likelihood, noise, inference):
+def test_a_density_without_bound_is_not_sampled(stars, likelihood, noise, method):
     """Where a user's ratings are met exactly, noise may go to zero and the density up."""
     with pytest.raises(FitError, match="OrderedLogit"):
-        sample(PMF(1, likelihood=likelihood, noise=noise), stars, inference=inference)
+        sample(PMF(1, likelihood=likelihood, noise=noise), stars, method)
 
 
 def test_a_known_spread_of_noise_has_a_bound(stars):
     priors = Priors(sigma_s=Fixed(0.2))
-    posterior = sample(PMF(0, noise="user", priors=priors), stars, num_draws=4, warm_up=5)
+    posterior = sample(PMF(0, noise="user", priors=priors), stars, n_draws=4, n_warmup=5)
     assert posterior.latents["s"].isfinite().all()
     with pytest.raises(FitError, match="OrderedLogit"):
         sample(PMF(0, priors=priors), stars)  # sigma_t is learnt
@@ -349,14 +355,120 @@ def test_discrete_latents_are_refused(few):
 
 
 def test_measurements_may_have_noise_of_their_own(few):
-    posterior = sample(replace(LINEAR, noise="user"), few, num_draws=4, warm_up=5)
+    posterior = sample(replace(LINEAR, noise="user"), few, n_draws=4, n_warmup=5)
     assert posterior.latents["s"].isfinite().all()
 
 
 @each_sampler
-def test_a_model_without_rating_is_an_error(few, inference):
+def test_a_model_without_rating_is_an_error(few, method):
     with pytest.raises(FitError, match="rating"):
-        sample(lambda _: pyro.sample("mu", dist.Normal(0.0, 1.0)), few, inference=inference)
+        sample(lambda _: pyro.sample("mu", dist.Normal(0.0, 1.0)), few, method)
+
+
+# --- chains as tasks ---
+
+
+@pytest.fixture(scope="module", params=[NUTS, HMC])
+def planned(request, few):
+    """A function that plans this many chains of a model with all its terms."""
+    model = PMF(1, users="hierarchical", noise="shared")
+    start = VI(max_steps=20)
+    approximation = None
+    if request.param is HMC:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 12 ratings tell of no factors
+            approximation = fit(model, few, start, progress=False)
+    size = {"n_draws": 4, "n_warmup": 5}
+
+    def plan(n_chains, seed=0, sample=plan_chains):
+        method = request.param(**size, n_chains=n_chains)
+        run = Run(seed, torch.device("cpu"), None, progress=False)
+        return sample(model, few, method, run, approximation)
+
+    return plan
+
+
+@pytest.fixture(scope="module")
+def drawn(planned):
+    """Two chains, run one after the other."""
+    return [run_chain(task) for task in planned(2)]
+
+
+def assert_same_draws(chain, other):
+    assert chain.latents.keys() == other.latents.keys()
+    assert all(torch.equal(chain.latents[name], other.latents[name]) for name in chain.latents)
+    ours, theirs = (pd.DataFrame(x.steps).drop(columns="seconds") for x in (chain, other))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_a_task_survives_pickle(planned, drawn):
+    """To the last bit of what it draws."""
+    for task, chain in zip(planned(2), drawn, strict=True):
+        restored = pickle.loads(pickle.dumps(task))
+        assert (restored.number, restored.seed) == (task.number, task.seed)
+        assert_same_draws(run_chain(restored), chain)
+
+
+def test_a_chain_does_not_depend_on_those_before_it(planned, drawn):
+    first, second = planned(2)
+    assert_same_draws(run_chain(second), drawn[1])
+    assert_same_draws(run_chain(first), drawn[0])
+    assert not torch.equal(drawn[0].latents["mu"], drawn[1].latents["mu"])
+
+
+def test_more_chains_do_not_change_the_first_ones(planned, drawn):
+    [only] = planned(1)
+    assert_same_draws(run_chain(only), drawn[0])
+    for one, other in zip(planned(2), planned(3)[:2], strict=True):
+        assert (one.number, one.seed) == (other.number, other.seed)
+        if one.start is not None:
+            assert torch.equal(one.start, other.start)
+            assert torch.equal(one.whitening.scale, other.whitening.scale)
+
+
+def test_what_is_sampled_are_the_planned_chains_one_after_the_other(planned, drawn):
+    learned = planned(2, sample=sample_chains)
+    for name, draws in learned.latents.items():
+        assert torch.equal(draws, torch.cat([chain.latents[name] for chain in drawn]))
+    steps = pd.DataFrame([row for chain in drawn for row in chain.steps])
+    steps.insert(0, "step", range(1, 9))
+    pd.testing.assert_frame_equal(
+        learned.steps.drop(columns="seconds"), steps.drop(columns="seconds"), check_exact=True
+    )
+    assert (learned.n_draws, learned.n_chains) == (8, 2)
+
+
+def test_no_two_chains_of_any_seeds_have_one_stream(planned):
+    seeds = [task.seed for seed in range(3) for task in planned(3, seed)]
+    assert len(set(seeds)) == 9
+
+
+def test_a_chain_counts_its_steps_and_leaves_the_random_state_alone(planned):
+    [task] = planned(1)
+    counted, before = [], torch.get_rng_state()
+    run_chain(task, lambda: counted.append(1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(counted) == 5 + 4
+
+
+def test_no_more_draws_are_held_than_memory_was_asked_for(few, monkeypatch):
+    """Beside the draws of all chains, those of one chain."""
+    alive, made = [], []
+
+    def watched(task, on_step):
+        chain = run_chain(task, on_step)
+        made.append(weakref.ref(chain))
+        return chain
+
+    def counted(coordinates):
+        alive.append(sum(ref() is not None for ref in made))
+        return make_kernel(coordinates)
+
+    make_kernel = chains._nuts
+    monkeypatch.setattr(chains, "run_chain", watched)
+    monkeypatch.setattr(chains, "_nuts", counted)
+    sample(LINEAR, few, n_draws=4, n_warmup=1, n_chains=3)
+    assert alive == [0, 0, 0]
 
 
 # --- from an approximation on ---
@@ -393,9 +505,9 @@ def test_hmc_and_nuts_draw_from_one_posterior():
     """
     _, train = films_of(1)
     model = PMF(1, likelihood=OrderedLogit(5), noise="shared")
-    size = {"num_draws": 150, "num_chains": 2}
-    hmc = sample(model, train, inference="hmc", warm_up=100, dtype=torch.float64, **size)
-    nuts = sample(model, train, warm_up=100, **size)
+    size = {"n_draws": 150, "n_chains": 2}
+    hmc = sample(model, train, HMC, n_warmup=100, dtype=torch.float64, **size)
+    nuts = sample(model, train, n_warmup=100, **size)
     ours, theirs = (scores_of(x.latents, train.user, train.item) for x in (hmc, nuts))
     z = (ours.mean(0) - theirs.mean(0)) / (error_of_mean(ours) + error_of_mean(theirs)).sqrt()
     assert z.square().mean().sqrt() < 3.3
@@ -406,8 +518,8 @@ def test_hmc_and_nuts_draw_from_one_posterior():
 def test_hmc_finds_factors_that_its_start_has_lost(films):
     train, test = films
     model = PMF(2, likelihood=OrderedLogit(5))
-    drawn = fit(model, train, inference="hmc", num_draws=40, warm_up=60, progress=False)
-    assert drawn.num_draws == 80
+    drawn = fit(model, train, HMC(n_draws=40, n_warmup=60), progress=False)
+    assert drawn.n_draws == 80
     assert drawn.latents["U"].dtype == train.dtype
     started = fit(model, train, progress=False)
     assert drawn.evaluate(test)["log_loss"] < started.evaluate(test)["log_loss"]
@@ -419,11 +531,11 @@ def test_hmc_finds_factors_that_its_start_has_lost(films):
 def test_save_and_load(sampled, few, tmp_path):
     sampled.save(tmp_path / "saved")
     again = load(tmp_path / "saved")
-    assert again.num_chains == 2
-    assert again.num_draws == 60
+    assert again.n_chains == 2
+    assert again.n_draws == 60
     assert again.converged == sampled.converged
     assert all(torch.equal(again.latents[k], sampled.latents[k]) for k in sampled.latents)
-    pd.testing.assert_frame_equal(again.history, sampled.history)
+    pd.testing.assert_frame_equal(again.steps, sampled.steps)
     pd.testing.assert_frame_equal(again.predict(few), sampled.predict(few))
 
 
@@ -439,14 +551,14 @@ def test_predictions_are_averages_over_draws(sampled, few):
 def test_uses_of_a_posterior(sampled, few):
     assert sampled.evaluate(few)["rmse"] < 0.5
     assert sampled.sample(few, 7).shape == (7, len(few))
-    assert len(sampled.recommend([few.users[0]], n=2, exclude_seen=False)) == 2
+    assert len(sampled.recommend([few.user_ids[0]], n=2, exclude_seen=False)) == 2
     unknown = pd.DataFrame({"user": [0, 77], "item": [88, 1]})
     assert np.isfinite(sampled.predict(unknown)["mean"]).all()
 
 
 @each_sampler
-def test_a_pyro_model_of_ones_own(few, inference):
-    posterior = sample(plain_model, few, num_draws=100, warm_up=50, inference=inference)
+def test_a_pyro_model_of_ones_own(few, method):
+    posterior = sample(plain_model, few, method, n_draws=100, n_warmup=50)
     n = few.user_counts.double()
     sums = torch.zeros(few.n_users, dtype=torch.float64).index_add_(0, few.user, few.value)
     mean, sd = sums / (n + 0.3**2), 1 / (1 + n / 0.3**2).sqrt()
@@ -457,10 +569,10 @@ def test_a_pyro_model_of_ones_own(few, inference):
 
 @each_sampler
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda x: type(x).__name__)
-def test_every_likelihood_samples(stars, likelihood, inference):
+def test_every_likelihood_samples(stars, likelihood, method):
     ratings = ratings_for(likelihood, stars)
     model = PMF(1, users="hierarchical", noise="shared", likelihood=likelihood)
-    posterior = sample(model, ratings, num_draws=4, warm_up=5, inference=inference)
+    posterior = sample(model, ratings, method, n_draws=4, n_warmup=5)
     assert all(value.isfinite().all() for value in posterior.latents.values())
     assert posterior.latents["U"].shape == (4, ratings.n_users, 1)
     assert posterior.predict(ratings)["mean"].between(*ratings.scale).all() or isinstance(
@@ -470,5 +582,5 @@ def test_every_likelihood_samples(stars, likelihood, inference):
 
 def test_scales_that_are_fixed_are_not_sampled(few):
     model = replace(LINEAR, n_factors=1, priors=replace(LINEAR.priors, sigma_U=Fixed(0.3)))
-    posterior = sample(model, few, num_draws=4, warm_up=2)
+    posterior = sample(model, few, n_draws=4, n_warmup=2)
     assert set(posterior.latents) == {"mu", "b", "c", "U", "V", "sigma_V"}

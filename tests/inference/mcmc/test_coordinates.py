@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import pandas as pd
@@ -25,8 +26,8 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.inference.centring import centring_for_sampling
+from pyro_pmf.inference.initialization import initial_value
 from pyro_pmf.inference.mcmc.coordinates import Coordinates
-from pyro_pmf.inference.variational.guides import initial_value
 from pyro_pmf.model.learned import Learned
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
@@ -188,10 +189,35 @@ def test_what_the_approximation_holds_is_measured_by_the_curvature(whitened):
         step[index] = 1e-3
         slopes = [whitened.gradient(z)[index] for z in (step, -step)]
         curvature = float(slopes[0] - slopes[1]) / 2e-3
-        if whitened._scale[index] < 4:
+        if whitened._whitening.scale[index] < 4:
             assert curvature == pytest.approx(16, rel=0.01)
         else:
             assert curvature <= 16.01
+
+
+def test_a_whitening_says_all_of_it(fitted, whitened):
+    """To the last bit, from one that was pickled, without the approximation."""
+    coordinates = Coordinates(fitted.model, fitted.ratings)
+    torch.manual_seed(0)
+    whitening = coordinates.whiten(fitted)
+    again = Coordinates(
+        fitted.model, fitted.ratings, whitening=pickle.loads(pickle.dumps(whitening))
+    )
+    z = point(whitened, 5)
+    assert torch.equal(again.potential(z), whitened.potential(z))
+    assert torch.equal(again.gradient(z), whitened.gradient(z))
+    ours, theirs = again.draw(z), whitened.draw(z)
+    assert ours[1] == theirs[1]
+    assert all(torch.equal(ours[0][name], x) for name, x in theirs[0].items())
+    assert torch.equal(again.of(ours[0]), whitened.of(ours[0]))
+
+
+def test_latents_are_counted_as_they_are_stated():
+    """2 x 5 + 2 x 4 of U and V, as many of Z and W, b, c, mu and seven standard deviations."""
+    model = PMF(**BOTH, noise="shared")
+    coordinates = Coordinates(model, ratings_for(NormalSigmoid()))
+    assert coordinates.n_latents == 2 * 2 * (5 + 4) + 5 + 4 + 1 + 7
+    assert coordinates.n_latents == len(coordinates.first())
 
 
 # --- any model ---

@@ -15,13 +15,15 @@ from scipy import integrate, stats
 from scipy.special import expit
 from torch.distributions import kl_divergence
 
-from pyro_pmf.inference.variational.elbo import GaussianELBO, expected_log_prob
-from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm
-from pyro_pmf.inference.variational.guides import NormalGuide, initial_value
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.inference.initialization import initial_value
+from pyro_pmf.inference.variational.elbo import GaussianELBO
+from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.model.likelihoods import NormalIdentity
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.model.priors import Fixed, LogNormal, Priors
+from pyro_pmf.moments.expectations import expected_log_prob
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm
 
 N_USERS, N_ITEMS, N_RATINGS = 30, 20, 250
 FIXED = Priors(sigma=Fixed(0.2), sigma_U=Fixed(0.5), sigma_b=Fixed(0.4), mu=Fixed(0.3))
@@ -132,10 +134,7 @@ LOG_NORMAL = Priors(**{name: LogNormal(0.3 + 0.1 * i, 0.4) for i, name in enumer
 
 
 def guide_moments(guide):
-    return {
-        name: [x.detach() for x in guide._get_loc_and_scale(name)]
-        for name, _ in guide.prototype_trace.iter_stochastic_nodes()
-    }
+    return {name: [x.detach() for x in guide.loc_and_scale(name)] for name, _ in guide.sites()}
 
 
 def dense_terms(q, ratings):
@@ -264,6 +263,28 @@ def test_a_bernoulli_likelihood_is_integrated_by_quadrature():
         lambda z: np.log(expit(0.5 + 0.7 * z)) * stats.norm.pdf(z), -12, 12, epsabs=1e-12
     )
     assert got.item() == pytest.approx(truth, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fn", "family"),
+    [
+        (lambda x: dist.MultivariateNormal(x, torch.eye(3).double() + 1), Gaussian),
+        (dist.Dirichlet, LogGaussian),
+    ],
+    ids=["multivariate Normal", "Dirichlet"],
+)
+def test_a_distribution_of_vectors_is_averaged_over_them_or_refused(fn, family):
+    """Its density is no sum over entries, which are independent of each other."""
+    mean, var = torch.zeros(3, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    value = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    draws = mean + var.sqrt() * torch.randn(100_000, 3, dtype=torch.float64)
+    with pyro.validation_enabled(False):
+        wanted = fn(draws.exp() if family is LogGaussian else draws).log_prob(value)
+        try:
+            got = expected_log_prob(fn(family(mean, var, frozenset({"x"}))), value)
+        except NoClosedForm:
+            return
+    assert abs(got - wanted.mean()) < 6 * wanted.std() / len(wanted) ** 0.5 + 1e-3
 
 
 # What it does not do

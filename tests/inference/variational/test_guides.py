@@ -12,7 +12,8 @@ from scipy import stats
 from torch.distributions import constraints, kl_divergence
 
 from pyro_pmf.datasets import simulate
-from pyro_pmf.inference.variational.guides import NormalGuide, initial_value, is_positive, is_real
+from pyro_pmf.inference.initialization import initial_value, is_positive, is_real
+from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.model.pmf import PMF
 
 DRAWS = 20_000
@@ -139,7 +140,7 @@ def test_inverse_fisher_is_that_of_the_curvature_of_the_divergence():
     parameters = dict(guide.named_parameters())
     assert len(parameters) == 2 * 4
     for site in ("real", "net.real", "net.scale", "scales"):
-        loc, scale = (x.detach().double().flatten() for x in guide._get_loc_and_scale(site))
+        loc, scale = (x.detach().double().flatten() for x in guide.loc_and_scale(site))
         n, at = len(loc), torch.cat([loc, unconstrain(scale)])
 
         def divergence(x, site=site, loc=loc, scale=scale, n=n):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from types import SimpleNamespace
@@ -11,12 +12,12 @@ import pytest
 import torch
 from scipy import optimize
 
-from pyro_pmf import PMF, Fixed, Priors, fit
+from pyro_pmf import PMF, VI, Fixed, Priors, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.variational.objective import pose
 from pyro_pmf.inference.variational.optimizers import LBFGS, Adam
-from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
+from pyro_pmf.random_state import isolated_random_state
 
 
 def evaluation(loss, x):
@@ -31,9 +32,9 @@ def evaluation(loss, x):
     return evaluate
 
 
-def lbfgs(loss, x, inverse=None, n_late=0, warm_up=0, max_steps=500, tolerance=1e-12):
+def lbfgs(loss, x, inverse=None, n_late=0, delay=0, max_steps=500, tolerance=1e-12):
     metric = (torch.ones_like(x) if inverse is None else inverse).clone
-    return LBFGS(evaluation(loss, x), x, n_late, warm_up, metric, max_steps, tolerance)
+    return LBFGS(evaluation(loss, x), x, n_late, delay, metric, max_steps, tolerance)
 
 
 def run(optimizer, watch=None):
@@ -60,9 +61,9 @@ def rosenbrock(x):
 # --- Adam ---
 
 
-@pytest.mark.parametrize("warm_up", [1, 30])
+@pytest.mark.parametrize("delay", [1, 30])
 @pytest.mark.parametrize("n_late", [0, 3, 8])
-def test_adam_is_that_of_torch(n_late, warm_up):
+def test_adam_is_that_of_torch(n_late, delay):
     start = torch.randn(8, dtype=torch.float64)
     late = torch.arange(8) >= 8 - n_late
     x, mine, theirs = start.clone(), start[~late].clone(), start[late].clone()
@@ -70,10 +71,10 @@ def test_adam_is_that_of_torch(n_late, warm_up):
     theirs.requires_grad_()
     groups = [{"params": [mine], "lr": 0.02}, {"params": [theirs], "lr": 0.02}]
     torchs = torch.optim.Adam(groups)
-    constant = SimpleNamespace(factor=lambda step: 1.0, record=lambda loss: None)
-    adam = Adam(evaluation(rosenbrock, x), x, n_late, warm_up, constant, 0.02)
+    constant = SimpleNamespace(factor=lambda step: 1.0, record=lambda loss: None, state=None)
+    adam = Adam(evaluation(rosenbrock, x), x, n_late, delay, constant, 0.02)
     for step in range(1, 101):
-        torchs.param_groups[1]["lr"] = 0.02 * min(1.0, step / warm_up)
+        torchs.param_groups[1]["lr"] = 0.02 * min(1.0, step / delay)
         both = torch.zeros(8, dtype=torch.float64).index_put((~late,), mine)
         loss = rosenbrock(both.index_put((late,), theirs))
         torchs.zero_grad()
@@ -87,7 +88,9 @@ def test_adam_is_that_of_torch(n_late, warm_up):
 def test_adam_follows_its_schedule():
     factors = [1.0, 0.5, *[0.0] * (JUDGED_EVERY - 2)]
     seen = []
-    schedule = SimpleNamespace(factor=lambda step: factors[step - 1], record=seen.append)
+    schedule = SimpleNamespace(
+        factor=lambda step: factors[step - 1], record=seen.append, state=None
+    )
     x = torch.ones(2, dtype=torch.float64)
     adam = Adam(evaluation(lambda x: 3 * x.sum(), x), x, 0, 1, schedule, 0.1)
     path = []
@@ -102,7 +105,7 @@ def test_adam_follows_its_schedule():
 def test_adam_reads_no_loss_before_it_is_judged():
     """Reading one waits for the GPU."""
     seen = []
-    schedule = SimpleNamespace(factor=lambda step: 1.0, record=seen.append)
+    schedule = SimpleNamespace(factor=lambda step: 1.0, record=seen.append, state=None)
     x = torch.ones(2, dtype=torch.float64)
     adam = Adam(evaluation(lambda x: 3 * x.sum(), x), x, 0, 1, schedule, 0.1)
     for _ in range(JUDGED_EVERY - 1):
@@ -118,7 +121,7 @@ def test_adam_ends_where_the_schedule_ends():
     adam = Adam(evaluation(lambda x: (x - 1).square().sum(), x), x, 0, 1, schedule, 0.05)
     losses = run(adam)
     assert adam.finished
-    assert 100 < len(losses) == adam.last_step == schedule.last_step < 2000
+    assert 100 < len(losses) == adam.last_step == schedule.state.last_step < 2000
     torch.testing.assert_close(x, torch.ones_like(x), atol=1e-3, rtol=0)
 
 
@@ -197,11 +200,11 @@ def test_it_never_ends_where_the_gradient_is_not_finite():
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("warm_up", [0, 20])
-def test_where_the_gradient_is_zero_there_is_nothing_to_do(warm_up):
+@pytest.mark.parametrize("delay", [0, 20])
+def test_where_the_gradient_is_zero_there_is_nothing_to_do(delay):
     x = torch.ones(3, dtype=torch.float64)
-    optimizer = lbfgs(lambda x: (x - 1).square().sum(), x, warm_up=warm_up, n_late=3)
-    assert run(optimizer) == [0.0] * (2 if warm_up else 1)
+    optimizer = lbfgs(lambda x: (x - 1).square().sum(), x, delay=delay, n_late=3)
+    assert run(optimizer) == [0.0] * (2 if delay else 1)
     assert optimizer.finished
     assert torch.equal(x, torch.ones_like(x))
 
@@ -245,24 +248,24 @@ def test_each_step_returns_the_loss_before_it():
 # --- parameters that are held at first ---
 
 
-@pytest.mark.parametrize("warm_up", [1, 5, 20])
-def test_late_parameters_are_held_and_then_let_loose(warm_up):
+@pytest.mark.parametrize("delay", [1, 5, 20])
+def test_late_parameters_are_held_and_then_let_loose(delay):
     start = torch.full((10,), -1.0, dtype=torch.float64)
     x, late = start.clone(), torch.arange(10) >= 7
     path = []
-    losses = run(lbfgs(rosenbrock, x, n_late=3, warm_up=warm_up), lambda _: path.append(x.clone()))
+    losses = run(lbfgs(rosenbrock, x, n_late=3, delay=delay), lambda _: path.append(x.clone()))
     for step, point in enumerate(path, start=1):
-        if step <= warm_up:
+        if step <= delay:
             assert torch.equal(point[late], start[late])
             assert (point[~late] != start[~late]).any()
-    assert (path[warm_up][late] != start[late]).all()
+    assert (path[delay][late] != start[late]).all()
     assert_never_rises(losses)
     assert rosenbrock(x) < 1e-8
 
 
 def test_what_is_solved_while_some_are_held_lets_them_loose_at_once():
     x = torch.tensor([3.0, 3.0], dtype=torch.float64)
-    optimizer = lbfgs(lambda x: x.square().sum(), x, n_late=1, warm_up=300)
+    optimizer = lbfgs(lambda x: x.square().sum(), x, n_late=1, delay=300)
     losses = run(optimizer)
     assert optimizer.finished
     assert len(losses) < 50
@@ -271,7 +274,7 @@ def test_what_is_solved_while_some_are_held_lets_them_loose_at_once():
 
 def test_late_parameters_alone_are_no_reason_to_stop():
     x = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    optimizer = lbfgs(lambda x: (x - 1).square().sum(), x, n_late=1, warm_up=20)
+    optimizer = lbfgs(lambda x: (x - 1).square().sum(), x, n_late=1, delay=20)
     run(optimizer)
     torch.testing.assert_close(x, torch.ones_like(x))
 
@@ -302,6 +305,42 @@ def test_where_the_loss_bends_down_steps_grow_until_it_bends_up():
     assert abs(x.item()) < 1e-3
 
 
+# --- what they remember ---
+
+
+def new_adam(x):
+    return Adam(evaluation(rosenbrock, x), x, 3, 10, Schedule(200, 1.0, min_steps=20), 0.02)
+
+
+def new_lbfgs(x):
+    return lbfgs(rosenbrock, x, n_late=3, delay=5, max_steps=60)
+
+
+@pytest.mark.parametrize("taken_after", [0, 3, 5, 12, 24, 25, 40])
+@pytest.mark.parametrize("new", [new_adam, new_lbfgs])
+def test_the_state_is_all_that_it_goes_on_from(new, taken_after):
+    """To the last bit, in another optimizer, which has seen something else."""
+    x = torch.linspace(-1.5, 1, 10, dtype=torch.float64)
+    first, path = new(x), []
+    for _ in range(taken_after):
+        first.step()
+    state, here = copy.deepcopy(first.state), x.clone()
+    kept = copy.deepcopy(state)
+    rest = run(SimpleNamespace(step=first.step, last_step=20), lambda _: path.append(x.clone()))
+
+    y = torch.randn(10, dtype=torch.float64)
+    second = new(y)
+    for _ in range(7):
+        second.step()
+    y.copy_(here)
+    second.state = copy.deepcopy(state)
+    for point, loss in zip(path, rest, strict=True):
+        assert torch.equal(second.step(), loss)
+        assert torch.equal(y, point)
+    assert (first.finished, first.last_step) == (second.finished, second.last_step)
+    assert repr(state) == repr(kept)
+
+
 # --- on the ELBO of a model ---
 
 
@@ -311,7 +350,7 @@ def test_a_fit_is_as_good_as_that_of_scipy(model):
     strong = Priors(sigma=Fixed(0.1), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
     train = simulate(PMF(2, priors=strong), 30, 20, 400, seed=1)[0].to(dtype=torch.float64)
     with isolated_random_state(0):
-        objective = pose(model, "normal", train, scales={})
+        objective = pose(model, train, VI(), scales={})
         leaves = [leaf for _, leaf in objective.parameters()]
     vector = torch.cat([leaf.detach().flatten() for leaf in leaves])
     parts = vector.split([leaf.numel() for leaf in leaves])
@@ -328,8 +367,8 @@ def test_a_fit_is_as_good_as_that_of_scipy(model):
     best = optimize.minimize(
         loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options
     )
-    fitted = fit(model, train, tolerance=1e-4, learn_scales="elbo", progress=False)
+    fitted = fit(model, train, VI(tolerance=1e-4, learn_scales="elbo"), progress=False)
     assert fitted.converged
-    elbo = fitted.history["elbo"]
+    elbo = fitted.steps["elbo"]
     assert elbo.iloc[0] == pytest.approx(-loss_and_gradient(start)[0])
     assert elbo.iloc[-1] > -best.fun - 0.1

@@ -1,0 +1,222 @@
+"""Options of each kind of inference: checked when stated, and only those that belong to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+
+from pyro_pmf import HMC, MAP, NUTS, PMF, VI, FitError, fit
+from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.methods import as_method
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    return simulate(PMF(0), 12, 8, 60)[0]
+
+
+# --- what they are ---
+
+
+def test_defaults():
+    ascent = {
+        "max_steps": 2000,
+        "learning_rate": 0.03,
+        "tolerance": 3e-4,
+        "batches": 1,
+        "n_draws": 100,
+    }
+    assert asdict(MAP()) == ascent
+    assert asdict(VI()) == ascent | {"guide": None, "learn_scales": None}
+    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500, "n_chains": 2}
+    chains = {"n_draws": 150, "n_warmup": 100, "n_chains": 2}
+    assert asdict(HMC()) == chains | {"start": asdict(VI())}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("map", MAP()), ("vi", VI()), ("nuts", NUTS()), ("hmc", HMC())]
+)
+def test_a_name_stands_for_the_defaults(name, method):
+    assert as_method(name) == method
+    assert as_method(method) is method
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (MAP(), "max_steps"),
+        (VI(), "guide"),
+        (VI(), "learn_scales"),
+        (NUTS(), "n_draws"),
+        (HMC(), "start"),
+    ],
+)
+def test_they_are_frozen(method, name):
+    with pytest.raises(FrozenInstanceError):
+        setattr(method, name, 7)
+
+
+def test_they_are_equal_where_their_options_are():
+    assert VI(max_steps=5) == VI(max_steps=5) == replace(VI(), max_steps=5)
+    assert len({MAP(), MAP(), VI(), VI(tolerance=1.0)}) == 3
+    assert MAP() != VI()
+    assert HMC(start=VI(max_steps=5)) != HMC()
+
+
+@pytest.mark.parametrize("method", [MAP, VI])
+def test_what_an_ascent_may_be_given(method):
+    chosen = method(max_steps=1, learning_rate=1, tolerance=1e-9, batches=7, n_draws=1)
+    assert (chosen.max_steps, chosen.learning_rate, chosen.batches) == (1, 1, 7)
+
+
+@pytest.mark.parametrize("guide", [AutoDelta, AutoNormal(PMF(0)), lambda ratings: None])
+def test_guides(guide):
+    assert VI(guide=guide).guide is guide
+
+
+@pytest.mark.parametrize("learn_scales", ["held_out", "elbo", None])
+def test_ways_to_learn_scales(learn_scales):
+    assert VI(learn_scales=learn_scales).learn_scales == learn_scales
+
+
+# --- options that cannot be ---
+
+
+@pytest.mark.parametrize("method", [MAP, VI])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be .*not 0"),
+        ({"max_steps": 2.5}, "max_steps must be .*not 2.5"),
+        ({"max_steps": True}, "max_steps must be .*not True"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive number, not -1"),
+        ({"learning_rate": math.nan}, "learning_rate must be a positive number, not nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be a positive number, not inf"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a positive number, not '0.1'"),
+        ({"tolerance": 0.0}, "tolerance must be a positive number"),
+        ({"tolerance": None}, "tolerance must be a positive number, not None"),
+        ({"n_draws": 0}, "n_draws must be .*not 0"),
+        ({"batches": 0}, "batches must be .*not 0"),
+        ({"batches": 2.0}, "batches must be .*not 2.0"),
+        ({"batches": "2"}, "batches must be .*not '2'"),
+    ],
+)
+def test_impossible_options_of_an_ascent(method, options, message):
+    with pytest.raises(FitError, match=message):
+        method(**options)
+    with pytest.raises(FitError, match=message):
+        replace(method(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide": "laplace"}, "guide must be.*not 'laplace'"),
+        ({"guide": "delta"}, "guide must be.*not 'delta'"),
+        ({"guide": 3}, "guide must be.*not 3"),
+        ({"learn_scales": "always"}, 'learn_scales must be "held_out", "elbo" or None'),
+        ({"learn_scales": True}, "learn_scales must be .*not True"),
+        ({"learn_scales": "elbo", "guide": AutoDelta}, "leave guide out, or learn_scales"),
+        ({"learn_scales": "held_out", "guide": AutoNormal(PMF(0))}, "leave guide out"),
+    ],
+)
+def test_impossible_options_of_variational_inference(options, message):
+    with pytest.raises(FitError, match=message):
+        VI(**options)
+
+
+@pytest.mark.parametrize("method", [NUTS, HMC])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_draws": 3}, r"n_draws must be 4, 5, 6, \.\.\., not 3"),
+        ({"n_draws": 20.0}, "n_draws must be .*not 20.0"),
+        ({"n_warmup": 0}, "n_warmup must be .*not 0"),
+        ({"n_warmup": "5"}, "n_warmup must be .*not '5'"),
+        ({"n_chains": 0}, "n_chains must be .*not 0"),
+        ({"n_chains": True}, "n_chains must be .*not True"),
+    ],
+)
+def test_impossible_options_of_chains(method, options, message):
+    with pytest.raises(FitError, match=message):
+        method(**options)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "vi",
+        None,
+        VI,
+        MAP(),
+        NUTS(),
+        VI(guide=AutoDelta),
+        VI(learn_scales="elbo"),
+        VI(learn_scales="held_out"),
+        VI(batches=2),
+    ],
+    ids=str,
+)
+def test_what_chains_cannot_start_from(start):
+    with pytest.raises(FitError, match="HMC starts from VI with the default guide"):
+        HMC(start=start)
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        (MAP, "guide"),
+        (MAP, "learn_scales"),
+        (MAP, "n_chains"),
+        (VI, "n_warmup"),
+        (VI, "n_chains"),
+        (VI, "start"),
+        (NUTS, "max_steps"),
+        (NUTS, "tolerance"),
+        (NUTS, "guide"),
+        (NUTS, "start"),
+        (HMC, "max_steps"),
+        (HMC, "learning_rate"),
+        (HMC, "batches"),
+        (HMC, "guide"),
+        (HMC, "learn_scales"),
+    ],
+)
+def test_options_of_one_method_are_none_of_another(method, option):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        method(**{option: 3})
+
+
+# --- what `fit` takes ---
+
+
+@pytest.mark.parametrize("method", ["nonsense", "VI", "normal", "svi", "", None, 3, ["vi"]])
+def test_what_is_no_method(ratings, method):
+    with pytest.raises(FitError, match='method must be one of "map", "vi", "nuts", "hmc"'):
+        fit(PMF(0), ratings, method, progress=False)
+
+
+@pytest.mark.parametrize("method", [VI, AutoNormal, AutoDelta(PMF(0)), torch.optim.Adam])
+def test_a_class_or_a_guide_is_no_method(ratings, method):
+    with pytest.raises(FitError, match="method must be one of"):
+        fit(PMF(0), ratings, method=method, progress=False)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["max_steps", "tolerance", "guide", "learn_scales", "batches", "n_draws", "inference"],
+)
+def test_fit_has_no_options_of_a_method(ratings, option):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        fit(PMF(0), ratings, **{option: 3})
+
+
+@pytest.mark.parametrize(("name", "method"), [("vi", VI()), ("map", MAP())])
+def test_a_fit_by_name_is_that_of_the_defaults(ratings, name, method):
+    by_name, by_options = (fit(PMF(0), ratings, m, progress=False) for m in (name, method))
+    assert by_name.steps["elbo"].tolist() == by_options.steps["elbo"].tolist()
+    assert len(by_name.steps) > 1

@@ -1,0 +1,92 @@
+"""The pages: their code runs, their links lead somewhere, their lines are short."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRINTED = ROOT / "benchmarks" / "results"  # by the benchmarks, tables wider than a page
+LONGEST = 120
+
+
+def pages() -> list[Path]:
+    """Return the Markdown files that belong to the project."""
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")]
+    return sorted(found)
+
+
+def code_of(page: Path) -> list[str]:
+    """Return the blocks of Python code on a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def films(tmp_path, monkeypatch) -> None:
+    """Write a small ratings.csv like MovieLens' into the working directory."""
+    generator = np.random.default_rng(0)
+    cells = generator.choice(50 * 60, 1400, replace=False)
+    user, item = np.divmod(np.sort(cells), 60)
+    score = generator.normal(size=50)[user] + generator.normal(size=60)[item]
+    stars = (3.25 + 0.7 * score + 0.7 * generator.normal(size=len(user))).clip(0.5, 5)
+    frame = pd.DataFrame({"userId": user, "movieId": item, "rating": (2 * stars).round() / 2})
+    frame.to_csv(tmp_path / "ratings.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_code_of_the_readme_runs(films, monkeypatch):
+    """Every block in turn, as a reader types them; progress bars and figures are not looked at."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    blocks = code_of(ROOT / "README.md")
+    assert len(blocks) >= 4
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # no factors in so few ratings; high Pareto k
+        for block in blocks:
+            quick = block.replace("for K in (4, 8, 16)", "for K in (2,)")  # a third of the time
+            exec(compile(quick, "README.md", "exec"), names)
+    pyplot.close("all")
+    assert Path("movies.pmf").is_dir()
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_lines_are_short(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    long = [(k, len(line)) for k, line in enumerate(lines, 1) if len(line) > LONGEST]
+    assert long == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_module_of_the_package_is_where_the_pages_say():
+    """Paths below pyro_pmf/ that a page names are there."""
+    for page in pages():
+        if page.name == "CHANGELOG.md":
+            continue
+        for path in re.findall(r"`(pyro_pmf/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / path).exists(), f"{name(page)}: {path}"
+
+
+def test_make_targets_that_the_pages_name():
+    """Every `make TARGET` on a page is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page in pages():
+        for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
+            assert target in targets, f"{name(page)}: make {target}"
