@@ -10,11 +10,11 @@ from pyro_pmf.errors import PMFError
 _MOST = 2**32 - 1  # NumPy's largest seed
 
 
-def require_seed(value: Any) -> None:
-    """Raise `PMFError` unless a value is a seed: an integer from 0 to 2^32 - 1."""
-    require_integer("seed", value, least=0)
+def require_seed(value: Any, error: type[PMFError] = PMFError) -> None:
+    """Raise an error of a class unless a value is a seed: an integer from 0 to 2^32 - 1."""
+    require_integer("seed", value, least=0, error=error)
     if int(value) > _MOST:
-        raise PMFError(f"seed must be at most {_MOST}, not {value!r}")
+        raise error(f"seed must be at most {_MOST}, not {value!r}")
 
 
 def require_integer(

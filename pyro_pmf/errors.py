@@ -35,7 +35,7 @@ def warn(message: str) -> None:
     depth, frame = 1, inspect.currentframe()
     while frame is not None and _package(frame.f_globals) in _BETWEEN:
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=max(1, depth - 1))
+    warnings.warn(message, UserWarning, stacklevel=depth)
 
 
 def _package(module_globals: dict[str, object]) -> str:

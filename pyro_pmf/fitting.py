@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_seed
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.mcmc.chains import sample_chains
@@ -154,7 +154,7 @@ def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: 
     _refuse_unbounded(model, ratings)
     if isinstance(method, NUTS):
         if run.on_step is not None:
-            raise FitError("NUTS has no steps of an ELBO and takes no callback.")
+            raise FitError("NUTS maximizes no ELBO and takes no callback: leave callback out.")
         train = ratings.to("cpu", run.dtype or torch.float64)  # cheap for few ratings
         return sample_chains(model, train, method, run, None)
     with warnings.catch_warnings():
@@ -166,7 +166,9 @@ def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: 
 def _learn_scales(model: Any, ratings: Ratings, method: VI, run: Run) -> Mapping[str, float]:
     """Return the standard deviations that the last fit holds; none if they are latents."""
     if not terms_of(model):
-        raise FitError(f"learn_scales={method.learn_scales!r} is for a PMF.")
+        raise FitError(
+            f"learn_scales={method.learn_scales!r} needs a PMF: leave learn_scales out."
+        )
     if method.learn_scales == "elbo":
         return {}
     quick = replace(method, tolerance=_ROUGHER * method.tolerance)
@@ -184,17 +186,22 @@ def _check_arguments(
     model: Callable[..., Any], ratings: Ratings, seed: int, dtype: torch.dtype | None
 ) -> None:
     if not isinstance(ratings, Ratings) or ratings.value is None:
-        raise FitError("Give Ratings with values: Ratings.from_frame(frame, ...).")
+        raise FitError(
+            "Give Ratings with values: Ratings.from_frame(frame), with a column of ratings."
+        )
     if len(ratings) < 2 or ratings.value.min() == ratings.value.max():
-        raise FitError("These ratings do not differ: there is nothing to learn from them.")
+        raise FitError(
+            "These ratings do not differ, so there is nothing to learn: give at least two values."
+        )
     if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
         raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
-    require_integer("seed", seed, least=0, error=FitError)
+    require_seed(seed, error=FitError)
     likelihood = likelihood_of(model)
     if likelihood is not None and likelihood.has_bounds and not ratings.transform.bounds:
         raise FitError(
-            f"These ratings have no lowest and no highest value, and {likelihood} keeps to such "
-            "bounds. Give PMF(likelihood=NormalIdentity()), or a likelihood of counts."
+            f"These ratings have no lowest and no highest value, and {likelihood} needs both. "
+            'Give PMF(likelihood=NormalIdentity()), or make the Ratings with transform="unit"; '
+            'for counts, transform="count" with PMF(likelihood=NegativeBinomialLog()).'
         )
 
 
@@ -213,9 +220,9 @@ def _refuse_unbounded(model: Any, ratings: Ratings) -> None:
     if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
         sides = " and ".join(term.plate.removesuffix("s") for term in noise)
         raise FitError(
-            f"These ratings have {n_levels} levels. A continuous likelihood whose noise differs "
-            f"by {sides} can meet the ratings of some rows exactly, with their noise near zero. "
-            "The density is then unbounded, and draws from the posterior end there. Give "
-            "PMF(likelihood=OrderedLogit(n_levels)) if the levels are evenly spaced, or "
-            'noise="shared".'
+            f"These ratings have {n_levels} levels. A continuous likelihood with noise per "
+            f"{sides} then has an unbounded density: some rows are met exactly with noise near "
+            "zero, and chains get stuck there. If the levels are evenly spaced, give "
+            "PMF(likelihood=OrderedLogit(n)), with n levels from the lowest to the highest "
+            'rating; otherwise PMF(noise="shared").'
         )

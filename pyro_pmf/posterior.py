@@ -175,7 +175,7 @@ class Posterior(Learned):
         if by is None:
             return summarize(scores)
         if by not in ("user", "item"):
-            raise PMFError(f'by must be "user" or "item", not {by!r}')
+            raise PMFError(f'by must be "user" or "item", not {by!r}.')
         return summarize_by(scores, scores[f"n_{by}"])
 
     def sample(

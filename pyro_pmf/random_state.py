@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 
 from pyro_pmf.arguments import require_seed
+
+
+def take_random_state() -> dict[str, Any]:
+    """Return the random states of Python, NumPy and torch, those of all GPUs included."""
+    return get_rng_state() | {"cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Go back to a state that `take_random_state` returned."""
+    set_rng_state({name: part for name, part in state.items() if name != "cuda"})
+    torch.cuda.set_rng_state_all(state["cuda"])
 
 
 @contextmanager

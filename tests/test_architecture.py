@@ -112,9 +112,19 @@ def test_every_room_is_in_the_law():
 
 @pytest.mark.parametrize("file", files(), ids=module_of)
 def test_files_and_functions_can_be_held_in_the_head(file):
-    """At most 400 lines a file, and 60 a function, its docstring not counted."""
+    """At most 400 lines a file, and 60 a function, docstrings not counted.
+
+    Docstrings are the reference of the public functions; a longer one is no harder to hold.
+    """
     source = file.read_text()
-    assert len(source.splitlines()) <= 400
+    documented = [ast.Module, ast.ClassDef, ast.FunctionDef]
+    docstrings = [
+        node.body[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, tuple(documented)) and ast.get_docstring(node) is not None
+    ]
+    n_documentation = sum((d.end_lineno or 0) - d.lineno + 1 for d in docstrings)
+    assert len(source.splitlines()) - n_documentation <= 400
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             documented = ast.get_docstring(node) is not None

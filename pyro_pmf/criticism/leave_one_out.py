@@ -114,12 +114,12 @@ def compare(
     """
     if len(posteriors) < 2:
         raise PMFError(
-            f"A comparison needs at least two posteriors by name, not {len(posteriors)}"
+            f"A comparison needs at least two posteriors by name, not {len(posteriors)}."
         )
     if len({_level_width(learned) is None for learned in posteriors.values()}) > 1:
         raise PMFError(
-            "Some of these models give a rating a density, others a level a probability, and the "
-            "two cannot be compared: hold ratings out and compare the log_loss of "
+            "Some of these models have the density of a rating, others the probability of a "
+            "level. These are not comparable: hold ratings out and compare the log_loss of "
             "posterior.evaluate(test, levels=...)."
         )
     results = {
@@ -272,7 +272,7 @@ def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed
     if wrong.any():
         raise PMFError(
             f"{wrong.sum()} of {len(frame)} pairs are not among the training ratings, or have "
-            f"another rating there; only those were there to leave out. The first:\n"
+            f"another rating there. Give only training ratings. The first wrong pairs:\n"
             f"{frame[wrong].head()}"
         )
     if not len(frame):
@@ -280,8 +280,8 @@ def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed
     data = to_arviz(learned, frame, n_draws=n_draws, seed=seed)
     if not np.ptp(data["log_likelihood"]["rating"].to_numpy(), (0, 1)).any():
         raise PMFError(
-            "This is a point estimate, which says nothing of how it would be without a rating: "
-            'fit with method="vi", or hold ratings out.'
+            "Leave-one-out needs draws from a posterior, and this is a point estimate: fit with "
+            'method="vi", or hold ratings out.'
         )
     return data
 
@@ -305,9 +305,9 @@ def _warn_of_k(results: Mapping[str, Any]) -> None:
     if said:
         threshold = max(result.good_k for result in results.values())
         warn(
-            f"Pareto k is above {threshold:.2f} for {', '.join(said)} ratings: the posterior "
-            "changes too much without them for importance sampling, and their estimates are not "
-            "to be relied on. More draws may help; held-out ratings do."
+            f"Pareto k is above {threshold:.2f} for {', '.join(said)} ratings. Without them the "
+            "posterior changes too much for importance sampling, so their estimates are "
+            "unreliable. Raise n_draws, which may help, or hold ratings out, which does."
         )
 
 

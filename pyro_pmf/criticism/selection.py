@@ -75,9 +75,9 @@ def cross_validate(
             discrete.add(is_discrete(posterior))
             if levels is None and len(discrete) > 1:
                 raise PMFError(
-                    "Some of these models give a rating a density, others a level a probability, "
-                    "and the two cannot be compared: give levels=(1, 2, ...), the ratings that "
-                    "there can be."
+                    "Some of these models have the density of a rating, others the probability of "
+                    "a level. These are not comparable: give levels=(1, 2, ...), all possible "
+                    "ratings."
                 )
             scores[name].append(posterior.scores(test, levels=levels))
     loss = "nll" if levels is None else "log_loss"

@@ -65,7 +65,9 @@ def draws_memory(n_latents: int, n_draws: int, n_chains: int, dtype: torch.dtype
     return n_latents * n_draws * n_chains * dtype.itemsize
 
 
-def require_memory(needed: int, device: torch.device, remedy: str = "Raise batches") -> None:
+def require_memory(
+    needed: int, device: torch.device, remedy: str = "Raise batches (of VI or MAP)"
+) -> None:
     """Refuse a fit that needs more memory than is free.
 
     Parameters
@@ -86,7 +88,7 @@ def require_memory(needed: int, device: torch.device, remedy: str = "Raise batch
     if needed > free:
         raise FitError(
             f"This fit needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on "
-            f"{device.type}. {remedy}, or take fewer n_factors or dtype=torch.float32."
+            f"{device.type}. {remedy}, reduce n_factors, or give dtype=torch.float32."
         )
 
 

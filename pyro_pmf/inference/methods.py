@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from pyro_pmf.arguments import require_integer
@@ -48,7 +49,8 @@ class Ascent:
             require_integer(name, getattr(self, name), error=FitError)
         for name in ("learning_rate", "tolerance"):
             number = getattr(self, name)
-            if not isinstance(number, int | float) or not 0 < number < math.inf:
+            is_number = isinstance(number, Real) and not isinstance(number, bool)
+            if not is_number or not 0 < float(number) < math.inf:
                 raise FitError(f"{name} must be a positive number, not {number!r}.")
 
 
@@ -123,14 +125,14 @@ class VI(Ascent):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.guide is not None and not callable(self.guide):
-            raise FitError(f"guide must be a Pyro guide or a class of guides, not {self.guide!r}.")
+            raise FitError(f"guide must be a Pyro guide or a guide class, not {self.guide!r}.")
         if self.learn_scales not in (None, *get_args(LearnScales)):
             raise FitError(
                 f'learn_scales must be "held_out", "elbo" or None, not {self.learn_scales!r}.'
             )
         if self.guide is not None and self.learn_scales is not None:
             raise FitError(
-                "learn_scales is for the default guide: leave guide out, or learn_scales."
+                "learn_scales needs the default guide: leave out either guide or learn_scales."
             )
 
 
@@ -245,4 +247,7 @@ def as_method(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     names = ", ".join(f'"{name}"' for name in _BY_NAME)
-    raise FitError(f"method must be one of {names}, or MAP(...), VI(...), ..., not {method!r}.")
+    raise FitError(
+        f"method must be one of {names}, or MAP(...), VI(...), NUTS(...) or HMC(...), "
+        f"not {method!r}."
+    )

@@ -72,8 +72,10 @@ def as_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise FitError(f'device must be "auto", "cpu" or "cuda", not {device!r}.') from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise FitError(f"device={str(device)!r} was asked for and torch finds no GPU.")
+        raise FitError(
+            f'device={str(device)!r} needs a GPU, and torch finds none: give device="cpu".'
+        )
     return chosen

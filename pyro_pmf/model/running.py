@@ -111,8 +111,7 @@ def run(
     """
     given = {"history": history} if takes_history(model) else {}
     with _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(model).get_trace(pairs.without_values(), **given)
-    return trace.nodes
+        return sites_of(model, pairs.without_values(), **given)
 
 
 def takes_history(model: Callable[..., Any]) -> bool:

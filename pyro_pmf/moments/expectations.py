@@ -67,6 +67,8 @@ def expected_log_prob(fn: Distribution, value: Value) -> Tensor:
             raise NoClosedForm(f"a latent with a {type(fn).__name__} of random parameters")
         rule = value.quadrature()
         return rule.expectation(fn.log_prob(rule.nodes))
+    if fn.event_shape:  # the nodes of a quadrature would move all entries of a vector together
+        raise NoClosedForm(f"a {type(fn).__name__} of random parameters")
     terms = [weight * part.log_prob(value) for weight, part in components(fn)]
     return torch.stack(terms).sum(0)
 

@@ -60,13 +60,14 @@ class Uncertain(ABC):
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if func not in _RULES:
+        named = kwargs and func not in (dot, weighted_sum)  # such as alpha= and out=
+        if func not in _RULES or named:
             raise NoClosedForm(f"{getattr(func, '__name__', func)} of a random quantity")
         return _RULES[func](*args, **(kwargs or {}))
 
     # Tensor methods that pyro.plate, pyro.deterministic and constructors of distributions call.
-    def size(self) -> Size:
-        return self.shape
+    def size(self, dim: int | None = None) -> Size | int:
+        return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
         return len(self.shape)
@@ -103,15 +104,17 @@ class Uncertain(ABC):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         raise NoClosedForm(f"the method or attribute {name!r} of a random quantity")
 
-    def _refuse(self, *_: object) -> Any:
+    def _refuse(self, *_: object, **__: object) -> Any:
         raise NoClosedForm("this use of a random quantity as a number")
 
     # Python's other operators and conversions, which have no closed form here.
     __sub__ = __rsub__ = __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = _refuse
-    __rtruediv__ = __matmul__ = __rmatmul__ = __floordiv__ = __mod__ = _refuse
-    __float__ = __int__ = __index__ = __len__ = __array__ = _refuse
+    __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __divmod__ = __rdivmod__ = _refuse
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _refuse
+    __float__ = __int__ = __index__ = __len__ = __array__ = __round__ = __format__ = _refuse
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse
-    __hash__ = None  # type: ignore[assignment]
+    __setitem__ = __hash__ = _refuse
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,8 +55,8 @@ class DiscretePredictive(PosteriorPredictive):
         part = parts[0][1]
         if not isinstance(self.transform, Affine):
             raise PMFError(
-                f"{type(part).__name__} is of evenly spaced levels, which {self.transform} does "
-                'not leave so: make the Ratings with transform="unit" or "count".'
+                f"{type(part).__name__} needs evenly spaced levels, and {self.transform} does not "
+                'keep them so: make the Ratings with transform="unit" or "count".'
             )
         self.spacing = getattr(part, "spacing", 1.0)
         n_levels = getattr(part, "n_levels", 2 if isinstance(part, Bernoulli) else None)
@@ -77,7 +77,9 @@ class DiscretePredictive(PosteriorPredictive):
         position = self._position(levels[level])
         nearest = position.round().clamp(0, self.last)
         if ((position - nearest).abs() > ON_LEVEL).any():
-            raise PMFError(f"The model has other levels than {levels.tolist()}.")
+            raise PMFError(
+                f"The model has other levels than {levels.tolist()}: give only levels that it has."
+            )
         return self.log_prob(levels[level])
 
     def log_mass(self, count: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ class DiscretePredictive(PosteriorPredictive):
             If there is no highest level.
         """
         if self.levels is None:
-            raise PMFError("Counts have no highest level: use level_probabilities with some.")
+            raise PMFError("Counts have no highest level: use level_probabilities(levels).")
         return self.level_probabilities(self.levels)
 
     def cdf(self, rating: Tensor | float) -> Tensor:

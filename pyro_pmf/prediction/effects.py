@@ -51,7 +51,10 @@ def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9
     tail, train = [(1 - interval) / 2, (1 + interval) / 2], learned.ratings
     own = [term for term in terms_of(learned.model) if term.plate == f"{of}s" and term.in_score]
     if not own:
-        raise PMFError(f"The model states no {of} biases and no factors: see PMF.terms.")
+        raise PMFError(
+            f"The model states no {of} biases and no factors: give a PMF that has either, or a "
+            "model with terms as in PMF.terms."
+        )
     if learned.n_draws is None:
         mean, var = _effect(own, learned.latents)
         sd = var.sqrt()
@@ -95,7 +98,7 @@ def factor_norms(learned: Learned) -> pd.DataFrame:
     """
     factors = terms_of(learned.model).factors
     if factors is None:
-        raise PMFError("The model states no factors: see PMF.terms.")
+        raise PMFError("The model states no factors: give a PMF with n_factors of at least 1.")
     U, V = (_moments(learned.latents[factor.site])[0] for factor in factors)
     if learned.n_draws is None:
         U, V = U[None], V[None]

@@ -144,8 +144,9 @@ def _posterior(
     if isinstance(names, str):
         names = [names]
     runs = [run_at_first(learned, draw) for draw in draws]
-    known = [name for name, site in runs[0].items() if site["type"] == "sample"]
-    if missing := set(names) - set(known) | {"rating"} & set(names):
+    sampled = [name for name, site in runs[0].items() if site["type"] == "sample"]
+    known = [name for name in sampled if name != "rating"]
+    if missing := set(names) - set(known):
         raise PMFError(f"The model has no latent site {sorted(missing)}; it has {known}.")
     dims = {}
     for name in names:

@@ -190,8 +190,8 @@ class PosteriorPredictive(ABC):
         except NotImplementedError as error:
             family = type(self.parts[0][1]).__name__
             raise PMFError(
-                f"A rating that is {family} has no interval here, since torch has no quantiles of "
-                "it: use Posterior.sample."
+                f"torch has no quantiles of {family}, so its ratings have no interval: use "
+                "Posterior.sample."
             ) from error
         return self._clip(lower), self._clip(upper)
 
@@ -261,11 +261,13 @@ def locate_levels(
     levels = torch.as_tensor(levels, dtype=torch.float64)
     gaps = levels.diff()
     if not (len(levels) and levels.isfinite().all() and (gaps > 0).all()):
-        raise PMFError(f"levels must be numbers that ascend, not {levels.tolist()}")
+        raise PMFError(f"levels must be finite numbers that ascend, not {levels.tolist()}.")
     rating = torch.as_tensor(rating, dtype=torch.float64).contiguous()
     level = torch.searchsorted(levels[:-1] + gaps / 2, rating)
     off = (rating - levels[level]).abs() > ON_LEVEL * (gaps.min() if len(gaps) else 1.0)
     if off.any():
         wrong = rating[off][:5].tolist()
-        raise PMFError(f"Ratings that are none of the levels, such as {wrong}: add them.")
+        raise PMFError(
+            f"Some ratings are none of the levels, such as {wrong}: add them to levels."
+        )
     return levels, level

@@ -46,7 +46,7 @@ def predict(
         As for `Posterior.predict`.
     """
     if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
-        raise PMFError(f"at_least must be a rating, not {at_least!r}")
+        raise PMFError(f"at_least must be a rating, a finite number, not {at_least!r}.")
     where = LocatedPairs.of(learned, pairs)
     names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)
     columns = {name: np.empty(len(where)) for name in names}
@@ -89,8 +89,8 @@ def predict_levels(
         chosen = predictive.levels if levels is None else torch.tensor(levels, dtype=torch.float64)
         if chosen is None:
             raise PMFError(
-                "These ratings have no levels of their own: say of which you want to know the "
-                "probabilities, as levels=(1, 2, 3, 4, 5)."
+                "These ratings have no levels of their own: give the possible ratings, as in "
+                "levels=(1, 2, 3, 4, 5)."
             )
         chances = predictive.level_probabilities(chosen).numpy()
         parts.append(pd.DataFrame(chances, index=rows, columns=chosen.tolist()))

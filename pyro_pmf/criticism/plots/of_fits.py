@@ -130,7 +130,10 @@ def plot_scales(posterior: Posterior, interval: float = 0.9, ax: Axes | None = N
     require_probability("interval", interval)
     draws = _scale_draws(posterior)
     if not draws:
-        raise PMFError("There is nothing to plot: no latent site is a scalar named sigma...")
+        raise PMFError(
+            "There is nothing to plot: the model has no scalar latent whose name starts with "
+            "sigma."
+        )
     tail = (1 - interval) / 2
     labels = _labels(posterior)
     order = [*labels, *draws]

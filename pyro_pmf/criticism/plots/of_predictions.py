@@ -22,7 +22,7 @@ from pyro_pmf.criticism.plots.style import (
     legend_above,
     style_rows,
 )
-from pyro_pmf.data.ratings import Ratings, observed
+from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import RatingsError
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.metrics import calibration, pit_histogram
@@ -296,19 +296,8 @@ def plot_user(
         If ``ratings`` has none of this user.
     """
     require_integer("n", n)
-    frame = ratings.to_frame() if isinstance(ratings, Ratings) else ratings
-    theirs = frame[frame["user"] == user]
-    if theirs.empty:
-        raise RatingsError(f"User {user!r} has none of these ratings.")
-    scores = posterior.scores(theirs, interval)
-    predicted = posterior.predict(theirs, interval).assign(
-        rating=observed(theirs), inside=scores["covered"].to_numpy()
-    )
-    predicted = predicted.sort_values(["mean", "item"], ignore_index=True)
-    n_shown = min(n, len(predicted))
-    shown = predicted.iloc[np.linspace(0, len(predicted) - 1, n_shown).round().astype(int)]
-    inside = shown["inside"]
-
+    shown = _predictions_of_user(posterior, ratings, user, n, interval)
+    n_shown = len(shown)
     ax = axes_or_new(ax, (7.6, 1.5 + 0.26 * n_shown))
     height = np.arange(n_shown)
     ax.hlines(
@@ -321,23 +310,7 @@ def plot_user(
         label=f"{interval:.0%} interval",
     )
     ax.plot(shown["mean"], height, "|", color=BLUE, ms=9, mew=2.2, label="mean")
-    for among, marker, colour, label in (
-        (inside, "o", "black", "rating inside"),
-        (~inside, "X", VERMILLION, "outside"),
-    ):
-        if among.any():
-            ax.plot(
-                shown["rating"][among],
-                height[among],
-                marker,
-                color=colour,
-                markersize=7.5,
-                markeredgecolor="white",
-                markeredgewidth=0.8,
-                label=label,
-                clip_on=False,
-                zorder=3,
-            )
+    _mark_ratings(ax, shown)
     names = dict(titles) if titles is not None else {}
     ax.set_yticks(height, [_short(names.get(item, item), item) for item in shown["item"]])
     bounds = posterior.ratings.transform.bounds
@@ -350,13 +323,53 @@ def plot_user(
         xlabel=f"Rating ({low:g} to {high:g})" if bounds else "Rating",
     )
     style_rows(ax)
-    ax.set_title(
-        f"User {user}: {inside.sum()} of {n_shown} held-out ratings inside",
-        loc="left",
-        pad=LEGEND_HEIGHT,
-    )
+    title = f"User {user}: {shown['inside'].sum()} of {n_shown} held-out ratings inside"
+    ax.set_title(title, loc="left", pad=LEGEND_HEIGHT)
     legend_above(ax)
     return ax
+
+
+def _predictions_of_user(
+    posterior: Posterior,
+    ratings: Ratings | pd.DataFrame,
+    user: Hashable,
+    n: int,
+    interval: float,
+) -> pd.DataFrame:
+    """Predict the ratings of a user, the lowest first; of more than n, n evenly spaced ones."""
+    frame = as_frame(ratings)
+    theirs = frame[frame["user"] == user]
+    if theirs.empty:
+        raise RatingsError(f"User {user!r} has none of these ratings.")
+    scores = posterior.scores(theirs, interval)
+    predicted = posterior.predict(theirs, interval).assign(
+        rating=observed(theirs), inside=scores["covered"].to_numpy()
+    )
+    predicted = predicted.sort_values(["mean", "item"], ignore_index=True)
+    chosen = np.linspace(0, len(predicted) - 1, min(n, len(predicted))).round().astype(int)
+    return predicted.iloc[chosen]
+
+
+def _mark_ratings(ax: Axes, shown: pd.DataFrame) -> None:
+    """Draw the ratings, those outside their intervals by a mark of their own."""
+    height, inside = np.arange(len(shown)), shown["inside"].to_numpy(bool)
+    for among, marker, colour, label in (
+        (inside, "o", "black", "rating inside"),
+        (~inside, "X", VERMILLION, "outside"),
+    ):
+        if among.any():
+            ax.plot(
+                shown["rating"].to_numpy()[among],
+                height[among],
+                marker,
+                color=colour,
+                markersize=7.5,
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+                label=label,
+                clip_on=False,
+                zorder=3,
+            )
 
 
 def _named(posteriors: Posterior | Mapping[str, Posterior]) -> Mapping[str, Posterior]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 from pyro.infer.mcmc import HMC as PyroHMC
 from pyro.infer.mcmc import NUTS as PyroNUTS
@@ -132,6 +133,7 @@ def sample_chains(
                     shape = method.n_chains * method.n_draws, *draws.shape[1:]
                     latents[name] = draws.new_empty(shape)
                 latents[name][here] = draws
+            del chain, draws  # or two chains are held while the next one runs
     steps = pd.DataFrame(rows)
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     quantities = identified(terms_of(model), latents)
@@ -162,7 +164,7 @@ def plan_chains(
     """
     starts: list[Tensor | None] = [None] * method.n_chains
     whitening = None
-    with isolated_random_state(run.seed):
+    with isolated_random_state(run.seed), pyro.get_param_store().scope():
         require_possible(model, ratings)
         coordinates = Coordinates(model, ratings)
         require_memory(
@@ -170,7 +172,7 @@ def plan_chains(
                 coordinates.n_latents, method.n_draws, method.n_chains + 1, ratings.dtype
             ),
             ratings.device,
-            "Take fewer n_draws",
+            "Reduce n_draws",
         )
         if approximation is not None:
             whitening = coordinates.whiten(approximation)
@@ -198,7 +200,7 @@ def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> 
         Draws of the chain.
     """
     method = task.method
-    with isolated_random_state(task.seed):
+    with isolated_random_state(task.seed), pyro.get_param_store().scope():
         coordinates = Coordinates(task.model, task.ratings, task.whitening)
         kernel = _JitteredHMC(coordinates) if isinstance(method, HMC) else _nuts(coordinates)
         z = coordinates.first() if task.start is None else task.start

@@ -75,7 +75,10 @@ class Coordinates:
         stated = dict(trace_of(model, ratings).iter_stochastic_nodes())
         for name, site in stated.items():
             if site["fn"].has_enumerate_support:
-                raise FitError(f"Site {name!r} is discrete: only continuous latents are sampled.")
+                raise FitError(
+                    f"Site {name!r} is discrete, and chains sample only continuous latents: sum "
+                    "it out in the model."
+                )
         self.sites = {name: site["value"].shape for name, site in stated.items()}
         self._model = model
         if reparametrized := centring_for_sampling(model, ratings):

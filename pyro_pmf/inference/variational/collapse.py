@@ -37,19 +37,19 @@ def refuse_collapse(learned: Learned, objective: Objective) -> None:
         raise FitError(
             "The point estimate collapsed: U_i . V_j is zero for every pair, with "
             f"{_scales(learned)}. "
-            "Where the factors are strong, sigma_U and sigma_V are larger, and sigma is smaller: "
-            "give Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)), or learn them "
-            'with method="vi". Or the ratings hold no more than biases: n_factors=0 fits those.'
+            'Integrate the factors out with method="vi", or hold larger sigma_U and sigma_V and a '
+            "smaller sigma, by Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)). "
+            "If the ratings hold no more than biases, give n_factors=0."
         )
     for name in objective.scalar_scales:
         value: Any = learned.latents[name]
         scale = float(value if learned.n_draws is None else value[0])
         if scale < _COLLAPSED_SCALE:
             raise FitError(
-                f"The point estimate collapsed: {name} is {scale:.1e}. The joint density of "
-                "latents and a free standard deviation grows without bound as both shrink, or as "
-                "noise goes to zero where the ratings can be interpolated. Fix it, as with "
-                f'Priors({name}=Fixed(...)), or integrate the latents out with method="vi".'
+                f"The point estimate collapsed: {name} is {scale:.1e}. The joint density grows "
+                "without bound as latents and their standard deviation shrink, or as noise goes "
+                f"to zero on interpolated ratings. Fix {name} in the model (in a PMF by "
+                f'Priors({name}=Fixed(...))), or integrate the latents out with method="vi".'
             )
 
 

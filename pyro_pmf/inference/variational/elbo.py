@@ -86,7 +86,7 @@ class _Integrate(Messenger):
         if msg["is_observed"] or not isinstance(fn, Normal | LogNormal):
             return
         if is_random(fn.base_dist if isinstance(fn, LogNormal) else fn):
-            raise NoClosedForm(f"guide site {msg['name']!r} depends on another")
+            raise NoClosedForm(f"the guide's site {msg['name']!r}, which depends on another,")
         family = Gaussian if isinstance(fn, Normal) else LogGaussian
         msg["value"] = family(fn.loc, fn.scale**2, frozenset({msg["name"]}))
         msg["done"] = True
@@ -116,7 +116,12 @@ def integrated_traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tupl
         with _Integrate():
             guide_trace = trace_of(guide, *args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = trace_of(replayed, *args, **kwargs)
+        try:
+            model_trace = trace_of(replayed, *args, **kwargs)
+        except TypeError as error:
+            if str(error) == "'Tensor' object is not callable":  # these are moments, no methods
+                raise NoClosedForm("mean() or var() of a random quantity") from error
+            raise
     return model_trace, guide_trace
 
 

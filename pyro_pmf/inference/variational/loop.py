@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pyro
 import torch
-from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,7 +27,11 @@ from pyro_pmf.inference.variational.readout import check_prediction, read_latent
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import terms_of
-from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.random_state import (
+    isolated_random_state,
+    restore_random_state,
+    take_random_state,
+)
 
 # Scales that are learnt from the start shrink factors that have not formed yet. So L-BFGS holds
 # them for its first steps. Adam, whose steps are shorter, raises their learning rate over more.
@@ -125,7 +128,7 @@ class Loop:
     def take_state(self) -> FitState:
         """Return a copy of everything that the fit needs to continue."""
         self._read()
-        return copy.deepcopy(FitState(**vars(self.state) | {"random_state": get_rng_state()}))
+        return copy.deepcopy(FitState(**vars(self.state) | {"random_state": take_random_state()}))
 
     def restore(self, state: FitState) -> None:
         """Continue from a state that a loop of the same fit returned.
@@ -135,6 +138,7 @@ class Loop:
         state : FitState
             Result of `take_state`.
         """
+        self._launched.clear()
         parameters = self.state.parameters
         self.state = copy.deepcopy(state)
         with torch.no_grad():
@@ -142,7 +146,7 @@ class Loop:
         self.state.parameters = parameters  # model and guide share the memory of this one
         self.optimizer.state = self.state.optimizer
         if state.random_state is not None:
-            set_rng_state(state.random_state)
+            restore_random_state(state.random_state)
 
     def check_end(self) -> None:
         """Refuse a loss that is not finite at the last parameters.
@@ -182,8 +186,8 @@ class Loop:
         if not math.isfinite(elbo):
             raise FitError(
                 f"The ELBO is {elbo} at step {step}, because of the sites "
-                f"{self.objective.why_not_finite()}: look at the priors and the values of these "
-                f"sites, or lower learning_rate={self.method.learning_rate} where Adam uses it."
+                f"{self.objective.why_not_finite()}: check their priors and values. If Adam "
+                f"optimizes, lower learning_rate={self.method.learning_rate}."
             )
 
     def _choose_optimizer(self, names: Sequence[str], parameters: Tensor) -> Optimizer:
@@ -291,7 +295,7 @@ def fit_guide(
             refuse_collapse(learned, objective)
         elif learned.converged and has_no_factors(learned):
             warn(
-                f"{NO_FACTORS}: by the ELBO, these ratings hold no more than biases. Try fewer "
+                f"{NO_FACTORS}: by the ELBO, these ratings hold no more than biases. Give fewer "
                 "n_factors, or n_factors=0."
             )
     return learned

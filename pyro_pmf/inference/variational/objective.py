@@ -151,7 +151,10 @@ class Objective:
             (name, node["value"].unconstrained()) for name, node in capture.trace.nodes.items()
         ]
         if not found:
-            raise FitError("Nothing to fit: neither the model nor the guide has a parameter.")
+            raise FitError(
+                "Nothing to fit: neither the model nor the guide has a parameter. Give a model "
+                "with latents, and leave guide out or give a guide with parameters."
+            )
         return found
 
     @cached_property

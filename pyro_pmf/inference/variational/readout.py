@@ -62,9 +62,9 @@ def check_prediction(objective: Objective) -> None:
         _predict_from(objective, draw)
     except Exception as error:
         raise FitError(
-            "The model runs on the training ratings and not on new pairs, where ratings.value "
-            "is None and n_users and n_items may be larger; its latents must be in no plate "
-            f"of the ratings. It raised {type(error).__name__}: {error}"
+            "The model runs on the training ratings but not on new pairs. There ratings.value is "
+            "None, and n_users and n_items may be larger. No latent may be in the plate of the "
+            f"ratings. The model raised {type(error).__name__}: {error}"
         ) from error
 
 
