@@ -138,6 +138,7 @@ def test_predictions_from_draws_leave_the_random_state_alone(tiny):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_double_precision(tiny):
     single, double = (
         quick(HIERARCHICAL, tiny, max_steps=200, dtype=dtype) for dtype in (None, torch.float64)
@@ -446,7 +447,7 @@ def test_factors_of_zero_blame_the_callers_line(noise):
         ({"dtype": torch.float16}, "float32 or torch.float64"),
         pytest.param(
             {"device": "cuda"},
-            "finds no GPU",
+            "torch finds none",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],

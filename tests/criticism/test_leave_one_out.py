@@ -235,6 +235,7 @@ def test_the_warning_of_high_k_blames_the_caller(about, agg, name):
 class TestCompare:
     COLUMNS = ["rank", "elpd", "se", "p", "elpd_diff", "dse", "weight", "n_bad_k"]  # noqa: RUF012
 
+    @pytest.mark.slow
     def test_of_two_known_models(self, about):
         learnt, y = about
         off = torch.from_numpy(draws_of(scipy.stats.norm(0.2, 0.1), 1500))

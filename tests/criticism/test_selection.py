@@ -79,6 +79,7 @@ def test_ties_keep_their_order_and_models_may_have_any_name():
 # The choice
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_too_few_factors_are_behind():
     """Check that of two strong factors, none or one is behind by ten standard errors."""
@@ -90,6 +91,7 @@ def test_too_few_factors_are_behind():
     assert table["rmse"].is_monotonic_increasing
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_factors_that_are_not_there_gain_nothing():
     """Check that four factors are not ahead of the one there is by three standard errors."""

@@ -540,6 +540,7 @@ def test_aligned_to_keeps_known_pairs_in_the_indexing_of_the_other(frame):
     assert aligned.dtype == torch.float64
 
 
+@pytest.mark.slow
 @given(tables(), tables())
 def test_aligned_to_is_the_inner_join_by_id(left, right):
     assume(type(left["user"][0]) is type(right["user"][0]))

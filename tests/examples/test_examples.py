@@ -101,6 +101,7 @@ def test_every_example_is_run_here():
     assert sorted(scripts) == sorted(FLAGS)
 
 
+@pytest.mark.slow
 def test_movies(run, tmp_path):
     out = tmp_path / "pictures"
     printed = run("movies.py", "--out", out)
@@ -117,6 +118,7 @@ def test_movies(run, tmp_path):
     assert all(pyplot.imread(path).std() > 0 for path in out.iterdir())
 
 
+@pytest.mark.slow
 def test_movies_of_a_folder(run, folder, tmp_path):
     printed = run("movies.py", "--data", folder, "--sample", 600, "--out", tmp_path, "--seed", 1)
     assert "600 ratings of 30 films by 40 users, 0.5 to 5 stars" in printed
@@ -126,6 +128,7 @@ def test_movies_of_a_folder(run, folder, tmp_path):
     assert max(map(len, printed.splitlines()[:-1])) <= 100  # the last names a folder
 
 
+@pytest.mark.slow
 def test_movies_with_draws(run, folder, tmp_path, monkeypatch):
     def few_draws(model, ratings, method, **options):
         if isinstance(method, HMC):
@@ -140,6 +143,7 @@ def test_movies_with_draws(run, folder, tmp_path, monkeypatch):
     assert "Not converged after 8 draws" in printed
 
 
+@pytest.mark.slow
 def test_movies_goes_on_after_a_fit_that_fails(run, folder, tmp_path, monkeypatch):
     def fails_as_map(model, ratings, method, **options):
         if isinstance(method, MAP):
@@ -173,6 +177,7 @@ def counts_table(printed):
     return printed.split("Held-out counts\n")[1].split("\n\n")[0].splitlines()[2:]
 
 
+@pytest.mark.slow
 def test_music_simulated(run, tmp_path):
     printed = run("music.py", "--simulate", "--out", tmp_path / "music")
     assert "SIMULATED" in printed
@@ -190,6 +195,7 @@ def test_music_simulated(run, tmp_path):
     assert all(pyplot.imread(path).std() > 0 for path in (tmp_path / "music").iterdir())
 
 
+@pytest.mark.slow
 def test_music_of_a_folder(run, tmp_path):
     random = np.random.default_rng(0)
     cells = random.choice(150 * 80, 1200, replace=False)
@@ -206,6 +212,7 @@ def test_music_of_a_folder(run, tmp_path):
     assert "Band" in printed
 
 
+@pytest.mark.slow
 def test_music_without_data_or_network(run, tmp_path, monkeypatch):
     def fail(*args, **settings):
         raise OSError("no route to host")

@@ -162,6 +162,7 @@ def test_the_change_of_coordinates_keeps_volumes(pairs):
     assert abs(log_volume) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @all_coordinates
 def test_factors_have_the_stated_prior(pairs, coordinates):
@@ -326,6 +327,7 @@ def uneven(seed):
     return Ratings(user, item, pd.RangeIndex(300), pd.RangeIndex(200), (0.0, 1.0), rating)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("seed", range(5))
 def test_the_elbo_is_higher_than_of_either_end(seed, monkeypatch):
@@ -339,6 +341,7 @@ def test_the_elbo_is_higher_than_of_either_end(seed, monkeypatch):
     assert elbo["partly"] > max(elbo[0.0], elbo[1.0]) + 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["shared", "user_and_item"])
 def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
     """The ELBO leaves the prior to the row: the fit has found it to a percent."""
@@ -358,6 +361,7 @@ def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
         np.testing.assert_allclose(row, unknown, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_point_estimate_is_the_same_in_all_coordinates(monkeypatch):
     """The density is, and so its maximum; a fit leaves less than a nat to gain."""
     ratings, found = uneven(0), {}

@@ -52,6 +52,7 @@ def test_batches_and_precision_change_it():
     assert fit_memory(10**6, 10**5, dtype=torch.float64) == 2 * fit_memory(10**6, 10**5)
 
 
+@pytest.mark.slow
 def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypatch):
     model = PMF(2, noise="shared")
     drawn = draws_memory(156, 4, 2, torch.float64)

@@ -120,8 +120,8 @@ def test_impossible_options_of_an_ascent(method, options, message):
         ({"guide": 3}, "guide must be.*not 3"),
         ({"learn_scales": "always"}, 'learn_scales must be "held_out", "elbo" or None'),
         ({"learn_scales": True}, "learn_scales must be .*not True"),
-        ({"learn_scales": "elbo", "guide": AutoDelta}, "leave guide out, or learn_scales"),
-        ({"learn_scales": "held_out", "guide": AutoNormal(PMF(0))}, "leave guide out"),
+        ({"learn_scales": "elbo", "guide": AutoDelta}, "leave out either guide or learn_scales"),
+        ({"learn_scales": "held_out", "guide": AutoNormal(PMF(0))}, "leave out either guide"),
     ],
 )
 def test_impossible_options_of_variational_inference(options, message):

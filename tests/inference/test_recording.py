@@ -460,6 +460,7 @@ def test_the_function_is_called_once(x):
     assert calls == [1]
 
 
+@pytest.mark.slow
 def test_a_fit_does_not_load_torchs_compiler():
     """torch._dynamo and SymPy take as long to import as a fit of a small model takes."""
     code = """

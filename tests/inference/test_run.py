@@ -29,7 +29,7 @@ def test_auto_is_a_gpu_if_there_is_one(monkeypatch, found):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(FitError, match=f"device='{device}' was asked for and torch finds no GPU"):
+    with pytest.raises(FitError, match=f"device='{device}' needs a GPU, and torch finds none"):
         as_device(device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert as_device(device) == torch.device(device)

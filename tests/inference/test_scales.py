@@ -357,6 +357,7 @@ def test_the_strength_of_factors_is_found(sd):
         assert float(by_elbo["sigma_U"].mean * by_elbo["sigma_V"].mean) < 0.2 * sd**2
 
 
+@pytest.mark.slow
 def test_a_fit_holds_what_it_learnt_and_says_so():
     train, test = of_factors(1.0).split(0.2)
     model = PMF(3, noise="shared")
@@ -376,6 +377,7 @@ def test_a_fit_holds_what_it_learnt_and_says_so():
     pd.testing.assert_frame_equal(again.predict(test), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [NormalSigmoid(), OrderedLogit(5), NormalIdentity()])
 @pytest.mark.parametrize(("batches", "dtype"), [(1, None), (2, None), (1, torch.float64)], ids=str)
 def test_every_likelihood_and_way_of_fitting(likelihood, batches, dtype):
@@ -453,8 +455,8 @@ def test_time_counts_from_the_beginning_and_steps_are_those_of_the_last_fit():
     [
         (lambda: VI(learn_scales=True), "learn_scales must be .*not True"),
         (lambda: VI(learn_scales="always"), "learn_scales must be .*not 'always'"),
-        (lambda: VI(learn_scales="held_out", guide=AutoDelta), "for the default guide"),
-        (lambda: VI(learn_scales="elbo", guide=AutoDelta), "for the default guide"),
+        (lambda: VI(learn_scales="held_out", guide=AutoDelta), "needs the default guide"),
+        (lambda: VI(learn_scales="elbo", guide=AutoDelta), "needs the default guide"),
         (lambda: HMC(start=VI(learn_scales="elbo")), "held scales"),
         (lambda: HMC(start=VI(learn_scales="held_out")), "held scales"),
     ],

@@ -323,6 +323,7 @@ def fit_quietly(monkeypatch, model, ratings):
         return fit(model, ratings, progress=False)
 
 
+@pytest.mark.slow
 @every_likelihood
 @pytest.mark.parametrize("noise", ["shared", "user_and_item"])
 def test_a_fit_takes_the_recorded_path(monkeypatch, likelihood, noise):

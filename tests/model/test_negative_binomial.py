@@ -147,6 +147,7 @@ def simulated(noise="user", n=3000, **fixed):
     return Ratings.from_frame(drawn.to_frame(), transform="count"), sites, model
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("noise", ["shared", "user_and_item"])
 def test_elbo_against_sampling(noise):
@@ -170,6 +171,7 @@ class TestFit:
         assert float(posterior.latents["sigma"].mean) == pytest.approx(0.7, rel=0.15)
         assert np.corrcoef(posterior.latents["b"].mean, sites["b"])[0, 1] > 0.95
 
+    @pytest.mark.slow
     def test_predictions_are_calibrated_and_in_counts(self):
         whole, _, model = simulated("user")
         train, test = whole.split(0.3, seed=0)
@@ -183,6 +185,7 @@ class TestFit:
         assert scipy.stats.kstest(pit, "uniform").statistic < 0.08
         assert np.isfinite(posterior.predict(pd.DataFrame({"user": [-1], "item": [-1]}))["sd"][0])
 
+    @pytest.mark.slow
     def test_user_noise_beats_shared_noise_where_it_is_so(self):
         train, test = simulated("user", 4000, sigma_s=Fixed(0.6))[0].split(0.3, seed=0)
         nll = {}
@@ -192,6 +195,7 @@ class TestFit:
             nll[noise] = posterior.scores(test)["nll"].mean()
         assert nll["user"] < nll["shared"] - 0.01
 
+    @pytest.mark.slow
     def test_map_takes_sigma_from_logarithms(self):
         ratings, _, _ = simulated("shared")
         posterior = fit(

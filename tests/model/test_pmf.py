@@ -290,6 +290,7 @@ def test_posterior_predictive_follows_the_given_draws(options, parallel):
         np.testing.assert_allclose(rating[k], mean, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @both_divisors
 @pytest.mark.parametrize("parallel", [False, True])
@@ -343,6 +344,7 @@ def test_predictive_of_an_observed_site_returns_the_data():
 # --- SVI ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorized", [False, True])
 @pytest.mark.parametrize("autoguide", AUTOGUIDES)
 def test_svi_lowers_the_loss(autoguide, vectorized):

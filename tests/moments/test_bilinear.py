@@ -186,6 +186,7 @@ def test_biases_without_cells():
     assert all((part == 0).all() for part in grad(score.sum(), [U, V, b, c]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lead_a", "lead_b"), LEADS[:4:3])
 def test_torch_finds_no_fault_with_the_operators(lead_a, lead_b):
     """Schema, fake tensors, autograd registration and AOT dispatch, by torch's own check."""

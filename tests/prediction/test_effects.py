@@ -195,7 +195,7 @@ def test_a_model_that_does_not_state_its_biases_and_factors():
     """Refuse to guess from the names of sites."""
     posterior = replace(closed_form(), model=without_terms)
     for ask in (posterior.user_effects, posterior.item_effects, posterior.factor_norms):
-        with pytest.raises(PMFError, match=r"PMF\.terms"):
+        with pytest.raises(PMFError, match="PMF"):
             ask()
 
 

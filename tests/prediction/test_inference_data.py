@@ -264,6 +264,7 @@ class TestPrior:
         fitted = fit(model, ratings, VI(max_steps=2), progress=False)
         return fitted.to_arviz(pairs, n_draws=n, prior=True)
 
+    @pytest.mark.slow
     def test_moments_of_ratings(self):
         n = 1500
         pairs = pd.DataFrame({"user": ["ann", "ann", "bob"], "item": [3, 9, 3]})
@@ -283,6 +284,7 @@ class TestPrior:
         assert mu.mean() == pytest.approx(0.2, abs=5 * 0.3 / np.sqrt(n))
         assert mu.std() == pytest.approx(0.3, rel=5 / np.sqrt(2 * n))
 
+    @pytest.mark.slow
     def test_knows_which_pairs_were_rated(self):
         # W reaches the factors of users with training ratings, and of no others.
         pairs = pd.DataFrame({"user": ["ann", "new"], "item": [3, 3]})

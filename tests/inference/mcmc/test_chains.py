@@ -183,7 +183,7 @@ def ranks(request) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(right), pd.DataFrame(wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_simulation_based_calibration(ranks):
     """A false alarm has a probability of 1e-3."""
@@ -233,6 +233,7 @@ def test_draws_differ_between_chains_and_steps(sampled):
     assert not torch.equal(sampled.latents["mu"][:30], sampled.latents["mu"][30:])
 
 
+@pytest.mark.slow
 def test_long_chains_of_an_easy_posterior_converge(few):
     assert sample(LINEAR, few, n_draws=200, n_warmup=100, n_chains=2).converged
 
@@ -257,6 +258,7 @@ def test_convergence_is_judged_by_what_ratings_can_tell(few, monkeypatch):
     assert judged[1] == {"b"}
 
 
+@pytest.mark.slow
 @each_sampler
 def test_a_seed_decides_everything(few, method):
     first, again, other = (sample(LINEAR, few, method, seed=s) for s in (1, 1, 2))
@@ -401,6 +403,7 @@ def assert_same_draws(chain, other):
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
+@pytest.mark.slow
 def test_a_task_survives_pickle(planned, drawn):
     """To the last bit of what it draws."""
     for task, chain in zip(planned(2), drawn, strict=True):
@@ -409,6 +412,7 @@ def test_a_task_survives_pickle(planned, drawn):
         assert_same_draws(run_chain(restored), chain)
 
 
+@pytest.mark.slow
 def test_a_chain_does_not_depend_on_those_before_it(planned, drawn):
     first, second = planned(2)
     assert_same_draws(run_chain(second), drawn[1])
@@ -416,6 +420,7 @@ def test_a_chain_does_not_depend_on_those_before_it(planned, drawn):
     assert not torch.equal(drawn[0].latents["mu"], drawn[1].latents["mu"])
 
 
+@pytest.mark.slow
 def test_more_chains_do_not_change_the_first_ones(planned, drawn):
     [only] = planned(1)
     assert_same_draws(run_chain(only), drawn[0])
@@ -426,6 +431,7 @@ def test_more_chains_do_not_change_the_first_ones(planned, drawn):
             assert torch.equal(one.whitening.scale, other.whitening.scale)
 
 
+@pytest.mark.slow
 def test_what_is_sampled_are_the_planned_chains_one_after_the_other(planned, drawn):
     learned = planned(2, sample=sample_chains)
     for name, draws in learned.latents.items():
@@ -495,7 +501,7 @@ def error_of_mean(draws):
     return draws.var(0) / effective_sample_size(by_chain, chain_dim=0, sample_dim=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_hmc_and_nuts_draw_from_one_posterior():
     """Scores of 700 pairs: means within Monte Carlo error, standard deviations alike.
@@ -514,6 +520,7 @@ def test_hmc_and_nuts_draw_from_one_posterior():
     assert (ours.std(0) / theirs.std(0)).median() == pytest.approx(1, abs=0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The factors have shrunk")
 def test_hmc_finds_factors_that_its_start_has_lost(films):
     train, test = films

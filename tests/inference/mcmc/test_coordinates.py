@@ -139,6 +139,7 @@ def whitened(fitted) -> Coordinates:
     return coordinates
 
 
+@pytest.mark.slow
 def test_draws_of_the_approximation_are_standardized(fitted, whitened):
     """To 4 standard errors of the sd of 50 draws: 1 for rows, 1/4 for what they share."""
     torch.manual_seed(1)

@@ -221,6 +221,7 @@ def test_map_is_the_mode(tiny, prior_sd):
     assert posterior.steps["elbo"].iloc[-1] == pytest.approx(-best.fun, abs=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_auto_normal_agrees_with_normal(tiny):
     """One family, one target: only the noise of Trace_ELBO and of 200 draws lies between them.
@@ -235,7 +236,7 @@ def test_auto_normal_agrees_with_normal(tiny):
     assert np.corrcoef(sampled["mean"], exact["mean"])[0, 1] > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_normal_is_the_best_mean_field_approximation_of_nuts(tiny):
     """Of a nearly Gaussian posterior: the same mean, and the sds of its precision's diagonal.

@@ -36,6 +36,7 @@ def noise() -> Ratings:
     return Ratings.from_frame(frame, scale=(0.0, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "method"),
     [({}, "map"), ({}, "delta"), ({"users": "hierarchical"}, "delta")],
@@ -47,6 +48,7 @@ def test_a_point_estimate_without_factors_is_refused(noise, options, method):
         fit(model, noise, chosen, progress=False)
 
 
+@pytest.mark.slow
 def test_a_point_estimate_that_interpolates_is_refused():
     """One rating a user, and a bias for each: sigma has no reason to stop above zero."""
     rating = np.linspace(0.2, 0.8, 10)
@@ -68,6 +70,7 @@ def test_variational_inference_says_that_noise_is_noise(noise):
     assert posterior.predict(noise)["mean"].between(0.2, 0.8).all()
 
 
+@pytest.mark.slow
 def test_a_collapsed_point_estimate_is_refused_whatever_the_model():
     """A model of one's own, and a likelihood that needs tensors, whose posterior is draws."""
     frame = simulate(PMF(2), 30, 25, 300, seed=2)[0].to_frame()

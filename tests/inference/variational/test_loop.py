@@ -138,6 +138,7 @@ def test_learnt_standard_deviations_wait_for_the_factors(simulated, method):
 # --- batches ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [NormalGuide, AutoDelta])
 def test_batches_reach_nearly_the_elbo_of_all_ratings_at_once(simulated, family):
     """The guide is a module, and so can be asked for its ELBO after the fit."""
@@ -154,6 +155,7 @@ def test_batches_reach_nearly_the_elbo_of_all_ratings_at_once(simulated, family)
     assert got > best - 0.01 * (best - start)
 
 
+@pytest.mark.slow
 @each_method
 def test_a_seed_decides_a_fit_in_batches(tiny, method):
     first, again, other = (

@@ -344,6 +344,7 @@ def test_the_state_is_all_that_it_goes_on_from(new, taken_after):
 # --- on the ELBO of a model ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [PMF(2), PMF(0), PMF(2, "hierarchical")])
 def test_a_fit_is_as_good_as_that_of_scipy(model):
     """From the same start, in the same parameters."""

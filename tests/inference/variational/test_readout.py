@@ -63,6 +63,7 @@ def perturbed(objective):
 # --- closed forms ---
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.users[:3]}-{model.items[:3]}")
