@@ -194,7 +194,9 @@ def _check_arguments(
             "These ratings do not differ, so there is nothing to learn: give at least two values."
         )
     if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
-        raise FitError(f"dtype must be torch.float32 or torch.float64, not {dtype!r}.")
+        raise FitError(
+            f"dtype must be torch.float32 or torch.float64, not {dtype or ratings.dtype}."
+        )
     require_seed(seed, error=FitError)
     likelihood = likelihood_of(model)
     if likelihood is not None and likelihood.has_bounds and not ratings.transform.bounds:

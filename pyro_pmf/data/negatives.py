@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from pyro_pmf.arguments import require_seed
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 
@@ -58,6 +59,7 @@ def with_sampled_negatives(
     >>> with_sampled_negatives(bought)["rating"].tolist()
     [1, 1, 1, 0, 0, 0]
     """
+    require_seed(seed)
     if weight not in ("uniform", "popularity"):
         raise PMFError(f'weight must be "uniform" or "popularity", not {weight!r}')
     ones = (

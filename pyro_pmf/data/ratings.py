@@ -155,9 +155,11 @@ class Ratings(Pairs):
         columns = [name for name in (user, item, rating, time) if name is not None]
         table = select(frame, *columns)
         if not dtype.is_floating_point:
-            raise RatingsError(f"dtype={dtype} cannot hold [0, 1]: give torch.float32 or alike.")
+            raise RatingsError(
+                f"dtype={dtype} cannot be computed with: give torch.float32 or float64."
+            )
         if not len(table):
-            raise RatingsError("The table has no rows: give at least one rating.")
+            raise RatingsError("The table has no rows: give at least two ratings that differ.")
         user_index, user_ids = read_ids(table, user)
         item_index, item_ids = read_ids(table, item)
         ratings = None if rating is None else read_ratings(table, rating)
@@ -298,8 +300,12 @@ class Ratings(Pairs):
             refuse(
                 aligned.to_frame(),
                 np.flatnonzero(~train.transform.allows(aligned.rating)),
-                f"a rating outside the scale of the training ratings, {train.scale}",
-                "Make the training ratings with a scale=(lowest, highest) that holds them.",
+                f"a rating outside the scale of the training ratings, {train.scale}"
+                if train.transform.bounds
+                else f"a rating that {train.transform} cannot map",
+                "Make the training ratings with a scale=(lowest, highest) that holds them."
+                if train.transform.bounds
+                else "Correct these rows, or drop them.",
             )
         return aligned
 
@@ -402,7 +408,8 @@ class Ratings(Pairs):
         if test.all() or not test.any():
             raise RatingsError(
                 f"{test.sum()} of {len(self)} ratings would be held out, which leaves one side "
-                "empty: change the fraction or give more ratings."
+                "empty: change the fraction or give more ratings. If users have one rating each, "
+                "use split()."
             )
         return self._take(~test), self._take(test)
 

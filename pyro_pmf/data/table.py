@@ -37,8 +37,8 @@ def select(frame: pd.DataFrame, *columns: Hashable) -> pd.DataFrame:
     for name in columns:
         if found.count(name) != 1:
             raise RatingsError(
-                f"The table needs one column {name!r}, and its columns are {found}: rename them, "
-                "or name those to use with user=, item=, rating= and time=."
+                f"The table needs one column {name!r}, and its columns are {found}: rename a "
+                "column, or name them in Ratings.from_frame by user=, item=, rating= and time=."
             )
     return pd.DataFrame({name: frame[name] for name in columns}, copy=False)
 
@@ -66,6 +66,11 @@ def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> 
 def convert(column: Hashable, to: str) -> str:
     """Return the advice to convert a column to the type ``to``, such as "int"."""
     return f"Convert with frame[{column!r}] = frame[{column!r}].astype({to})."
+
+
+def _keep_finite(column: Hashable) -> str:
+    """Say how rows with a missing or infinite number are dropped."""
+    return f"Drop them with frame[np.isfinite(frame[{column!r}].astype(float))]."
 
 
 def read_ids(table: pd.DataFrame, column: Hashable) -> tuple[np.ndarray, pd.Index]:
@@ -150,7 +155,7 @@ def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
         table,
         np.flatnonzero(~np.isfinite(values)),
         f"a missing or infinite rating in column {column!r}",
-        f"Drop them with frame[np.isfinite(frame[{column!r}])].",
+        _keep_finite(column),
     )
     return values
 
@@ -189,7 +194,8 @@ def read_times(table: pd.DataFrame, column: Hashable) -> pd.Series:
         table,
         np.flatnonzero(~known),
         f"a missing or infinite time in column {column!r}",
-        f"Drop them with frame.dropna(subset=[{column!r}]), or leave time= out.",
+        (_keep_finite(column) if numbers else f"Drop them with frame.dropna(subset=[{column!r}]).")
+        + " Or leave time= out.",
     )
     return times
 
@@ -234,7 +240,7 @@ def read_scale(
             table,
             outside(ratings, (low, high)),
             f"a rating outside the scale {(low, high)}",
-            "Correct them, or give a scale=(lowest, highest) that holds them.",
+            "Correct these ratings, or give a scale=(lowest, highest) that holds them.",
         )
     return low, high
 
@@ -299,7 +305,8 @@ class RowsByPair:
                 table,
                 order[~(first & last)],
                 "a (user, item) pair that occurs more than once",
-                'Give on_duplicate="last" to keep the last of each, or "mean" to average them.',
+                'Drop repeated rows, or give Ratings.from_frame on_duplicate="last" to keep the '
+                'last of each, or "mean" to average them.',
             )
         return cls(order, first, last, on_duplicate)
 
@@ -348,7 +355,9 @@ def require_spread(table: pd.DataFrame, ratings: np.ndarray, rows: np.ndarray) -
             table,
             np.sort(rows),
             f"the same rating, {ratings[0]:g}",
-            "Give ratings that differ, or rating=None for pairs without values.",
+            "Give ratings that differ. If each row only says that a pair was observed, add "
+            "negatives with pyro_pmf.data.with_sampled_negatives. For pairs without values, give "
+            "rating=None and scale=(lowest, highest).",
         )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_integer, require_seed
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
@@ -63,6 +63,7 @@ def simulate(
     """
     for name, value in {"n_users": n_users, "n_items": n_items, "n_ratings": n_ratings}.items():
         require_integer(name, value)
+    require_seed(seed)
     if n_ratings > n_users * n_items:
         raise PMFError(f"n_ratings={n_ratings} is outside 1 to {n_users * n_items}, all pairs.")
     generator = np.random.default_rng(seed)

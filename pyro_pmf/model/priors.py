@@ -28,6 +28,10 @@ def _require_positive(family: str, value: float) -> None:
     )
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(float(value))
+
+
 class Prior(ABC):
     """The prior distribution of one scalar parameter."""
 
@@ -80,7 +84,7 @@ class Normal(Prior):
     scale: float
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.loc), "Normal: loc must be finite", self.loc)
+        _require(_is_finite(self.loc), "Normal: loc must be finite", self.loc)
         _require_positive("Normal", self.scale)
 
     def distribution(self, like: Tensor) -> dist.Distribution:
@@ -157,7 +161,7 @@ class Fixed(Prior):
     value: float
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.value), "Fixed: the value must be finite", self.value)
+        _require(_is_finite(self.value), "Fixed: the value must be finite", self.value)
 
     def distribution(self, like: Tensor) -> dist.Distribution:
         return dist.Delta(like.new_tensor(self.value))

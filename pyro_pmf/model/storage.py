@@ -76,9 +76,11 @@ def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False
     """
     target = Path(path)
     if target.exists() and not (overwrite and (target / _FILES[0]).is_file()):
+        is_posterior = (target / _FILES[0]).is_file()
         raise StorageError(
-            f"{target} exists: choose another name"
-            + ("; it is not a saved posterior." if overwrite else ", or give overwrite=True.")
+            f"{target} exists: choose another name, or give overwrite=True."
+            if is_posterior
+            else f"{target} exists and is not a saved posterior: choose another name."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

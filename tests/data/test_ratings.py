@@ -304,8 +304,8 @@ def test_a_rating_that_is_missing_or_infinite(frame, bad):
     assert shown(message) == ["r2"]
     assert str(abs(bad)).lower() in message.lower()
     remedy = message.splitlines()[-1]
-    assert remedy == "Drop them with frame[np.isfinite(frame['rating'])]."
-    Ratings.from_frame(frame[np.isfinite(frame["rating"])])
+    assert remedy == "Drop them with frame[np.isfinite(frame['rating'].astype(float))]."
+    Ratings.from_frame(frame[np.isfinite(frame["rating"].astype(float))])
 
 
 @pytest.mark.parametrize("dtype", ["Float64", "double[pyarrow]", object])
