@@ -141,7 +141,7 @@ def run_one(
 
 def _line(method: Method, data: str, seed: int, run: dict[str, Any]) -> str:
     result = run.get("error") or f"RMSE {run['rmse']:.4f}  {run['fit_seconds']:.2f} s"
-    return f"{data}  seed {seed}  {method.name:34}{result}"
+    return f"{data}  seed {seed}  {method.name:38}{result}"
 
 
 if __name__ == "__main__":

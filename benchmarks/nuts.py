@@ -182,7 +182,7 @@ def accuracy(data: Data, found: dict[str, Fitted], unobserved: Tensor) -> Iterat
 
 
 def beside_nuts(found: dict[str, Fitted], observed: Tensor) -> Iterator[str]:
-    """Yield the table that compares moments at all pairs with those by NUTS."""
+    """Yield the table that compares means and standard deviations at all pairs with NUTS."""
     yield ""
     yield (
         "Beside NUTS, over pairs: the slope of the posterior means on the means by NUTS, their "

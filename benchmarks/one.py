@@ -1,4 +1,4 @@
-"""One method on one split, in a process of its own; prints a line of JSON."""
+"""Run one method on one split, in its own process, and print a line of JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from benchmarks.predictor import Stopwatch, rmse
 
 
 def main() -> None:
-    """Fit, predict, print."""
+    """Fit, predict, and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", choices=BY_KEY, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sample", type=int)
-    parser.add_argument("--curve", action="store_true", help="look at the progress of the fit")
+    parser.add_argument("--curve", action="store_true", help="score the progress of the fit")
     parser.add_argument("--predictions", type=Path, help="save them here, as .npy")
     options = parser.parse_args()
 
@@ -69,16 +69,16 @@ def main() -> None:
 
 
 def start_memory_peak() -> float:
-    """Set the peak back to what is in use now, where the system can, and return that, MiB."""
+    """Reset the peak of the resident memory, if the system can; return the present value, MiB."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 
 
 def memory(field: str) -> float:
-    """Return resident memory in MiB: VmRSS is that of now, VmHWM the peak.
+    """Return resident memory in MiB: VmRSS is the present value, VmHWM the peak.
 
-    Without /proc both are the peak of the process, which may include that of its parent.
+    Without /proc both return the peak of the process, which may include the peak of its parent.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []

@@ -64,7 +64,7 @@ def _section(data: str, runs: list[Run]) -> list[str]:
         f"{first['n_train'] + first['n_test']:,} ratings, {first['n_users']:,} users and "
         f"{first['n_items']:,} items with training ratings, 10% held out at random "
         f"({first['n_unknown']:,} of {first['n_test']:,} of an unknown user or item), "
-        f"seeds {', '.join(map(str, seeds))}; counts are those of seed {first['seed']}.",
+        f"seeds {', '.join(map(str, seeds))}; the counts are of seed {first['seed']}.",
         "",
         "| | seeds | RMSE | behind | MAE | NLL | fit, s | reached in, s | predictions/s "
         "| memory, MiB |",

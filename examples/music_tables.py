@@ -115,7 +115,7 @@ def print_effects(pooled: Posterior, titles: pd.Series, first: list[Any]) -> Non
 
 
 def print_ranking(table: pd.DataFrame) -> None:
-    """Print how many held-out artists are in the lists of recommendations."""
+    """Print the recall and NDCG of the lists of recommendations."""
     heading(f"Who listens at all: lists of {LISTED} artists, against held-out artists")
     print(f"{'':<44}{f'recall@{LISTED}':>11}{f'NDCG@{LISTED}':>11}{'seconds':>10}")
     for name, row in table.iterrows():

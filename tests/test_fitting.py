@@ -75,6 +75,7 @@ def noise() -> Ratings:
 # --- the same again, and nothing else touched ---
 
 
+@pytest.mark.slow
 @each_method
 def test_a_seed_decides_everything(tiny, method):
     first, again, other = (quick(HIERARCHICAL, tiny, method, seed=seed) for seed in (1, 1, 2))
@@ -86,6 +87,7 @@ def test_a_seed_decides_everything(tiny, method):
     assert not any(torch.equal(a[name], b[name]) for name in free if name.endswith("mean"))
 
 
+@pytest.mark.slow
 def test_a_seed_decides_the_draws_of_a_sampled_posterior(tiny):
     def run(seed):
         with pytest.warns(UserWarning, match="Trace_ELBO"):
@@ -118,6 +120,7 @@ def test_the_callers_state_is_untouched(tiny, fails):
     assert pyro.settings.get() == settings
 
 
+@pytest.mark.slow
 @each_method
 def test_posteriors_do_not_disturb_each_other(tiny, noise, method):
     first = quick(HIERARCHICAL, tiny, method)

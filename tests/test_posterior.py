@@ -98,6 +98,7 @@ def test_predict_against_dense_quadrature(options):
     assert predicted["known_user"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("options", CONFIGURATIONS[::3], ids=str)
 def test_samples_have_the_predicted_moments(options):
@@ -112,6 +113,7 @@ def test_samples_have_the_predicted_moments(options):
     np.testing.assert_allclose(samples.std(0), predicted["sd"], rtol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_samples_are_joint():
     """Two films of one user share the user's bias: their draws correlate, those of two users less.

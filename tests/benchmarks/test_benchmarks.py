@@ -146,6 +146,7 @@ def test_dense_objective_of_the_article():
     assert float(article.objective(R, observed, U, V, 0.3, 0.7)) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_article_learns_and_gives_unknown_ids_the_global_mean():
     watch = Stopwatch(TABLE, recording=True)
     watch.start()

@@ -126,6 +126,7 @@ def agg():
 
 
 class TestLOO:
+    @pytest.mark.slow
     def test_of_a_normal_mean_is_exact(self, about):
         learnt, y = about
         pairs = learnt.ratings.to_frame()
@@ -184,6 +185,7 @@ class TestLOO:
         with pytest.raises(PMFError, match="no pairs"):
             loo(learnt, FRAME.iloc[:0])
 
+    @pytest.mark.slow
     def test_refuses_a_point_estimate(self):
         point = fit(PMF(0, noise="shared"), Ratings.from_frame(FRAME), "map", progress=False)
         with pytest.raises(PMFError, match="point estimate"):
@@ -337,6 +339,7 @@ class TestPlots:
             with pytest.raises(PMFError, match=r"pip install 'pyro-pmf\[plots\]'"):
                 plot(learnt, FRAME)
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Pareto k is above")
     def test_loo_pit_of_levels_is_randomised(self, ordinal, monkeypatch):
         given = {}

@@ -37,6 +37,7 @@ def model(n_factors, **options):
 # The numbers
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_a_loop_by_hand():
     ratings, models = simulated(1, 20, 15), {"flat": model(0), "one": model(1)}
     method = MAP(max_steps=30)
@@ -102,6 +103,7 @@ def test_factors_that_are_not_there_gain_nothing():
     assert lead < 3 * table["se"][[1, 4]].max() + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_models_of_levels_are_compared_by_log_mass():
     models = {
@@ -121,6 +123,7 @@ def half_stars(ratings):
     return Ratings.from_frame(frame, scale=(0.5, 5))
 
 
+@pytest.mark.slow
 def test_levels_compare_a_density_with_a_mass():
     """Compare by the log loss over levels half a star apart, which is no density."""
     ratings, levels = half_stars(simulated(2, 30, 20)), tuple(np.arange(0.5, 5.1, 0.5))

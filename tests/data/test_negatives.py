@@ -52,6 +52,7 @@ class TestSampledNegatives:
         assert any(not one.equals(other) for other in others)
         assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
+    @pytest.mark.slow
     @pytest.mark.statistical
     @pytest.mark.parametrize("weight", ["uniform", "popularity"])
     def test_how_often_an_item_is_drawn(self, weight):

@@ -56,6 +56,7 @@ def test_values_are_on_the_unit_scale_of_the_scale_given_or_inferred(frame):
     assert inferred.dtype == inferred.value.dtype == torch.float32
 
 
+@pytest.mark.slow
 @given(tables())
 def test_a_table_comes_back_sorted_and_otherwise_as_it_was(frame):
     ratings = Ratings.from_frame(frame, time="time")

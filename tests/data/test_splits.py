@@ -33,6 +33,7 @@ SPLITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
 @settings(max_examples=50)
 @given(frame=tables(min_size=8))
@@ -53,6 +54,7 @@ def test_splits_partition_the_ratings(split, frame):
         np.testing.assert_allclose(part.value, part.to_value(part.rating))
 
 
+@pytest.mark.slow
 @given(frame=tables(min_size=3), k=st.integers(2, 5), seed=st.integers(0, 9))
 def test_k_folds_test_each_rating_once(frame, k, seed):
     ratings = Ratings.from_frame(frame, time="time")

@@ -33,6 +33,7 @@ def test_pairs_are_distinct_and_sorted(n_ratings):
     assert cells.max() < 108
 
 
+@pytest.mark.slow
 def test_pairs_are_drawn_uniformly():
     """Each cell in about a quarter of 400 draws, by five standard errors."""
     counts = np.zeros((4, 5))

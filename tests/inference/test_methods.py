@@ -215,6 +215,7 @@ def test_fit_has_no_options_of_a_method(ratings, option):
         fit(PMF(0), ratings, **{option: 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("vi", VI()), ("map", MAP())])
 def test_a_fit_by_name_is_that_of_the_defaults(ratings, name, method):
     by_name, by_options = (fit(PMF(0), ratings, m, progress=False) for m in (name, method))

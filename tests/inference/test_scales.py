@@ -400,6 +400,7 @@ def small_levels():
     )
 
 
+@pytest.mark.slow
 def test_what_a_fit_asks_of_the_search(monkeypatch):
     """The seed, quicker fits than its own, and no word where one of them finds no factors."""
     ratings, model = of_factors(1.0), PMF(3, noise="shared")
@@ -437,6 +438,7 @@ def test_what_a_fit_asks_of_the_search(monkeypatch):
     assert alike.log_prob.mean() > nothing.log_prob.mean() + 0.1
 
 
+@pytest.mark.slow
 def test_time_counts_from_the_beginning_and_steps_are_those_of_the_last_fit():
     seen = []
     method = replace(HELD_OUT, max_steps=20)

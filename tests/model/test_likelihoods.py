@@ -435,6 +435,7 @@ def test_load_gives_back_what_was_saved(tmp_path, likelihood, method):
     pd.testing.assert_frame_equal(loaded.scores(ratings), saved.scores(ratings))
 
 
+@pytest.mark.slow
 @every_likelihood
 def test_a_few_steps_of_nuts(likelihood):
     ratings, truth = few_ratings(likelihood)

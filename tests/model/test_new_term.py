@@ -119,6 +119,7 @@ def test_scales_centring_and_effects_ask_it(truth):
     assert effects[posterior.ratings.user_ids].to_numpy() == pytest.approx(b, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_predictions_and_figures(truth):
     """Chains sample it, unknown users get their slope from the prior, and figures name it."""
     pytest.importorskip("matplotlib")

@@ -392,6 +392,7 @@ def test_nuts_potential_is_that_of_the_equations(options, jit):
         assert potential(parameters).item() == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_nuts_runs(jit):
     model, ratings = PMF(**BOTH), training()

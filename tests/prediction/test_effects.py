@@ -157,6 +157,7 @@ def test_effects_of_a_point_estimate(of):
     assert set(table["mean"].nlargest(half).index) == set(range(half))
 
 
+@pytest.mark.slow
 @both_sides
 @pytest.mark.parametrize("guide", ["normal", "auto"])
 def test_effects_of_a_fit(of, guide):

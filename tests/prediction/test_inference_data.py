@@ -94,6 +94,7 @@ def test_unknown_site(posterior):
         posterior.to_arviz(sites=["nonsense"], n_draws=2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 def test_loo_runs(posterior):
     data = posterior.to_arviz(FRAME, n_draws=500)

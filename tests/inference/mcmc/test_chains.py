@@ -190,7 +190,7 @@ def test_simulation_based_calibration(ranks):
     assert is_calibrated(ranks[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_calibration_notices_draws_that_are_too_narrow(ranks):
     assert not is_calibrated(ranks[1])
@@ -444,11 +444,13 @@ def test_what_is_sampled_are_the_planned_chains_one_after_the_other(planned, dra
     assert (learned.n_draws, learned.n_chains) == (8, 2)
 
 
+@pytest.mark.slow
 def test_no_two_chains_of_any_seeds_have_one_stream(planned):
     seeds = [task.seed for seed in range(3) for task in planned(3, seed)]
     assert len(set(seeds)) == 9
 
 
+@pytest.mark.slow
 def test_a_chain_counts_its_steps_and_leaves_the_random_state_alone(planned):
     [task] = planned(1)
     counted, before = [], torch.get_rng_state()
@@ -574,6 +576,7 @@ def test_a_pyro_model_of_ones_own(few, method):
     assert len(posterior.predict(few)) == len(few)
 
 
+@pytest.mark.slow
 @each_sampler
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda x: type(x).__name__)
 def test_every_likelihood_samples(stars, likelihood, method):

@@ -63,6 +63,7 @@ def point(coordinates, seed) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 @every_likelihood
 @all_options
 def test_potential_is_that_of_pyro(options, likelihood):

@@ -72,6 +72,7 @@ def error_of_biases(simulated):
 # --- standard deviations: held, learnt, fixed ---
 
 
+@pytest.mark.slow
 def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
     train, model = simulated[0], PMF(**BOTH, noise="shared")
     learnt = quick(model, train, learn_scales="elbo").latents
@@ -127,6 +128,7 @@ def noisy_and_exact_users():
     return Ratings.from_frame(frame, scale=(-1.0, 2.0)), sd / 3
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_noise_of_users_is_found():
     """40 ratings tell a log standard deviation to 1/sqrt(80) = 0.11: four times that for each."""
@@ -164,6 +166,7 @@ def test_a_point_estimate_is_of_shared_noise(noise):
 # --- the truth ---
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize(
     ("model", "method"),
@@ -194,6 +197,7 @@ def test_recovery_of_the_truth(simulated, error_of_biases, model, method):
         assert cover == pytest.approx(0.9, abs=4 * 0.012 + 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior_sd", [0.2, 0.5])
 def test_map_is_the_mode(tiny, prior_sd):
     """With biases only the log joint has one maximum, found here by L-BFGS."""

@@ -91,6 +91,7 @@ def test_the_step_limit(tiny):
     assert len(posterior.steps) == 5
 
 
+@pytest.mark.slow
 def test_a_callback_that_draws_does_not_change_the_fit(tiny):
     def run(callback):
         with pytest.warns(UserWarning, match="Trace_ELBO"):
@@ -259,6 +260,7 @@ def isolated(seed):
     return stack
 
 
+@pytest.mark.slow
 @sampled
 @each_fit
 def test_a_fit_goes_on_from_its_state_to_the_last_bit(tiny, name):
@@ -295,6 +297,7 @@ def test_a_loop_may_go_back(tiny, name):
         assert_same_end(finish(loop), first)
 
 
+@pytest.mark.slow
 @sampled
 @one_fit_each
 def test_taking_a_state_changes_nothing(tiny, name):
@@ -314,6 +317,7 @@ def test_taking_a_state_changes_nothing(tiny, name):
         assert pickle.dumps(state) == before
 
 
+@pytest.mark.slow
 @sampled
 @one_fit_each
 def test_a_fit_is_a_loop_to_its_end(tiny, name):
