@@ -98,6 +98,7 @@ def test_a_seed_decides_the_draws_of_a_sampled_posterior(tiny):
     assert not torch.equal(first.latents["U"], other.latents["U"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_callers_state_is_untouched(tiny, fails):
     pyro.param("mine", torch.tensor([1.5, 2.5]))
@@ -131,6 +132,7 @@ def test_posteriors_do_not_disturb_each_other(tiny, noise, method):
     assert all(torch.equal(value, learnt[name]) for name, value in tensors(first).items())
 
 
+@pytest.mark.slow
 def test_predictions_from_draws_leave_the_random_state_alone(tiny):
     with pytest.warns(UserWarning, match="Trace_ELBO"):
         posterior = quick(BIASES, tiny, guide=AutoNormal(BIASES), max_steps=5)
@@ -155,6 +157,7 @@ def test_double_precision(tiny):
     np.testing.assert_allclose(a["sd"], b["sd"], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_callback_sees_each_step(tiny):
     seen: list[Progress] = []
     predictions = []
@@ -221,10 +224,12 @@ def test_a_class_of_guides_is_called_with_the_model(tiny):
     assert_same_steps(by_class, by_hand)
 
 
+@pytest.mark.slow
 def test_n_draws_of_a_closed_form_changes_nothing(tiny):
     assert_equal(quick(HIERARCHICAL, tiny, n_draws=3), quick(HIERARCHICAL, tiny, n_draws=7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autoguide", [AutoNormal, AutoLowRankMultivariateNormal])
 def test_guides_that_are_sampled(tiny, autoguide):
     with pytest.warns(UserWarning, match="Trace_ELBO") as caught:
@@ -311,6 +316,7 @@ def model_with_prior_only(ratings):
         return pyro.sample("rating", dist.Normal(torch.zeros(()), 1.0))
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("model", [plain_model, model_with_history])
 def test_a_users_own_model(tiny, model, method):
@@ -333,6 +339,7 @@ def test_a_users_own_model(tiny, model, method):
     assert np.isfinite(posterior.evaluate(unknown.assign(rating=3.0))["nll"])
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("model", [plain_model, model_with_history])
 def test_batches_of_a_users_own_model(tiny, model, method):
@@ -434,6 +441,7 @@ def test_a_fallback_while_scales_are_learnt_blames_the_callers_line(tiny):
     assert {warning.filename for warning in caught} == {__file__}
 
 
+@pytest.mark.slow
 def test_factors_of_zero_blame_the_callers_line(noise):
     with pytest.warns(UserWarning, match="shrunk to zero") as caught:
         quick(PMF(2), noise, max_steps=1000)

@@ -148,6 +148,7 @@ def test_unknown_ids_get_the_prior():
     )  # the others change nothing
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_unknown_users_are_different_people():
     """Draws for one unknown user correlate over films; those for two unknown users do not."""
@@ -246,6 +247,7 @@ def test_recommend_to_unknown_and_text_users():
         posterior.recommend(100, n=0)
 
 
+@pytest.mark.slow
 def test_checkerboard_puts_the_withheld_item_first():
     """Even users like even items, odd users odd ones; each misses one item of its own kind."""
     n = 20

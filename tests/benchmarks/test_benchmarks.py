@@ -158,6 +158,7 @@ def test_article_learns_and_gives_unknown_ids_the_global_mean():
     assert fitted.mean(unknown) == pytest.approx(TABLE.rating.mean())
 
 
+@pytest.mark.slow
 def test_ours_predicts_by_the_same_indices():
     watch = Stopwatch(TABLE, recording=False)
     fitted = ours.fit(TABLE, 0, watch, n_factors=1)
@@ -222,6 +223,7 @@ def test_report_without_any_fit():
     assert "Nothing was fitted." in text
 
 
+@pytest.mark.slow
 def test_results_survive_json_and_are_drawn(tmp_path):
     runs = [run(method.key, curve=[[1.0, 1.5], [2.0, 0.9]]) for method in METHODS]
     again = json.loads(json.dumps(results(runs)))

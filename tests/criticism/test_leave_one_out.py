@@ -139,6 +139,7 @@ class TestLOO:
             pointwise(loo(learnt, some, n_draws=1500)), exact_loo(y)[[12, 3]], atol=0.01
         )
 
+    @pytest.mark.slow
     def test_of_tosses_is_exact(self):
         frame = FRAME.assign(rating=(FRAME["rating"] > 2).astype(float))
         ratings = Ratings.from_frame(frame, dtype=torch.float64)
@@ -150,12 +151,14 @@ class TestLOO:
         expected = np.log(np.where(y == 1, heads, 1 - heads))
         np.testing.assert_allclose(pointwise(result), expected, atol=0.004)
 
+    @pytest.mark.slow
     def test_of_chains(self, about):
         learnt, y = about
         chains = replace(learnt, n_chains=4)
         result = loo(chains, learnt.ratings, n_draws=1500)
         np.testing.assert_allclose(pointwise(result), exact_loo(y), atol=0.004)
 
+    @pytest.mark.slow
     def test_says_once_how_many_k_are_high(self):
         frame = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "rating": [0.0, 1.0]})
         ratings = Ratings.from_frame(frame, dtype=torch.float64)
@@ -219,6 +222,7 @@ ASKED_FOR_K = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASKED_FOR_K)
 def test_the_warning_of_high_k_blames_the_caller(about, agg, name):
     """Point to the line that asked, once, and to none of the package or of ArviZ."""
@@ -259,6 +263,7 @@ class TestCompare:
         assert table["weight"].sum() == pytest.approx(1)
         assert right["weight"] > 0.5
 
+    @pytest.mark.slow
     def test_counts_high_k_of_each(self, about):
         learnt, _ = about
         far = far_from(learnt)
@@ -267,6 +272,7 @@ class TestCompare:
         assert table.loc["near", "n_bad_k"] == 0
         assert table.loc["far", "n_bad_k"] > 0
 
+    @pytest.mark.slow
     def test_refuses_what_cannot_be_compared(self, about):
         learnt, _ = about
         with pytest.raises(PMFError, match="at least two"):
@@ -300,11 +306,13 @@ class TestPlots:
         axes.figure.canvas.draw()
         return axes
 
+    @pytest.mark.slow
     def test_ppc_of_densities(self, posterior):
         axes = self.axes(plot_ppc(posterior, FRAME))
         assert axes.get_xlabel() == "Rating"
         assert len(axes.lines) > 100  # one a draw, and what was observed
 
+    @pytest.mark.slow
     def test_ppc_of_levels(self, ordinal, tossed):
         axes = self.axes(plot_ppc(ordinal, ordinal.ratings))
         labels = [label.get_text() for label in axes.get_xticklabels()]
@@ -312,6 +320,7 @@ class TestPlots:
         axes = self.axes(plot_ppc(tossed, tossed.ratings, n_draws=20))
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
 
+    @pytest.mark.slow
     def test_ppc_of_counts(self):
         generator = np.random.default_rng(0)
         frame = FRAME.assign(rating=generator.poisson(60, 20).astype(float))
@@ -328,6 +337,7 @@ class TestPlots:
         with pytest.raises(RatingsError):
             plot_ppc(posterior, FRAME[["user", "item"]])
 
+    @pytest.mark.slow
     def test_loo_pit_of_densities(self, about):
         learnt, _ = about
         assert self.axes(plot_loo_pit(learnt, FRAME)).get_xlabel() == "LOO-PIT"

@@ -64,12 +64,14 @@ def test_numbers_are_those_of_a_loop_by_hand():
     assert table.loc[best, ["difference", "se"]].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_one_model_is_compared_with_itself():
     table = cross_validate({3: model(0)}, simulated(1, 10, 8), k=2, **QUICK)
     assert table.index.tolist() == [3]
     assert table.loc[3, "difference"] == 0
 
 
+@pytest.mark.slow
 def test_ties_keep_their_order_and_models_may_have_any_name():
     models = {("a", 1): model(0), None: model(0), "c": model(0)}
     table = cross_validate(models, simulated(1, 10, 8), k=2, **QUICK)
@@ -144,6 +146,7 @@ def test_levels_compare_a_density_with_a_mass():
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["unit", "count"])
 def test_a_density_and_a_mass_without_levels(transform):
     """Refuse them as soon as both have been fitted once."""

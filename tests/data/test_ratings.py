@@ -46,6 +46,7 @@ def test_rows_are_sorted_by_user_then_item_and_indexed_by_sorted_ids(frame):
     assert ratings.user.dtype == ratings.item.dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_values_are_on_the_unit_scale_of_the_scale_given_or_inferred(frame):
     inferred = Ratings.from_frame(frame)
     assert inferred.scale == (0.5, 5.0)
@@ -185,6 +186,7 @@ def test_repr_tells_size_density_scale_and_time(frame):
     assert "time" not in repr(Ratings.from_frame(frame))
 
 
+@pytest.mark.slow
 @given(tables())
 def test_pattern_is_that_of_scipy(frame):
     whole = Ratings.from_frame(frame)
@@ -253,6 +255,7 @@ def test_a_mean_does_not_round_past_the_scale():
     assert ratings.value.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)), min_size=2))
 def test_duplicates_are_those_of_groupby(cells):
     frame = pd.DataFrame(cells, columns=["user", "item", "rating"]).astype({"rating": float})
@@ -466,6 +469,7 @@ def test_a_dtype_that_cannot_hold_the_unit_scale(frame):
 # Looking up by id
 
 
+@pytest.mark.slow
 @given(tables())
 def test_locate_is_the_inverse_of_encoding(frame):
     ratings = Ratings.from_frame(frame)

@@ -267,6 +267,7 @@ def posed(model, pairs, coordinates, monkeypatch, scales=None):
     return objective, leaves
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @all_coordinates
 @pytest.mark.parametrize("scales", [None, {}], ids=["held", "learnt"])

@@ -221,6 +221,7 @@ def run_program(steps, tensors):
     return pool
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEP, min_size=1, max_size=12))
 def test_programs_drawn_at_random(steps):

@@ -86,6 +86,7 @@ def test_the_sites_are_those_of_the_model_that_priors_leave_free(model, sites):
     assert set(factor_scales(model)) == sites
 
 
+@pytest.mark.slow
 def test_a_fit_follows_the_unit_of_the_values():
     generator = np.random.default_rng(0)
     cells = generator.choice(40 * 30, 700, replace=False)

@@ -165,6 +165,7 @@ def test_cut_points_of_rare_levels_in_single_precision():
     assert shares.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_level_probabilities_at_score_0_are_uniform_over_the_simplex():
     """Each of five is Beta(1, 4), and so is each sum of two Beta(2, 3).
@@ -278,6 +279,7 @@ def loss_and_gradient(elbo, model, guide, ratings):
     return loss.item(), torch.cat([part.flatten() for part in gradient if part is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("model", MODELS, ids=label)
 def test_the_elbo_is_that_of_trace_elbo(model):
@@ -372,6 +374,7 @@ def test_bernoulli_logit_recovers_the_probabilities(method):
     assert root_mean_square(got - expected) < 0.6 * expected.std()
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @METHODS
 def test_normal_identity_recovers_the_means_and_the_noise(method):
@@ -399,6 +402,7 @@ def test_cut_points_where_they_are():
     np.testing.assert_allclose(got.diff(), np.diff(CUTS), atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [1, 3, 5])
 def test_a_level_that_nobody_gave_is_rare_but_possible(absent):
     """By the prior about (0 + 1) / (n + 5), as the mean of a Dirichlet distribution."""

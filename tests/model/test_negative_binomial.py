@@ -163,6 +163,7 @@ def test_elbo_against_sampling(noise):
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_recovers_what_made_the_counts(self):
         ratings, sites, _ = simulated("shared")
         model = PMF(2, noise="shared", priors=LEVEL, likelihood=NegativeBinomialLog())
@@ -227,6 +228,7 @@ def test_draws_of_the_posterior_predictive_are_counts():
     assert (draws >= 0).all()
 
 
+@pytest.mark.slow
 def test_predictive_mixture_against_scipy():
     score, sigma = np.array([[1.0, 6.0], [2.0, 5.0]]), np.array([[0.5, 1.0], [0.8, 0.9]])
     parts = [

@@ -93,6 +93,7 @@ def truth() -> tuple[Ratings, np.ndarray]:
     return Ratings.from_frame(frame, transform="standardize"), a / frame["rating"].std(ddof=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [VI(), MAP()], ids=["vi", "map"])
 def test_every_method_learns_it(truth, method):
     """The slopes correlate with the true ones, by an error that 40 ratings a user allow."""

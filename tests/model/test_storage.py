@@ -82,6 +82,7 @@ def test_load_gives_back_what_was_saved(tmp_path, guide, time, dtype):
     pd.testing.assert_frame_equal(loaded.recommend("dan"), saved.recommend("dan"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biases", [True, "user", "item"])
 def test_models_with_numbers_of_numpy(tmp_path, biases):
     priors = Priors(sigma_b=Fixed(np.float32(1.7)), sigma_c=HalfNormal(np.float64(0.3)))
@@ -192,6 +193,7 @@ def test_the_header_says_how_many_draws_and_chains_there_are(tmp_path):
     assert (header["n_draws"], header["n_chains"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_chains_come_back(tmp_path):
     model = PMF(0, noise="shared")
     saved = fitted(model, NUTS(n_draws=4, n_warmup=4, n_chains=2))
@@ -264,6 +266,7 @@ def test_a_subclass_is_not_taken_for_a_pmf(tmp_path):
         load(tmp_path / "m.pmf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transform", "likelihood"),
     [

@@ -227,6 +227,7 @@ def test_a_term_is_in_its_plate(options):
         assert sites[term.scale]["value"].shape == ()
 
 
+@pytest.mark.slow
 @every_option
 def test_rows_of_a_term_have_the_standard_deviation_of_its_scale(options):
     """About a mean that is 0, unless the term says that it has one."""

@@ -63,6 +63,7 @@ def test_value_and_gradient_are_those_of_the_dense_product(case, lead_a, lead_b)
     torch.testing.assert_close(grad(got, inputs, cotangent), grad(wanted, inputs, cotangent))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lead_a", "lead_b"), LEADS)
 def test_first_and_second_derivatives(case, lead_a, lead_b):
     inputs = arguments(case, lead_a, lead_b)
@@ -155,6 +156,7 @@ def test_biases_are_added_with_their_gradients(leads):
     torch.testing.assert_close(grad(got, inputs, cotangent), grad(wanted, inputs, cotangent))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leads", BIAS_LEADS[::3])
 def test_first_and_second_derivatives_with_biases(leads):
     inputs = biased_arguments(leads)

@@ -73,6 +73,7 @@ def test_a_standard_deviation_takes_as_few_nodes_as_it_needs(log_sd, n, error, d
     assert got == pytest.approx(density, rel=density_error)
 
 
+@pytest.mark.slow
 def test_components_of_a_normal_with_random_mean_and_standard_deviation():
     """Against two-dimensional numerical integration."""
     score, sigma = (0.5, 0.6), (-1.5, 0.3)

@@ -55,6 +55,7 @@ def derivatives(function, mean, var, value):
     return grad(function(mean, var, value).sum(), (mean, var))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_chunk")
 @pytest.mark.parametrize(("sd", "errors"), ERRORS.items())
 def test_distance_and_derivatives_are_the_integrals(sd, errors):
@@ -164,6 +165,7 @@ def test_second_derivatives_are_refused_not_wrong():
         twice()
 
 
+@pytest.mark.slow
 def test_torch_finds_no_fault_with_the_operator():
     mean, var, value = arguments(0.5, torch.float32)
     torch.library.opcheck(quadrature._sigmoid_square_distance, (mean, var, value))

@@ -42,6 +42,7 @@ def crps_by_integration(cdf, rating):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rating", [0.5, 3.0, 5.0])
 def test_crps_by_integration(predictive, rating):
     at = torch.full((2,), rating, dtype=torch.float64)
@@ -239,6 +240,7 @@ class TestMassOfCounts:
             expected = np.log(exact.cdf(count + 0.5) - exact.cdf(count - 0.5))
             np.testing.assert_allclose(predictive.log_mass(double(count)), expected)
 
+    @pytest.mark.slow
     def test_sums_to_one(self):
         part = Normal(torch.tensor([0.3]).double(), torch.tensor([0.5]).double())
         predictive = mixture([(1.0, part)], Log1p(4.0, 1.5))

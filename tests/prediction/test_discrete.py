@@ -166,6 +166,7 @@ class TestCounts:
         expected = np.stack([mixed("pmf", parts, count) for count in (0, 3)], -1)
         np.testing.assert_allclose(predictive.level_probabilities([0, 3]), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [0, 2, 9, 40])
     def test_crps_of_few_by_sum(self, count):
         predictive, parts = counts((2.0, 2.0, 8.0), ([3.0, 0.2], [5.0, 4.0], [1.0, 2.0]))

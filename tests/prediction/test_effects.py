@@ -144,6 +144,7 @@ def block_ratings():
     return Ratings.from_frame(frame, scale=(1, 6))
 
 
+@pytest.mark.slow
 @both_sides
 def test_effects_of_a_point_estimate(of):
     """Check that they have no spread, and that the generous come first."""
@@ -200,6 +201,7 @@ def test_a_model_that_does_not_state_its_biases_and_factors():
             ask()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "other"), [("user", "item"), ("item", "user")])
 def test_biases_of_one_side(side, other):
     """Refuse effects of the other side, which has neither biases nor factors."""

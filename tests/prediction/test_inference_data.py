@@ -54,6 +54,7 @@ def test_scalars_by_default(posterior):
     assert draws.std() == pytest.approx(sd, rel=0.18)
 
 
+@pytest.mark.slow
 def test_sites_have_ids_as_coordinates(posterior):
     data = posterior.to_arviz(sites=["U", "W", "b", "sigma"], n_draws=300)["posterior"]
     assert data["U"].dims == ("chain", "draw", "user", "factor")
@@ -67,6 +68,7 @@ def test_sites_have_ids_as_coordinates(posterior):
     assert abs(error) < 5 * b.var[2].sqrt().item() / np.sqrt(300)
 
 
+@pytest.mark.slow
 def test_groups_about_ratings(posterior):
     pairs = FRAME.iloc[[7, 0, 13]]
     data = posterior.to_arviz(pairs, n_draws=200)
@@ -173,6 +175,7 @@ class TestLogLikelihood:
         given = data["log_likelihood"]["rating"].to_numpy()[0]
         np.testing.assert_allclose(given, expected, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_ordered_levels_have_their_mass(self):
         frame = FRAME.assign(rating=FRAME["rating"] / 2)  # 0.5, 1, ..., 2.5
         pairs = frame.iloc[[3, 11, 6, 19, 0]]

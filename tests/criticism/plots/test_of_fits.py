@@ -16,6 +16,7 @@ from pyro_pmf.moments.gaussian import Gaussian
 
 
 class TestELBO:
+    @pytest.mark.slow
     def test_draws_the_steps(self, posterior):
         ax = plot_elbo(posterior)
         step, elbo = ax.lines[0].get_data()
@@ -175,6 +176,7 @@ class TestFactorNorms:
         assert ax.get_ylim()[1] > 1
         assert inside_the_figure(ax)
 
+    @pytest.mark.slow
     def test_of_many(self, split):
         many = fit(PMF(n_factors=40), split[0], VI(max_steps=5), progress=False)
         ax = plot_factor_norms(many)

@@ -23,6 +23,7 @@ from pyro_pmf.criticism.plots import (
 )
 
 
+@pytest.mark.slow
 def test_all_draw_on_given_axes(posterior, split):
     figure, axes = pyplot.subplots(3, 3, layout="constrained", figsize=(20, 18))
     user = split[1].to_frame()["user"].iloc[0]

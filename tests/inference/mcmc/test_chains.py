@@ -248,6 +248,7 @@ def test_divergent_draws_are_not_convergence(few, monkeypatch):
     assert not posterior.converged
 
 
+@pytest.mark.slow
 def test_convergence_is_judged_by_what_ratings_can_tell(few, monkeypatch):
     judged = []
     monkeypatch.setattr(chains, "have_mixed", lambda found, *_: bool(judged.append(set(found))))
@@ -266,6 +267,7 @@ def test_a_seed_decides_everything(few, method):
     assert not torch.equal(first.latents["mu"], other.latents["mu"])
 
 
+@pytest.mark.slow
 @each_sampler
 def test_random_state_and_parameters_are_left_alone(few, method):
     pyro.param("mine", torch.tensor(1.0))
@@ -286,12 +288,14 @@ def with_a_parameter(ratings):
         return pyro.sample("rating", dist.Normal(b[ratings.user], sd), obs=ratings.value)
 
 
+@pytest.mark.slow
 @each_sampler
 def test_parameters_of_a_model_are_not_left_behind(few, method):
     sample(with_a_parameter, few, method, n_draws=4, n_warmup=2)
     assert not set(pyro.get_param_store())
 
 
+@pytest.mark.slow
 @each_sampler
 def test_parameters_of_the_caller_are_not_those_of_a_fit(few, method):
     """The model has a parameter of the same name as one that is there."""
@@ -338,6 +342,7 @@ def test_a_density_without_bound_is_not_sampled(stars, likelihood, noise, method
         sample(PMF(1, likelihood=likelihood, noise=noise), stars, method)
 
 
+@pytest.mark.slow
 def test_a_known_spread_of_noise_has_a_bound(stars):
     priors = Priors(sigma_s=Fixed(0.2))
     posterior = sample(PMF(0, noise="user", priors=priors), stars, n_draws=4, n_warmup=5)
@@ -356,6 +361,7 @@ def test_discrete_latents_are_refused(few):
         sample(model, few)
 
 
+@pytest.mark.slow
 def test_measurements_may_have_noise_of_their_own(few):
     posterior = sample(replace(LINEAR, noise="user"), few, n_draws=4, n_warmup=5)
     assert posterior.latents["s"].isfinite().all()
@@ -459,6 +465,7 @@ def test_a_chain_counts_its_steps_and_leaves_the_random_state_alone(planned):
     assert len(counted) == 5 + 4
 
 
+@pytest.mark.slow
 def test_no_more_draws_are_held_than_memory_was_asked_for(few, monkeypatch):
     """Beside the draws of all chains, those of one chain."""
     alive, made = [], []
@@ -565,6 +572,7 @@ def test_uses_of_a_posterior(sampled, few):
     assert np.isfinite(sampled.predict(unknown)["mean"]).all()
 
 
+@pytest.mark.slow
 @each_sampler
 def test_a_pyro_model_of_ones_own(few, method):
     posterior = sample(plain_model, few, method, n_draws=100, n_warmup=50)
@@ -590,6 +598,7 @@ def test_every_likelihood_samples(stars, likelihood, method):
     )
 
 
+@pytest.mark.slow
 def test_scales_that_are_fixed_are_not_sampled(few):
     model = replace(LINEAR, n_factors=1, priors=replace(LINEAR.priors, sigma_U=Fixed(0.3)))
     posterior = sample(model, few, n_draws=4, n_warmup=2)

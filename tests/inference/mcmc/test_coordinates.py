@@ -80,6 +80,7 @@ def test_potential_is_that_of_pyro(options, likelihood):
         torch.testing.assert_close(coordinates.gradient(z), flat)
 
 
+@pytest.mark.slow
 @all_options
 def test_potential_is_the_density_of_the_stated_model(options):
     """But for the change of variables: x = m + s^(1 - c) (y - c m) has s^(1 - c) of y's volume."""
@@ -102,6 +103,7 @@ def test_potential_is_the_density_of_the_stated_model(options):
     torch.testing.assert_close(coordinates.potential(z), -(log_joint + volume))
 
 
+@pytest.mark.slow
 @every_likelihood
 def test_a_draw_comes_back_from_its_coordinates(likelihood):
     model, ratings = PMF(**BOTH, likelihood=likelihood), ratings_for(likelihood)
@@ -163,6 +165,7 @@ def test_the_first_draw_is_the_origin(fitted, whitened):
         torch.testing.assert_close(value, first[name])
 
 
+@pytest.mark.slow
 def test_whitened_and_plain_potentials_are_one_density(fitted, whitened):
     plain = Coordinates(fitted.model, fitted.ratings)
     points = [point(whitened, seed) for seed in (1, 2)]
@@ -197,6 +200,7 @@ def test_what_the_approximation_holds_is_measured_by_the_curvature(whitened):
             assert curvature <= 16.01
 
 
+@pytest.mark.slow
 def test_a_whitening_says_all_of_it(fitted, whitened):
     """To the last bit, from one that was pickled, without the approximation."""
     coordinates = Coordinates(fitted.model, fitted.ratings)
@@ -214,6 +218,7 @@ def test_a_whitening_says_all_of_it(fitted, whitened):
     assert torch.equal(again.of(ours[0]), whitened.of(ours[0]))
 
 
+@pytest.mark.slow
 def test_latents_are_counted_as_they_are_stated():
     """2 x 5 + 2 x 4 of U and V, as many of Z and W, b, c, mu and seven standard deviations."""
     model = PMF(**BOTH, noise="shared")

@@ -90,6 +90,7 @@ def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
             assert isinstance(normal[name], LogGaussian)
 
 
+@pytest.mark.slow
 @each_method
 def test_priors_fix_a_scale(simulated, method):
     fixed = quick(PMF(2, priors=Priors(sigma_U=Fixed(0.7))), simulated[0], method)

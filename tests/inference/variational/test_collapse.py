@@ -62,6 +62,7 @@ def test_a_point_estimate_that_interpolates_is_refused():
         fit(model, ratings, method, progress=False)
 
 
+@pytest.mark.slow
 def test_variational_inference_says_that_noise_is_noise(noise):
     with pytest.warns(UserWarning, match="shrunk to zero") as caught:
         posterior = fit(PMF(2), noise, VI(max_steps=1000), progress=False)
@@ -87,6 +88,7 @@ def test_a_collapsed_point_estimate_is_refused_whatever_the_model():
         fit(model, noise, with_delta(model), progress=False)
 
 
+@pytest.mark.slow
 def test_factors_are_told_from_none():
     """By what they change in the scores: of few steps, of draws, and of a model without any."""
     ratings = simulate(PMF(2, noise="shared"), 12, 10, 100)[0]

@@ -80,6 +80,7 @@ def loss_and_gradient(elbo, model, guide, ratings):
 # Against Monte Carlo
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("model", MODELS, ids=label)
 def test_value_and_gradient_are_those_of_trace_elbo(model, ratings):

@@ -132,6 +132,7 @@ def sites_in_modules():
         pyro.sample("scales", dist.HalfNormal(torch.ones(2)).to_event(1))
 
 
+@pytest.mark.slow
 def test_inverse_fisher_is_that_of_the_curvature_of_the_divergence():
     """The Hessian of KL(q(p0) || q(p)) at p = p0, in the parameters that are optimised."""
     guide = perturbed(NormalGuide, sites_in_modules)

@@ -282,6 +282,7 @@ def test_a_fit_goes_on_from_its_state_to_the_last_bit(tiny, name):
         assert_same_end(finish(other), wanted)
 
 
+@pytest.mark.slow
 @sampled
 @one_fit_each
 def test_a_loop_may_go_back(tiny, name):
