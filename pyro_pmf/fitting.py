@@ -13,9 +13,9 @@ import torch
 from pyro_pmf.arguments import require_seed
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
+from pyro_pmf.inference.conditions import Conditions, as_device
 from pyro_pmf.inference.mcmc.chains import sample_chains
 from pyro_pmf.inference.methods import HMC, NUTS, VI, Method, as_method
-from pyro_pmf.inference.run import Run, as_device
 from pyro_pmf.inference.scales import learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS
 from pyro_pmf.inference.variational.loop import fit_guide
@@ -125,7 +125,7 @@ def fit(
     """
     method = as_method(method)
     _check_arguments(model, ratings, seed, dtype)
-    run = Run(seed, as_device(device), dtype, progress)
+    run = Conditions(seed, as_device(device), dtype, progress)
     if callback is not None:
         run = replace(run, on_step=_as_on_step(callback))
     if isinstance(method, HMC | NUTS):
@@ -149,7 +149,9 @@ def _as_on_step(callback: Callable[[Progress], None]) -> Callable[..., None]:
     return on_step
 
 
-def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: Run) -> Learned:
+def _draw(
+    model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: Conditions
+) -> Learned:
     """Draw from the posterior by Markov chains, on the CPU."""
     _refuse_unbounded(model, ratings)
     if isinstance(method, NUTS):
@@ -163,7 +165,9 @@ def _draw(model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: 
     return sample_chains(model, approximation.ratings, method, run, approximation)
 
 
-def _learn_scales(model: Any, ratings: Ratings, method: VI, run: Run) -> Mapping[str, float]:
+def _learn_scales(
+    model: Any, ratings: Ratings, method: VI, run: Conditions
+) -> Mapping[str, float]:
     """Return the standard deviations that the last fit holds; none if they are latents."""
     if not terms_of(model):
         raise FitError(

@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.mcmc.coordinates import Coordinates, Whitening
 from pyro_pmf.inference.mcmc.diagnostics import have_mixed, identified
 from pyro_pmf.inference.memory import draws_memory, require_memory
 from pyro_pmf.inference.methods import HMC, NUTS
-from pyro_pmf.inference.run import Run
 from pyro_pmf.internals import is_warming_up, shorten_adaptation
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.running import require_possible
@@ -88,7 +88,7 @@ def sample_chains(
     model: Callable[..., Any],
     ratings: Ratings,
     method: HMC | NUTS,
-    run: Run,
+    run: Conditions,
     approximation: Learned | None,
 ) -> Learned:
     """Draw from the exact posterior.
@@ -101,7 +101,7 @@ def sample_chains(
         The training ratings, on the CPU.
     method : HMC or NUTS
         Options of the sampler.
-    run : Run
+    run : Conditions
         Conditions of the fit.
     approximation : Learned or None
         An approximation of the same posterior, for `HMC`. Each chain starts from a draw of it and
@@ -152,7 +152,7 @@ def plan_chains(
     model: Callable[..., Any],
     ratings: Ratings,
     method: HMC | NUTS,
-    run: Run,
+    run: Conditions,
     approximation: Learned | None,
 ) -> list[ChainTask]:
     """Plan the work of each chain; parameters and errors are those of `sample_chains`.

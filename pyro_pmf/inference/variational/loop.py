@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, warn
+from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.methods import MAP, VI
-from pyro_pmf.inference.run import Run
 from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors, refuse_collapse
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.objective import Objective, pose
@@ -75,7 +75,7 @@ class Loop:
         Loss to minimize.
     method : MAP or VI
         Options of the fit.
-    run : Run
+    run : Conditions
         Conditions of the fit.
 
     Attributes
@@ -91,7 +91,7 @@ class Loop:
         If neither the model nor the guide has a parameter.
     """
 
-    def __init__(self, objective: Objective, method: MAP | VI, run: Run) -> None:
+    def __init__(self, objective: Objective, method: MAP | VI, run: Conditions) -> None:
         self.objective, self.method, self.run = objective, method, run
         train = objective.ratings
         self._blocks: list[Pairs | None] = [None]
@@ -234,7 +234,7 @@ def fit_guide(
     model: Callable[..., Any],
     ratings: Ratings,
     method: MAP | VI,
-    run: Run,
+    run: Conditions,
     scales: Mapping[str, float] | None = None,
 ) -> Learned:
     """Fit a guide to a model.
@@ -247,7 +247,7 @@ def fit_guide(
         The training ratings.
     method : MAP or VI
         Options of the fit.
-    run : Run
+    run : Conditions
         Conditions of the fit.
     scales : mapping of str to float, optional
         Values at which standard deviations are held, see `pose`.

@@ -41,9 +41,9 @@ from pyro_pmf import (
 )
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.mcmc import chains
 from pyro_pmf.inference.mcmc.chains import plan_chains, run_chain, sample_chains
-from pyro_pmf.inference.run import Run
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 SD = {"sigma": 0.2, "sigma_b": 0.5, "sigma_c": 0.3}
@@ -390,7 +390,7 @@ def planned(request, few):
 
     def plan(n_chains, seed=0, sample=plan_chains):
         method = request.param(**size, n_chains=n_chains)
-        run = Run(seed, torch.device("cpu"), None, progress=False)
+        run = Conditions(seed, torch.device("cpu"), None, progress=False)
         return sample(model, few, method, run, approximation)
 
     return plan

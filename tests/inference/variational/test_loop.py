@@ -14,8 +14,8 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 from pyro_pmf import MAP, PMF, VI, FitError, Fixed, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.initialization import initial_value
-from pyro_pmf.inference.run import Run
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.loop import Loop
@@ -225,7 +225,9 @@ sampled = pytest.mark.filterwarnings("ignore:Falling back to Trace_ELBO")
 
 
 def begin(model, ratings, method) -> Loop:
-    return Loop(pose(model, ratings, method), method, Run(0, torch.device("cpu"), None, False))
+    return Loop(
+        pose(model, ratings, method), method, Conditions(0, torch.device("cpu"), None, False)
+    )
 
 
 def take_steps(loop, n) -> None:

@@ -18,7 +18,7 @@ OnStep = Callable[[dict[str, Any], Callable[[], Learned]], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class Conditions:
     """Conditions of one fit.
 
     Attributes

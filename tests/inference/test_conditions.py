@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from pyro_pmf import FitError
-from pyro_pmf.inference.run import Run, as_device
+from pyro_pmf.inference.conditions import Conditions, as_device
 
 
 def test_seconds_are_those_since_the_fit_began():
     before = time.perf_counter()
-    run = Run(0, torch.device("cpu"), None, progress=False)
+    run = Conditions(0, torch.device("cpu"), None, progress=False)
     first, second = run.seconds, run.seconds
     assert 0 <= first <= second <= time.perf_counter() - before
-    earlier = Run(0, torch.device("cpu"), None, progress=False, started=before - 100)
+    earlier = Conditions(0, torch.device("cpu"), None, progress=False, started=before - 100)
     assert 100 <= earlier.seconds < 101
     assert run.on_step is None
 
