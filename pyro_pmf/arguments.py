@@ -49,4 +49,4 @@ def require_probability(name: str, value: Any) -> None:
         The argument.
     """
     if not isinstance(value, Real) or not 0 < float(value) < 1:
-        raise PMFError(f"{name} must lie between 0 and 1, not {value!r}")
+        raise PMFError(f"{name} must lie strictly between 0 and 1, not {value!r}")

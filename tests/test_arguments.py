@@ -32,7 +32,7 @@ def test_probabilities(value):
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 90, float("nan"), "0.9", [0.5, 0.9], None])
 def test_what_is_no_probability(value):
-    with pytest.raises(PMFError, match="interval must lie between 0 and 1, not"):
+    with pytest.raises(PMFError, match="interval must lie strictly between 0 and 1, not"):
         require_probability("interval", value)
 
 

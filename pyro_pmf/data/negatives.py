@@ -69,8 +69,8 @@ def with_sampled_negatives(
     n_unseen, wanted = ones.n_users * n_items - len(ones), round(ratio * len(ones))
     if not 1 <= wanted <= n_unseen / 2:
         raise PMFError(
-            f"ratio={ratio} asks for {wanted:,} of {n_unseen:,} unseen pairs: draw at least one, "
-            "and half of them at most."
+            f"ratio={ratio} asks for {wanted:,} of {n_unseen:,} unseen pairs: choose "
+            f"a ratio that draws at least 1 and at most {n_unseen // 2:,}."
         )
     generator = np.random.default_rng(seed)
     counts = ones.item_counts.cpu().numpy()

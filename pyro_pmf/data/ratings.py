@@ -374,7 +374,8 @@ class Ratings(Pairs):
         """
         if self.time is None:
             raise RatingsError(
-                "These ratings have no time to split by: name its column in from_frame(time=...)."
+                "These ratings have no time to split by: name the column in "
+                "Ratings.from_frame(..., time=...)."
             )
         return self._partition(splits.latest_rows(self.time, test_fraction))
 
@@ -449,8 +450,8 @@ def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
         if theirs not in COMPARABLE[ours] and theirs != "empty":
             to = "int" if ours == "integer" else "str"
             raise RatingsError(
-                f"No {column} id is known: these are of type {theirs}, the known ones of type "
-                f"{ours}. {convert(column, to)}"
+                f"No {column} id is known: the given ids are of type {theirs}, the training ids "
+                f"of type {ours}. {convert(column, to)}"
             )
     return torch.from_numpy(index)
 
@@ -487,7 +488,7 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
         rating = None
     if rating is None or not np.isfinite(rating).all():
         raise RatingsError(
-            "Scores need Ratings, or a DataFrame with a finite number for each pair in the column "
-            "'rating'."
+            "These pairs have no usable ratings: give Ratings with values, or a DataFrame with a "
+            "finite number in each row of the column 'rating'."
         )
     return rating

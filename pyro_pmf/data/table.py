@@ -148,7 +148,7 @@ def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
             table,
             unreadable if len(unreadable) else np.arange(len(table)),
             f"a rating in column {column!r} that is not a number (its type is {ratings.dtype})",
-            f"Correct or drop what cannot be read as one. {convert(column, 'float')}",
+            f"Correct or drop the values that are not numbers. {convert(column, 'float')}",
         )
     values = ratings.to_numpy(float, na_value=np.nan)
     refuse(
@@ -234,7 +234,9 @@ def read_scale(
     except (TypeError, ValueError):
         low = high = math.nan
     if not (low < high and math.isfinite(high - low)):
-        raise RatingsError(f"scale={scale!r} is not (lowest, highest), two finite numbers.")
+        raise RatingsError(
+            f"scale must be (lowest, highest), two ascending finite numbers, not {scale!r}."
+        )
     if ratings is not None:
         refuse(
             table,
@@ -380,9 +382,9 @@ def require_counts(
     refuse(
         table,
         np.sort(rows[wrong]),
-        f"a rating that is {'no count' if whole else 'negative'}",
-        f"For transform={transform!r} give {'whole numbers' if whole else 'numbers'} from 0 on, "
-        "or take another transform.",
+        f"a rating that is {'not a count' if whole else 'negative'}",
+        f"For transform={transform!r} give {'whole numbers' if whole else 'numbers'} of at "
+        "least 0, or choose another transform.",
     )
 
 

@@ -227,9 +227,8 @@ class Log1p(Transform):
         """
         if not isinstance(part, Normal):
             raise PMFError(
-                f"A {type(part).__name__} on the scale of log1p has no moments and no CRPS in "
-                "closed form, or none at all: use a likelihood that is Normal there, or another "
-                "transform."
+                f'With transform="log1p", moments and CRPS of a {type(part).__name__} have no '
+                "closed form and may not exist: use a Normal likelihood, or another transform."
             )
         mean, sd = part.loc.double(), part.scale.double()
         return self.log_mean + self.log_sd * mean, self.log_sd * sd
@@ -268,8 +267,8 @@ def transform_of(
         return Affine.of_scale(*scale)
     if rating is None:
         raise RatingsError(
-            f"transform={name!r} needs ratings. Pairs to predict need none: predictions are in "
-            "the units of the training ratings."
+            f"transform={name!r} needs ratings. For pairs without values leave transform out: "
+            "predictions use the transform of the training ratings."
         )
     if name == "count":
         return Affine(0.0, 1.0)

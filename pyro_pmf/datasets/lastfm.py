@@ -66,7 +66,7 @@ def lastfm_hetrec(
     if table.empty:
         raise PMFError(
             f"No rows are left with min_listeners={min_listeners} and min_artists={min_artists}: "
-            "lower one of them."
+            "lower them."
         )
     return table.reset_index(drop=True)
 

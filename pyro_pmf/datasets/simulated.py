@@ -65,7 +65,9 @@ def simulate(
         require_integer(name, value)
     require_seed(seed)
     if n_ratings > n_users * n_items:
-        raise PMFError(f"n_ratings={n_ratings} is outside 1 to {n_users * n_items}, all pairs.")
+        raise PMFError(
+            f"n_ratings must be at most n_users * n_items = {n_users * n_items}, not {n_ratings}."
+        )
     generator = np.random.default_rng(seed)
     cells = np.sort(generator.choice(n_users * n_items, n_ratings, replace=False, shuffle=False))
     user, item = (torch.from_numpy(index) for index in np.divmod(cells, n_items))

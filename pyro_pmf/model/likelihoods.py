@@ -214,7 +214,8 @@ class OrderedLogit(Likelihood):
         steps = value.double() * (self.n_levels - 1)
         if bool(((steps - steps.round()).abs() > 1e-3).any()):
             return (
-                f"are none of {self.n_levels} levels, evenly spaced from the lowest to the highest"
+                f"are not among the {self.n_levels} evenly spaced levels from the lowest to the "
+                "highest rating (check n_levels, and the scale of the Ratings)"
             )
         return None
 
@@ -272,7 +273,7 @@ class NegativeBinomialLog(Likelihood):
 
     def fault(self, value: Tensor) -> str | None:
         if bool(((value < 0) | (value % 1 != 0)).any()):
-            return 'are no counts, 0, 1, 2, ... (make the Ratings with transform="count")'
+            return 'are not counts 0, 1, 2, ... (make the Ratings with transform="count")'
         return None
 
     def linearized(self, value: Tensor) -> Tensor:

@@ -126,12 +126,17 @@ class PMF:
         if not isinstance(self.priors, Priors):
             raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
         if not isinstance(self.likelihood, Likelihood):
-            raise PMFError(f"likelihood must be such as NormalSigmoid(), not {self.likelihood!r}")
+            raise PMFError(
+                f"likelihood must be a Likelihood such as NormalSigmoid(), not {self.likelihood!r}"
+            )
         if not isinstance(self.biases, bool) and self.biases not in ("user", "item"):
             raise PMFError(f'biases must be True, False, "user" or "item", not {self.biases!r}')
         require_integer("n_factors", self.n_factors, least=0)
         if not self.n_factors and not self.biases:
-            raise PMFError("a model without factors and without biases has nothing to learn")
+            raise PMFError(
+                "n_factors=0 and biases=False leave nothing to learn: give n_factors of at "
+                "least 1, or biases=True"
+            )
 
     def __call__(self, ratings: Pairs, history: Pairs | None = None) -> Tensor:
         """Run the generative model.
@@ -228,7 +233,7 @@ def _pairs_seen(ratings: Pairs, history: Pairs | None) -> Pairs:
         return ratings
     if (history.n_users, history.n_items) != (ratings.n_users, ratings.n_items):
         raise PMFError(
-            f"history is of a {history.n_users} x {history.n_items} matrix, the ratings of a "
-            f"{ratings.n_users} x {ratings.n_items} one: align them to the same ids"
+            f"history has a {history.n_users} x {history.n_items} matrix, the ratings have a "
+            f"{ratings.n_users} x {ratings.n_items} one: use ratings.aligned_to(history)"
         )
     return history

@@ -227,7 +227,9 @@ class Priors:
             prior = getattr(self, f.name)
             _require(
                 isinstance(prior, Prior),
-                f"{f.name}: give a prior such as HalfNormal(1.0) or Fixed(0.3)",
+                f"{f.name}: give a prior such as "
+                + ("Normal(0.0, 1.0)" if f.name == "mu" else "HalfNormal(1.0)")
+                + " or Fixed(0.3)",
                 prior,
             )
             positive = isinstance(prior, HalfNormal | LogNormal) or (
@@ -235,7 +237,7 @@ class Priors:
             )
             _require(
                 positive or not f.name.startswith("sigma"),
-                f"{f.name} is a standard deviation: its prior must be on positive values",
+                f"{f.name} is a standard deviation: give HalfNormal, LogNormal or Fixed above 0",
                 prior,
             )
 

@@ -70,7 +70,7 @@ def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any
     assert ratings.value is not None  # checked by `fit`
     likelihood = likelihood_of(model)
     if likelihood is not None and (fault := likelihood.fault(ratings.value)):
-        raise FitError(f"Some ratings {fault}: {likelihood} cannot have made them.")
+        raise FitError(f"Some ratings {fault}: {likelihood} cannot produce them.")
     sites = sites_of(model, ratings)
     if "rating" not in sites or not sites["rating"].get("is_observed"):
         raise FitError(

@@ -137,7 +137,8 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
             )
         if header["model"] is None and model is None:
             raise StorageError(
-                f"{folder} holds the fit of a model of yours: give load(model=...)."
+                f"{folder} holds the fit of a model of your own, whose code is not saved: give "
+                "load(path, model=...)."
             )
         tensors = load_file(folder / "latents.safetensors")
         return {
@@ -154,7 +155,7 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(f"{folder} is damaged: {error}") from error
+        raise StorageError(f"{folder} is damaged, so fit and save it again: {error}") from error
 
 
 def _write(learned: Learned, folder: Path) -> None:

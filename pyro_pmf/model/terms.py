@@ -86,7 +86,9 @@ class Term:
         NotImplementedError
             If the term does not contribute to the score by itself (`in_score`).
         """
-        raise NotImplementedError(f"{self.site} is no part of the score by itself")
+        raise NotImplementedError(
+            f"the term {self.site} does not contribute to the score by itself"
+        )
 
     def unit(self, noise_sd: float) -> float:
         """Return the unit of ``vi_scale`` and ``map_scale``.

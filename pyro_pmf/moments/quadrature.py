@@ -152,7 +152,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Te
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
-        raise NotImplementedError("second derivatives of sigmoid_square_distance")
+        raise NotImplementedError("sigmoid_square_distance has no second derivatives")
     by_mean, by_var = ctx.saved_tensors
     return grad * by_mean, grad * by_var, None
 

@@ -418,7 +418,9 @@ def test_a_rating_outside_the_scale(frame):
     "scale", [(5, 1), (1, 1), (0, np.inf), (np.nan, 5), (1, 2, 3), 5, "ab", (-1.7e308, 1.7e308)]
 )
 def test_a_bad_scale(frame, scale):
-    assert "is not (lowest, highest), two finite numbers" in error_of(frame, scale=scale)
+    assert "scale must be (lowest, highest), two ascending finite numbers" in error_of(
+        frame, scale=scale
+    )
 
 
 @pytest.mark.parametrize("scale", [None, (1, 5)])
@@ -597,7 +599,7 @@ def test_ratings_that_are_not_observed(frame, bad):
     without = frame.drop(columns="rating")
     stars = frame["rating"].astype(object).where(frame["user"] != 20, bad)
     for pairs in (without, Ratings.from_frame(frame, rating=None, scale=(0, 5)), [1.0]):
-        with pytest.raises(RatingsError, match="finite number for each pair"):
+        with pytest.raises(RatingsError, match="finite number in each row"):
             observed(pairs)
-    with pytest.raises(RatingsError, match="finite number for each pair"):
+    with pytest.raises(RatingsError, match="finite number in each row"):
         observed(frame.assign(rating=stars))

@@ -113,7 +113,7 @@ def test_counts_are_looked_at_after_duplicates():
     frame = pd.concat([FRAME.assign(rating=FRAME["rating"] - 0.5), FRAME])
     kept = Ratings.from_frame(frame, on_duplicate="last", transform="count")
     assert sorted(kept.rating) == sorted(PLAYS)
-    with pytest.raises(RatingsError, match="no count"):
+    with pytest.raises(RatingsError, match="not a count"):
         Ratings.from_frame(frame, on_duplicate="mean", transform="count")
 
 

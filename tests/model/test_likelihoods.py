@@ -207,7 +207,7 @@ def small_ratings(rating, scale):
 @pytest.mark.parametrize(
     ("likelihood", "message"),
     [
-        (OrderedLogit(5), r"none of 5 levels, evenly spaced .* OrderedLogit\(n_levels=5\)"),
+        (OrderedLogit(5), r"not among the 5 evenly spaced levels .* OrderedLogit\(n_levels=5\)"),
         (BernoulliLogit(), r"neither the lowest nor the highest.* BernoulliLogit\(\)"),
     ],
 )

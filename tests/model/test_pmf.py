@@ -467,7 +467,7 @@ def test_scale_scales_every_log_density():
         ({"divisor": "n"}, "divisor must be one of.*'sqrt_count', 'count'.*not 'n'"),
         ({"n_factors": -1}, "n_factors must be .*not -1"),
         ({"n_factors": 2.0}, "n_factors must be .*not 2.0"),
-        ({"n_factors": 0, "biases": False}, "nothing to learn"),
+        ({"n_factors": 0, "biases": False}, "leave nothing to learn"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

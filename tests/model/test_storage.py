@@ -213,7 +213,7 @@ def test_a_model_of_ones_own_is_given_again(tmp_path):
 
     saved = fitted(model)
     saved.save(tmp_path / "m.pmf")
-    with pytest.raises(StorageError, match=r"load\(model"):
+    with pytest.raises(StorageError, match=r"load\(path, model"):
         load(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf", model=model)
     pd.testing.assert_frame_equal(loaded.predict(PAIRS), saved.predict(PAIRS))
@@ -262,7 +262,7 @@ def test_a_subclass_is_not_taken_for_a_pmf(tmp_path):
         pass
 
     fitted(Louder(n_factors=0)).save(tmp_path / "m.pmf")
-    with pytest.raises(StorageError, match=r"load\(model"):
+    with pytest.raises(StorageError, match=r"load\(path, model"):
         load(tmp_path / "m.pmf")
 
 
