@@ -185,6 +185,23 @@ class Pairs:
         """
         return Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
 
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Pairs:
+        """Return the same pairs on another device or with another floating point type.
+
+        Parameters
+        ----------
+        device : str or torch.device, optional
+            By default the device does not change.
+        dtype : torch.dtype, optional
+            By default the type does not change.
+        """
+        dtype = dtype or self.dtype
+        value = None if self.value is None else self.value.to(device, dtype)
+        user, item = self.user.to(device), self.item.to(device)
+        return Pairs(user, item, self.n_users, self.n_items, value, dtype)
+
     def without_values(self) -> Pairs:
         """Return the same pairs without values, so that the site ``rating`` is not observed."""
         hidden = self.within(self.n_users, self.n_items)

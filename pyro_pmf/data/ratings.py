@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data import splits
+from pyro_pmf.data.levels import Recorded, level_gap, spacing
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.table import (
     COMPARABLE,
@@ -53,6 +54,8 @@ class Ratings(Pairs):
     transform : Transform, optional
         Map from rating units to the model scale. By default to the unit scale, where 0 is the
         lowest possible rating and 1 the highest.
+    recorded : Recorded, optional
+        How the ratings of the whole table were recorded. By default as these ratings show.
 
     Attributes
     ----------
@@ -92,6 +95,7 @@ class Ratings(Pairs):
         time: pd.Series | None = None,
         dtype: torch.dtype = torch.float32,
         transform: Transform | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         self.user_ids, self.item_ids = user_ids, item_ids
         self.scale, self.time = scale, time
@@ -101,6 +105,9 @@ class Ratings(Pairs):
         value = None
         if rating is not None:
             value = torch.from_numpy(self.to_value(rating)).to(user.device, dtype)
+        if recorded is None:
+            recorded = Recorded(None if rating is None else level_gap(rating, scale))
+        self.recorded = recorded
         super().__init__(user, item, len(user_ids), len(item_ids), value, dtype)
 
     @classmethod
@@ -182,6 +189,7 @@ class Ratings(Pairs):
             times,
             dtype,
             transform_of(transform, ratings, bounds),
+            Recorded(None if ratings is None else level_gap(ratings, bounds), scale is not None),
         )
 
     def __repr__(self) -> str:
@@ -225,7 +233,58 @@ class Ratings(Pairs):
             self.time,
             dtype or self.dtype,
             self.transform,
+            self.recorded,
         )
+
+    def with_transform(self, name: Name) -> Ratings:
+        """Return the same ratings on another model scale.
+
+        Parameters
+        ----------
+        name : {"unit", "standardize", "log1p", "count"}
+            The transform, see `from_frame`.
+
+        Returns
+        -------
+        Ratings
+            "standardize" and "log1p" take mean and standard deviation of these ratings.
+
+        Raises
+        ------
+        RatingsError
+            If the name is unknown, the transform cannot map a rating, or a transform other than
+            "unit" is asked of pairs without values or of ratings that are all equal.
+        """
+        if self.rating is not None and name != "unit":
+            table, rows = self.to_frame(), np.arange(len(self))
+            require_spread(table, self.rating, rows)
+            require_counts(table, self.rating, rows, name)
+        return Ratings(
+            self.user,
+            self.item,
+            self.user_ids,
+            self.item_ids,
+            self.scale,
+            self.rating,
+            self.time,
+            self.dtype,
+            transform_of(name, self.rating, self.scale),
+            self.recorded,
+        )
+
+    @property
+    def spacing(self) -> float:
+        """Spacing of the recorded ratings on the model scale, see `levels.spacing`.
+
+        Returns
+        -------
+        float
+            0 if nothing tells of rounding, or there are no ratings.
+        """
+        if self.rating is None:
+            return 0.0
+        gap = self.recorded.gap if isinstance(self.transform, Affine) else None
+        return spacing(self.to_value(self.rating), gap and gap / self.transform.width)
 
     def to_value(self, x: Numbers) -> Numbers:
         """Map ratings in rating units to the model scale; any shape."""
@@ -295,6 +354,7 @@ class Ratings(Pairs):
             *self._given(known.cpu().numpy()),
             train.dtype,
             train.transform,
+            train.recorded,
         )
         if aligned.rating is not None:
             refuse(
@@ -308,6 +368,24 @@ class Ratings(Pairs):
                 else "Correct these rows, or drop them.",
             )
         return aligned
+
+    def of_some_users(self, n_ratings: int, seed: int = 0) -> Ratings:
+        """Return the ratings of random users, at most about ``n_ratings`` of them.
+
+        Parameters
+        ----------
+        n_ratings : int
+            Number of ratings; if there are no more, all are returned.
+        seed : int
+            Seed of the choice. No global random state is read or changed.
+        """
+        if len(self) <= n_ratings:
+            return self
+        users = np.random.default_rng(seed).permutation(self.n_users)
+        counts = self.user_counts.cpu().numpy()[users]
+        chosen = np.zeros(self.n_users, dtype=bool)
+        chosen[users[: 1 + int(np.searchsorted(counts.cumsum(), n_ratings))]] = True
+        return self._take(chosen[self.user.cpu().numpy()])
 
     def split(self, test_fraction: float = 0.1, seed: int = 0) -> tuple[Ratings, Ratings]:
         """Hold out a random fraction of all ratings.
@@ -428,6 +506,7 @@ class Ratings(Pairs):
             *self._given(keep),
             self.dtype,
             self.transform,
+            self.recorded,
         )
 
     def _given(self, keep: np.ndarray) -> tuple[np.ndarray | None, pd.Series | None]:

@@ -158,6 +158,9 @@ class Affine(Transform):
         return (rating >= low) & (rating <= high)
 
 
+COUNT = Affine(0.0, 1.0)  # the transform "count"
+
+
 @dataclass(frozen=True)
 class Log1p(Transform):
     """value = (log(1 + rating) - log_mean) / log_sd.
@@ -271,7 +274,7 @@ def transform_of(
             "predictions use the transform of the training ratings."
         )
     if name == "count":
-        return Affine(0.0, 1.0)
+        return COUNT
     if name == "standardize":
         return Affine(float(rating.mean()), float(rating.std()))
     logs = np.log1p(rating)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, ClassVar, Literal, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.errors import PMFError
 from pyro_pmf.model.distributions import GammaPoisson, OrderedLogistic
+
+_LEAST_NOISE = 0.3  # sigma of a point estimate, in spreads of ratings that rounding may explain
 
 
 class Likelihood(ABC):
@@ -65,6 +72,21 @@ class Likelihood(ABC):
         """
         return {}
 
+    def for_ratings(self, ratings: Ratings) -> Likelihood:
+        """Return the likelihood with all that the table tells, such as the spacing of its levels.
+
+        Parameters
+        ----------
+        ratings : Ratings
+            The training ratings.
+
+        Returns
+        -------
+        Likelihood
+            By default this one.
+        """
+        return self
+
     def fault(self, value: Tensor) -> str | None:
         """Return why this likelihood cannot produce some ratings, or None if it can produce all.
 
@@ -92,6 +114,40 @@ class Likelihood(ABC):
         """
         return 1.0
 
+    def information(self, score: Tensor, sigma: Tensor, **own: Tensor) -> Tensor:
+        """Return the information that a rating has about its score, before it is seen.
+
+        This is (d mean / d score)^2 / variance of the rating. It is the Fisher information of the
+        Normal, Bernoulli and negative binomial distributions, and a lower bound of any other.
+
+        Parameters
+        ----------
+        score, sigma, **own
+            As for a call; known numbers.
+
+        Returns
+        -------
+        Tensor, shape (..., n_pairs)
+            Expected curvature of minus the log density: the precision of a Normal likelihood that
+            would say as much about the score.
+        """
+        with torch.enable_grad():
+            leaf = score.detach().requires_grad_()
+            rating = self(leaf, sigma, **own)
+            (slope,) = torch.autograd.grad(rating.mean.sum(), leaf)
+            variance = rating.variance.detach()
+            return slope**2 / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+
+    def sigma_for(self, spread: float) -> float:
+        """Return the sigma with which ratings spread this much about their means.
+
+        Parameters
+        ----------
+        spread : float
+            Standard deviation on the scale of `linearized`, positive.
+        """
+        return spread
+
     def linearized(self, value: Tensor) -> Tensor:
         """Map ratings to a scale on which their spread about their means is about sigma.
 
@@ -107,6 +163,36 @@ class Likelihood(ABC):
         return value
 
 
+@dataclass(frozen=True, repr=False)
+class Auto(Likelihood):
+    """A likelihood that is yet to be chosen by the ratings: ``PMF(likelihood="auto")``."""
+
+    def __repr__(self) -> str:
+        return "'auto'"
+
+    def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
+        raise PMFError(
+            'A model with likelihood="auto" does not run by itself, since ratings choose its '
+            "likelihood. fit(model, ratings) chooses it, and so does model, ratings = "
+            "model.for_ratings(ratings). Otherwise give one, as in "
+            "PMF(likelihood=NormalSigmoid())."
+        )
+
+
+class LikelihoodField:
+    """The field of a model that takes a likelihood, or "auto" for `Auto`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, model: object | None, owner: type) -> Likelihood:
+        return NormalSigmoid() if model is None else model.__dict__[self._name]
+
+    def __set__(self, model: object, value: Likelihood | Literal["auto"]) -> None:
+        is_auto = isinstance(value, str) and value == "auto"
+        model.__dict__[self._name] = Auto() if is_auto else value
+
+
 def likelihood_of(model: Any) -> Likelihood | None:
     """Return the likelihood of a model, or None for a Pyro model without that attribute."""
     likelihood = getattr(model, "likelihood", None)
@@ -114,10 +200,62 @@ def likelihood_of(model: Any) -> Likelihood | None:
 
 
 @dataclass(frozen=True)
-class NormalSigmoid(Likelihood):
-    """R_ij ~ Normal(sigmoid(score_ij), sigma_ij^2), for ratings on the unit scale [0, 1].
+class _Normal(Likelihood):
+    """A Normal distribution of recorded ratings, with the variance of their rounding.
+
+    A rating recorded to the nearest multiple of d misses the rating that was meant by up to d / 2
+    either way, with variance d^2 / 12. Without this part of the variance, the density of levels is
+    unbounded: the noise of a user who always gives the same level would go to zero.
+    """
+
+    rounding: float | None = None
+
+    def __post_init__(self) -> None:
+        known = self.rounding is None or isinstance(self.rounding, Real)
+        if not (known and 0 <= float(self.rounding or 0.0) < math.inf):
+            raise PMFError(
+                "rounding is the spacing of recorded ratings on the model scale: give a number of "
+                f"at least 0, or None to find it, not {self.rounding!r}."
+            )
+
+    def for_ratings(self, ratings: Ratings) -> Self:
+        if self.rounding is not None:
+            return self
+        return replace(self, rounding=float(f"{ratings.spacing:.6g}"))  # to be read
+
+    def sigma_for(self, spread: float) -> float:
+        rest = spread**2 - self._rounding_sd**2
+        return math.sqrt(max(rest, (_LEAST_NOISE * spread) ** 2))
+
+    @property
+    def _rounding_sd(self) -> float:
+        return (self.rounding or 0.0) / math.sqrt(12)
+
+    def _with_rounding(self, sigma: Tensor) -> Tensor:
+        """Return sqrt(sigma^2 + rounding^2 / 12)."""
+        sd = self._rounding_sd
+        if not sd:
+            return sigma
+        return torch.hypot(sigma, torch.tensor(sd, dtype=sigma.dtype, device=sigma.device))
+
+
+@dataclass(frozen=True)
+class NormalSigmoid(_Normal):
+    """R_ij ~ Normal(sigmoid(score_ij), sigma_ij^2 + rounding^2 / 12), for ratings on [0, 1].
 
     Salakhutdinov & Mnih 2007, section 2: the logistic function bounds the range of predictions.
+
+    Parameters
+    ----------
+    rounding : float, optional
+        Spacing of the recorded ratings on the model scale, such as 0.25 for stars from 1 to 5. By
+        default `fit` finds it in the ratings, and a model that runs by itself has none. With 0,
+        levels are taken for exact numbers, whose density is unbounded.
+
+    Raises
+    ------
+    PMFError
+        If ``rounding`` is negative or not finite.
 
     Examples
     --------
@@ -130,15 +268,25 @@ class NormalSigmoid(Likelihood):
     has_bounds: ClassVar[bool] = True
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
-        return dist.Normal(torch.sigmoid(score), sigma)
+        return dist.Normal(torch.sigmoid(score), self._with_rounding(sigma))
 
 
 @dataclass(frozen=True)
-class NormalIdentity(Likelihood):
-    """R_ij ~ Normal(score_ij, sigma_ij^2).
+class NormalIdentity(_Normal):
+    """R_ij ~ Normal(score_ij, sigma_ij^2 + rounding^2 / 12).
 
     Salakhutdinov & Mnih 2007, section 2, equation 1. For ratings without bounds, such as ratings
     with transform="standardize" or "log1p".
+
+    Parameters
+    ----------
+    rounding : float, optional
+        As for `NormalSigmoid`.
+
+    Raises
+    ------
+    PMFError
+        If ``rounding`` is negative or not finite.
 
     Examples
     --------
@@ -149,7 +297,7 @@ class NormalIdentity(Likelihood):
     """
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
-        return dist.Normal(score, sigma)
+        return dist.Normal(score, self._with_rounding(sigma))
 
     def noise_sd(self, value: Tensor | None = None) -> float:
         return 0.2 if value is None else 0.8 * float(value.std())
@@ -206,6 +354,12 @@ class OrderedLogit(Likelihood):
         below, above = shares.cumsum(-1)[..., :-1], shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         cutpoints = below.log() - above.log()
         return {"cutpoints": pyro.deterministic("cutpoints", cutpoints, event_dim=1)}
+
+    def information(self, score: Tensor, sigma: Tensor, **own: Tensor) -> Tensor:
+        below = torch.sigmoid((own["cutpoints"] - score[..., None]) / sigma[..., None])
+        slope = torch.diff(F.pad(below * (1 - below) / sigma[..., None], (1, 1)))
+        share = torch.diff(F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0))
+        return (slope**2 / share.clamp(min=torch.finfo(share.dtype).tiny)).sum(-1)
 
     def noise_sd(self, value: Tensor | None = None) -> float:
         return 1.8  # sd of a logistic distribution

@@ -185,6 +185,14 @@ class LogGaussian(Uncertain):
     def shape(self) -> Size:
         return self.log_mean.shape if self.expanded is None else self.expanded
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.log_mean.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_mean.device
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         full = self if self.expanded is None else _map_tensors(self, self._broadcast)
         return _map_tensors(replace(full, expanded=None), function)

@@ -18,6 +18,7 @@ from pyro_pmf.moments.gaussian import (
     Value,
     require_independent,
 )
+from pyro_pmf.moments.rounding import rounded
 
 
 def _add(a: Value, b: Value) -> Uncertain:
@@ -112,6 +113,16 @@ def _divide(a: Value, b: Value) -> Gaussian:
     return _scale(a, b.reciprocal())
 
 
+def _hypot(a: Value, b: Value) -> LogGaussian:
+    """Add the variance of rounding: sqrt(a^2 + b^2) of a positive quantity and one number."""
+    if not isinstance(a, LogGaussian):
+        a, b = b, a
+    if not (isinstance(a, LogGaussian) and isinstance(b, Tensor) and not b.dim()):
+        raise NoClosedForm(f"the hypotenuse of a {type(a).__name__} and a {type(b).__name__}")
+    log_mean, log_var = rounded(a.log_mean, a.log_var, float(b))
+    return LogGaussian(log_mean, log_var, a.sites, a.expanded)
+
+
 def _broadcast(*values: Value) -> tuple[Value, ...]:
     shape = np.broadcast_shapes(*(value.shape for value in values))
     return tuple(value.expand(shape) for value in values)
@@ -131,6 +142,7 @@ RULES.update(
         torch.Tensor.__rmul__: _multiply,
         torch.div: _divide,
         torch.Tensor.__truediv__: _divide,
+        torch.hypot: _hypot,
         torch.broadcast_tensors: _broadcast,
         dot: _dot,
         weighted_sum: _weighted_sum,

@@ -1,0 +1,87 @@
+"""Pairs known to be rated, whose ratings are not known: the history of a fit."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings
+
+
+def with_history(
+    ratings: Ratings, history: Ratings | pd.DataFrame | None
+) -> tuple[Ratings, Pairs | None]:
+    """Add pairs known to be rated to the pairs of some ratings.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        The training ratings.
+    history : Ratings or pandas.DataFrame, or None
+        Pairs by id; a frame has the columns ``user`` and ``item``. Ratings are not looked at, and
+        pairs may repeat or be among the training ratings.
+
+    Returns
+    -------
+    ratings : Ratings
+        The training ratings, indexed by their own ids and those of the history. Rows of the
+        factors of the other ids then have no ratings.
+    seen : Pairs or None
+        All pairs with I_ij = 1, sorted by user, then by item, without values; None if ``history``
+        has no pairs.
+
+    Raises
+    ------
+    RatingsError
+        If a column is missing, an id is missing, or ids are of another type than the training ids.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"user": [1, 1, 2], "item": [7, 9, 9], "rating": [4.0, 1.0, 5.0]})
+    >>> rated = pd.DataFrame({"user": [2], "item": [8]})
+    >>> ratings, seen = with_history(Ratings.from_frame(frame), rated)
+    >>> ratings.item_ids.tolist(), len(seen)
+    ([7, 8, 9], 4)
+    """
+    if history is None or not len(history):
+        return ratings, None
+    if isinstance(history, Ratings):
+        also = history
+    else:
+        also = Ratings.from_frame(
+            history, rating=None, scale=ratings.scale, on_duplicate="last", dtype=ratings.dtype
+        )
+    ratings.locate(also)  # refuses ids of another type
+    ratings = _indexed_by(
+        ratings, ratings.user_ids.union(also.user_ids), ratings.item_ids.union(also.item_ids)
+    )
+    user, item = ratings.locate(also)
+    n = ratings.n_items
+    cells = torch.cat([ratings.user * n + ratings.item, user * n + item]).unique()
+    shape = ratings.n_users, n
+    return ratings, Pairs(cells // n, cells % n, *shape, dtype=ratings.dtype)
+
+
+def _indexed_by(ratings: Ratings, user_ids: pd.Index, item_ids: pd.Index) -> Ratings:
+    """Return the same ratings with indices into longer lists of ids; their order stays."""
+    user, item = (
+        torch.from_numpy(longer.get_indexer(shorter)).to(index.device)[index]
+        for longer, shorter, index in (
+            (user_ids, ratings.user_ids, ratings.user),
+            (item_ids, ratings.item_ids, ratings.item),
+        )
+    )
+    return Ratings(
+        user,
+        item,
+        user_ids,
+        item_ids,
+        ratings.scale,
+        ratings.rating,
+        ratings.time,
+        ratings.dtype,
+        ratings.transform,
+        ratings.recorded,
+    )
