@@ -9,8 +9,44 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.moments.gaussian import Uncertain, Value
+
+
+@dataclass(frozen=True)
+class Converged:
+    """Whether a fit has converged, by what is asked of it; true if both are.
+
+    Predictions of chains mix long before standard deviations do. Variational inference and MAP
+    judge both by the ELBO.
+
+    Attributes
+    ----------
+    predictions : bool
+        Whether predictions can be trusted.
+    parameters : bool
+        Whether parameters and effects can be trusted.
+
+    Examples
+    --------
+    >>> converged = Converged(predictions=True, parameters=False)
+    >>> bool(converged), converged.predictions
+    (False, True)
+    """
+
+    predictions: bool
+    parameters: bool
+
+    def __bool__(self) -> bool:
+        return self.predictions and self.parameters
+
+    def __str__(self) -> str:
+        if self.predictions == self.parameters:
+            return "converged" if self else "not converged"
+        for_sure = "predictions" if self.predictions else "parameters"
+        not_yet = "parameters" if self.predictions else "predictions"
+        return f"converged for {for_sure}, not for {not_yet}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,10 +68,15 @@ class Learned:
         One row per step of the fit: step (from 1), elbo (nats), seconds. With Markov chains, one
         row per draw: step, chain, log_likelihood of the training ratings (nats), divergent,
         seconds.
-    converged : bool
-        Whether the ELBO stopped rising before the step limit, or the chains have mixed.
+    converged : Converged
+        Whether the ELBO stopped rising before the step limit, or the chains have mixed; apart for
+        predictions and for parameters. A bool stands for both.
     n_chains : int or None
         Number of Markov chains, whose draws follow one another; None without chains.
+    history : Pairs or None
+        The training pairs and all others that `fit` was told were rated; None without others.
+    tracked : pandas.DataFrame or None
+        Mean and sd of the ratings of the pairs of `Gibbs.track`, over all sweeps; not saved.
     """
 
     model: Callable[..., Any]
@@ -43,12 +84,25 @@ class Learned:
     latents: Mapping[str, Value]
     n_draws: int | None
     steps: pd.DataFrame
-    converged: bool
+    converged: Converged
     n_chains: int | None = None
+    history: Pairs | None = None
+    tracked: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.converged, Converged):
+            both = bool(self.converged)
+            object.__setattr__(self, "converged", Converged(both, both))
+
+    @property
+    def seen(self) -> Pairs:
+        """The pairs with I_ij = 1: ``history``, or else the training ratings."""
+        return self.ratings if self.history is None else self.history
 
     def __repr__(self) -> str:
         length = f"{len(self.steps)} {'steps' if self.n_chains is None else 'draws'}"
-        state = f"converged in {length}" if self.converged else f"not converged after {length}"
+        when = "in" if self.converged else "after"
+        state = f"{self.converged} {when} {length}"
         return f"{type(self).__name__} of {self.model}\n  given {self.ratings}\n  {state}"
 
     def draws(self, n_draws: int | None = None) -> Iterator[dict[str, Tensor]]:

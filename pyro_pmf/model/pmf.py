@@ -2,27 +2,30 @@
 
     sigma, sigma_U, sigma_V, sigma_W, sigma_Z, sigma_b, sigma_c, sigma_s, sigma_t ~ HalfNormal
     mu    ~ Normal
+    tau_k ~ HalfNormal, T = diag(tau)                                 scale of each factor
     b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
-    U_i   ~ Normal(0, sigma_U^2 I)                                    independent users
-    U_i   ~ Normal(sum_j I_ij W_j / d(n_i), sigma_U^2 I)              hierarchical users
-            W_j ~ Normal(0, sigma_W^2 I)
+    U_i   ~ Normal(0, sigma_U^2 T^2)                                  independent users
+    U_i   ~ Normal(sum_j I_ij W_j / d(n_i), sigma_U^2 T^2)            hierarchical users
+            W_j ~ Normal(0, sigma_W^2 T^2)
     V_j   ~ Normal(0, sigma_V^2 I)                                    independent items
     V_j   ~ Normal(sum_i I_ij Z_i / d(n_j), sigma_V^2 I)              hierarchical items
             Z_i ~ Normal(0, sigma_Z^2 I)
     score = mu + b_i + c_j + U_i . V_j
     s_i   ~ Normal(0, sigma_s^2)           t_j ~ Normal(0, sigma_t^2)
     sigma_ij = sigma exp(s_i + t_j)                                   noise of users and items
-    R_ij  ~ Normal(sigmoid(score), sigma_ij^2)                        at the observed pairs
+    R_ij  ~ Normal(sigmoid(score), sigma_ij^2 + rounding^2 / 12)      at the observed pairs
 
 I_ij is 1 where user i rated item j, else 0; n_i and n_j count the ratings of user i and of item j.
 The papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I).
-The distribution is the same; here U_i and V_j are latents with every option.
+The distribution is the same; here U_i and V_j are latents with every option. The papers have
+tau_k = 1, ``Priors(tau=Fixed(1.0))``. With a scale of its own, a factor that the ratings do not
+need is switched off (automatic relevance determination), so that n_factors is an upper bound.
 
 Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
 sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
 techniques for recommender systems, 2009 (biases); Koren, Factorization meets the neighborhood,
 KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the difficulty of evaluating baselines, 2019
-(both sides).
+(both sides); MacKay, Bayesian non-linear modelling for the prediction competition, 1994 (tau).
 """
 
 from __future__ import annotations
@@ -37,8 +40,10 @@ from torch import Tensor
 
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
-from pyro_pmf.model.likelihoods import Likelihood, NormalSigmoid
+from pyro_pmf.model.choice import choose, prior_of_mean
+from pyro_pmf.model.likelihoods import Auto, Likelihood, LikelihoodField
 from pyro_pmf.model.priors import Priors
 from pyro_pmf.model.terms import (
     BEING_RATED,
@@ -66,7 +71,8 @@ class PMF:
     Parameters
     ----------
     n_factors : int
-        Length of U_i and V_j. With 0 factors, the model has only biases.
+        Length of U_i and V_j, an upper bound where tau is learnt. With 0 factors, the model has
+        only biases.
     users, items : {"independent", "hierarchical"}
         Prior mean of the factors: 0, or a sum over the items that the user rated, or over the
         users who rated the item. Hierarchical rows share strength through these sums;
@@ -80,9 +86,10 @@ class PMF:
         ("user"), only t_j ("item"), or both.
     priors : Priors
         Priors of the scalar parameters.
-    likelihood : Likelihood
+    likelihood : Likelihood or "auto"
         Distribution of a rating given its score: `NormalSigmoid`, `NormalIdentity`,
-        `OrderedLogit`, `BernoulliLogit`, `NegativeBinomialLog`, or a class of your own.
+        `OrderedLogit`, `BernoulliLogit`, `NegativeBinomialLog`, or a class of your own. With
+        "auto", `fit` chooses by the ratings, see `choice.choose`.
 
     Raises
     ------
@@ -110,7 +117,7 @@ class PMF:
     divisor: Divisor = "sqrt_count"
     noise: Noise = "user_and_item"
     priors: Priors = field(default_factory=Priors)
-    likelihood: Likelihood = field(default_factory=NormalSigmoid)
+    likelihood: LikelihoodField = LikelihoodField()  # noqa: RUF009  # knows its default
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -127,7 +134,8 @@ class PMF:
             raise PMFError(f"priors must be Priors(...), not {self.priors!r}")
         if not isinstance(self.likelihood, Likelihood):
             raise PMFError(
-                f"likelihood must be a Likelihood such as NormalSigmoid(), not {self.likelihood!r}"
+                'likelihood must be "auto" or a Likelihood such as NormalSigmoid(), not '
+                f"{self.likelihood!r}"
             )
         if not isinstance(self.biases, bool) and self.biases not in ("user", "item"):
             raise PMFError(f'biases must be True, False, "user" or "item", not {self.biases!r}')
@@ -170,10 +178,11 @@ class PMF:
         b = sample.rows("b", sigma_b)  # b_i ~ Normal(0, sigma_b^2)
         c = sample.rows("c", sigma_c)  # c_j ~ Normal(0, sigma_c^2)
 
+        tau = sample.factor_scales()  # tau_k of each factor
         sigma_U, sigma_V = sample.scale("U"), sample.scale("V")
-        W = sample.rows("W", sample.scale("W"))  # W_j ~ Normal(0, sigma_W^2 I)
+        W = sample.rows("W", sample.scale("W"), tau)  # W_j ~ Normal(0, sigma_W^2 T^2)
         Z = sample.rows("Z", sample.scale("Z"))  # Z_i ~ Normal(0, sigma_Z^2 I)
-        U = sample.rows("U", sigma_U, mean=self._sum_over_seen(W, seen.pattern))
+        U = sample.rows("U", sigma_U, tau, mean=self._sum_over_seen(W, seen.pattern))
         V = sample.rows("V", sigma_V, mean=self._sum_over_seen(Z, seen.pattern.T))
 
         score = mu + sample.at_pairs(U, V, b, c)  # mu + b_i + c_j + U_i . V_j
@@ -185,6 +194,28 @@ class PMF:
 
         with pyro.plate("ratings", len(ratings), dim=-1):
             return pyro.sample("rating", likelihood(score, sigma, **own), obs=ratings.value)
+
+    def for_ratings(self, ratings: Ratings) -> tuple[PMF, Ratings]:
+        """Return the model and the ratings that `fit` uses.
+
+        Parameters
+        ----------
+        ratings : Ratings
+            The training ratings.
+
+        Returns
+        -------
+        model : PMF
+            The likelihood is chosen if it was "auto", and knows the spacing of the ratings.
+        ratings : Ratings
+            The same ratings, on the model scale of the likelihood.
+        """
+        likelihood, priors = self.likelihood, self.priors
+        if isinstance(likelihood, Auto):
+            likelihood, ratings = choose(ratings)
+            priors = prior_of_mean(likelihood, ratings, priors)
+        likelihood = likelihood.for_ratings(ratings)
+        return replace(self, likelihood=likelihood, priors=priors), ratings
 
     @property
     def terms(self) -> Terms:
@@ -202,14 +233,26 @@ class PMF:
         }
         return Terms(term for term, is_there in has.items() if is_there)
 
+    def divide_by(self, n: Tensor) -> Tensor:
+        """Return d(n), the divisor of a sum over n pairs.
+
+        Parameters
+        ----------
+        n : Tensor, float, any shape
+            Numbers of pairs.
+
+        Returns
+        -------
+        Tensor, of the shape of ``n``
+        """
+        return n.sqrt() if self.divisor == "sqrt_count" else n
+
     def _sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
         """Return sum_j I_ij W_j / d(n_i) for each row i, 0 in an empty row; None without W."""
         if W is None:
             return None
         n = seen.row_pointers.diff()
-        d = n.to(W.dtype)
-        if self.divisor == "sqrt_count":
-            d = d.sqrt()
+        d = self.divide_by(n.to(W.dtype))
         return weighted_sum(d.reciprocal().repeat_interleave(n), W, seen)
 
 

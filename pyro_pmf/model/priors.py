@@ -33,7 +33,7 @@ def _is_finite(value: object) -> bool:
 
 
 class Prior(ABC):
-    """The prior distribution of one scalar parameter."""
+    """The prior distribution of one scalar parameter, or of each entry of a vector."""
 
     @abstractmethod
     def distribution(self, like: Tensor) -> dist.Distribution:
@@ -52,15 +52,26 @@ class Prior(ABC):
         ----------
         name : str
             Name of the site.
-        like : Tensor
-            A tensor of the model's type and device.
+        like : Tensor, shape () or (n,)
+            A tensor of the shape of the parameter, and of the model's type and device.
 
         Returns
         -------
-        Tensor, shape (...)
+        Tensor, shape (...) or (..., n)
             The value of the site.
         """
-        return pyro.sample(name, self.distribution(like))
+        fn = self.distribution(like)
+        return pyro.sample(name, fn.expand(like.shape).to_event(like.dim()) if like.dim() else fn)
+
+    def for_factors(self, n_factors: int) -> Prior:
+        """Return the prior of a model with this number of factors: itself, unless it depends.
+
+        Parameters
+        ----------
+        n_factors : int
+            Number of factors.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,40 @@ class HalfNormal(Prior):
 
 
 @dataclass(frozen=True)
+class FactorHalfNormal(Prior):
+    """HalfNormal(scale / K^(1/4)) of a scale of K factors.
+
+    The variance of U_i . V_j, a sum of K products, then has the same prior for every K.
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation of the Normal with one factor, positive.
+
+    Raises
+    ------
+    PMFError
+        If ``scale`` is not positive and finite.
+
+    Examples
+    --------
+    >>> FactorHalfNormal(1.0).for_factors(16)
+    HalfNormal(scale=0.5)
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        _require_positive("FactorHalfNormal", self.scale)
+
+    def distribution(self, like: Tensor) -> dist.Distribution:
+        return HalfNormal(self.scale).distribution(like)
+
+    def for_factors(self, n_factors: int) -> Prior:
+        return HalfNormal(self.scale / max(n_factors, 1) ** 0.25)
+
+
+@dataclass(frozen=True)
 class LogNormal(Prior):
     """The exponential of Normal(log(median), scale^2).
 
@@ -167,7 +212,8 @@ class Fixed(Prior):
         return dist.Delta(like.new_tensor(self.value))
 
     def draw(self, name: str, like: Tensor) -> Tensor:
-        return pyro.deterministic(name, like.new_tensor(self.value))
+        value = like.new_tensor(self.value).expand(like.shape)
+        return pyro.deterministic(name, value, event_dim=like.dim())
 
 
 @dataclass(frozen=True)
@@ -183,6 +229,9 @@ class Priors:
     sigma : Prior
         Noise of a rating; the likelihood defines the quantity that it scales. With Normal
         ratings, their standard deviation about the mean, on the model scale, such as [0, 1].
+    tau : Prior
+        Scale of each factor, which multiplies sigma_U and sigma_W. ``Fixed(1.0)`` gives all
+        factors the same scale.
     sigma_U, sigma_V : Prior
         Standard deviations of user and item factors about their prior means.
     sigma_W : Prior
@@ -205,18 +254,19 @@ class Priors:
     >>> priors = Priors(sigma=Fixed(0.2), sigma_U=HalfNormal(0.5))
     >>> priors.sigma_U
     HalfNormal(scale=0.5)
-    >>> priors.sigma_V
-    HalfNormal(scale=1.0)
+    >>> priors.of("sigma_V", n_factors=16)
+    HalfNormal(scale=0.5)
     >>> Priors.from_dict(priors.to_dict()) == priors
     True
     """
 
     mu: Prior = field(default=Normal(0.0, 1.0))
     sigma: Prior = field(default=HalfNormal(0.5))
-    sigma_U: Prior = field(default=HalfNormal(1.0))
-    sigma_V: Prior = field(default=HalfNormal(1.0))
-    sigma_W: Prior = field(default=HalfNormal(0.3))
-    sigma_Z: Prior = field(default=HalfNormal(0.3))
+    tau: Prior = field(default=HalfNormal(1.0))
+    sigma_U: Prior = field(default=FactorHalfNormal(1.0))
+    sigma_V: Prior = field(default=FactorHalfNormal(1.0))
+    sigma_W: Prior = field(default=FactorHalfNormal(1.0))
+    sigma_Z: Prior = field(default=FactorHalfNormal(1.0))
     sigma_b: Prior = field(default=HalfNormal(1.0))
     sigma_c: Prior = field(default=HalfNormal(1.0))
     sigma_s: Prior = field(default=HalfNormal(0.5))
@@ -232,14 +282,27 @@ class Priors:
                 + " or Fixed(0.3)",
                 prior,
             )
-            positive = isinstance(prior, HalfNormal | LogNormal) or (
+            positive = isinstance(prior, HalfNormal | FactorHalfNormal | LogNormal) or (
                 isinstance(prior, Fixed) and prior.value > 0
             )
             _require(
-                positive or not f.name.startswith("sigma"),
+                positive or f.name == "mu",
                 f"{f.name} is a standard deviation: give HalfNormal, LogNormal or Fixed above 0",
                 prior,
             )
+
+    def of(self, name: str, n_factors: int) -> Prior:
+        """Return the prior of one parameter of a model with ``n_factors`` factors.
+
+        Parameters
+        ----------
+        name : str
+            Name of the parameter.
+        n_factors : int
+            Number of factors.
+        """
+        prior: Prior = getattr(self, name)
+        return prior.for_factors(n_factors)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the priors as plain data: for each field, the family and its parameters."""
@@ -259,9 +322,11 @@ class Priors:
         Parameters
         ----------
         data : dict
-            As returned by `to_dict`.
+            As returned by `to_dict`. Without tau, as the first version wrote it, all factors have
+            the same scale, 1.
         """
         families = {c.__name__: c for c in Prior.__subclasses__()}
+        data = {"tau": {"family": "Fixed", "value": 1.0}, **data}
         return cls(
             **{
                 name: families[given["family"]](

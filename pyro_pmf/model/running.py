@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -17,7 +20,7 @@ from torch.distributions import Distribution, Normal
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
-from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.model.likelihoods import Likelihood, likelihood_of
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm, Uncertain, Value
 
@@ -117,6 +120,87 @@ def run(
 def takes_history(model: Callable[..., Any]) -> bool:
     """Return whether a model takes the argument ``history``, the pairs with I_ij = 1."""
     return "history" in inspect.signature(model).parameters
+
+
+def with_history(model: Callable[..., Any], history: Pairs | None) -> Callable[..., Any]:
+    """Return a model whose I_ij stands for these pairs, whatever ratings it is run on.
+
+    Parameters
+    ----------
+    model : callable
+        A Pyro model that takes ``history``.
+    history : Pairs or None
+        All pairs with I_ij = 1, on the device of the fit; with None the model is unchanged.
+    """
+    return model if history is None else _WithHistory(model, history)
+
+
+@dataclass(frozen=True)
+class _WithHistory:
+    """A model with a history of its own. Its attributes are those of the model inside."""
+
+    inner: Callable[..., Any]
+    seen: Pairs
+
+    def __call__(self, ratings: Pairs, history: Pairs | None = None) -> Any:
+        return self.inner(ratings, history=self.seen)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("inner", "seen"):  # not yet there while unpickling
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def information(
+    model: Callable[..., Any], latents: Mapping[str, Tensor], pairs: Pairs, history: Pairs
+) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+    """Return the information that the rating of each pair has about its score.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or another model with an attribute ``likelihood`` that it calls.
+    latents : mapping of str to Tensor
+        Value of each latent site.
+    pairs : Pairs
+        Some pairs of the training matrix.
+    history : Pairs
+        The pairs with I_ij = 1.
+
+    Returns
+    -------
+    information : Tensor, shape (n_pairs,)
+        See `Likelihood.information`.
+    sites : dict of str to dict
+        Pyro's sites by name, see `run`.
+    """
+    likelihood = likelihood_of(model)
+    assert likelihood is not None  # the caller has a model with one
+    listening = _Listening(likelihood)
+    overheard = copy.copy(model)
+    object.__setattr__(overheard, "likelihood", listening)  # models may be frozen
+    sites = run(overheard, latents, pairs, history)
+    score, sigma, own = listening.heard
+    with pyro.validation_enabled(False):
+        found = likelihood.information(score, sigma, **own)
+    return found.expand(score.shape), sites
+
+
+class _Listening(Likelihood):
+    """A likelihood that keeps the arguments of its last call."""
+
+    def __init__(self, inner: Likelihood) -> None:
+        self.inner = inner
+        self.has_sigma, self.has_mu = inner.has_sigma, inner.has_mu  # type: ignore[misc]
+        self.has_bounds = inner.has_bounds  # type: ignore[misc]
+        self.heard: tuple[Tensor, Tensor, dict[str, Tensor]]
+
+    def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
+        self.heard = score, sigma, own
+        return self.inner(score, sigma, **own)
+
+    def latents(self, zero: Tensor) -> dict[str, Tensor]:
+        return self.inner.latents(zero)
 
 
 class _Given(Messenger):

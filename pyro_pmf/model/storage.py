@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pyro_pmf.data.levels import Recorded
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.data.transforms import Affine, Log1p
 from pyro_pmf.errors import StorageError
-from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     NegativeBinomialLog,
@@ -33,7 +35,8 @@ from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Priors
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 
-_FORMAT = 2
+_FORMAT = 3
+_OLDER = 2  # also read: without tau, history and how ratings were recorded
 _FILES = (
     "posterior.json",
     "latents.safetensors",
@@ -42,6 +45,7 @@ _FILES = (
     "ratings.parquet",
     "steps.parquet",
 )
+_HISTORY = "history.parquet"  # only of a fit with a history
 _LIKELIHOODS = {
     family.__name__: family
     for family in (
@@ -129,7 +133,7 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
         raise StorageError(f"{folder} is not a saved posterior: it lacks {', '.join(missing)}.")
     try:
         header = json.loads((folder / "posterior.json").read_text(encoding="utf-8"))
-        if header["format"] != _FORMAT:
+        if header["format"] not in (_FORMAT, _OLDER):
             remedy = "upgrade pyro-pmf" if header["format"] > _FORMAT else "fit and save it again"
             raise StorageError(
                 f"{folder} was saved by pyro-pmf {header['version']} in format "
@@ -141,16 +145,18 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
                 "load(path, model=...)."
             )
         tensors = load_file(folder / "latents.safetensors")
+        ratings = _read_ratings(folder, header)
         return {
             "model": model or _read_model(header["model"]),
-            "ratings": _read_ratings(folder, header),
+            "ratings": ratings,
+            "history": _read_history(folder, ratings) if header.get("history") else None,
             "latents": {
                 site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
             },
             "n_draws": header["n_draws"],
             "n_chains": header["n_chains"],
             "steps": pd.read_parquet(folder / "steps.parquet"),
-            "converged": header["converged"],
+            "converged": _read_converged(header),
         }
     except StorageError:
         raise
@@ -167,8 +173,11 @@ def _write(learned: Learned, folder: Path) -> None:
         "latents": {site: type(value).__name__ for site, value in learned.latents.items()},
         "n_draws": learned.n_draws,
         "n_chains": learned.n_chains,
-        "converged": learned.converged,
+        "history": learned.history is not None,
+        "converged": bool(learned.converged),  # all that older versions read
+        "converged_for": asdict(learned.converged),
         "scale": train.scale,
+        "recorded": asdict(train.recorded),
         "transform": {"family": type(train.transform).__name__} | _options(train.transform),
         "dtype": str(train.dtype).removeprefix("torch."),
     }
@@ -188,6 +197,20 @@ def _write(learned: Learned, folder: Path) -> None:
         columns["time"] = train.time
     pd.DataFrame(columns).to_parquet(folder / "ratings.parquet", index=False)
     learned.steps.to_parquet(folder / "steps.parquet", index=False)
+    if learned.history is not None:
+        pairs = {"user": learned.history.user.numpy(), "item": learned.history.item.numpy()}
+        pd.DataFrame(pairs).to_parquet(folder / _HISTORY, index=False)
+
+
+def _read_history(folder: Path, ratings: Ratings) -> Pairs:
+    pairs = pd.read_parquet(folder / _HISTORY)
+    user, item = (torch.tensor(pairs[side].to_numpy()) for side in ("user", "item"))
+    return Pairs(user, item, ratings.n_users, ratings.n_items, dtype=ratings.dtype)
+
+
+def _read_converged(header: dict[str, Any]) -> Converged:
+    both = header["converged"]
+    return Converged(**header.get("converged_for", {"predictions": both, "parameters": both}))
 
 
 def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
@@ -210,6 +233,7 @@ def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
         rows.get("time"),
         getattr(torch, header["dtype"]),
         transform,
+        Recorded(**header["recorded"]) if "recorded" in header else None,
     )
 
 

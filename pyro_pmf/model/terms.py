@@ -20,6 +20,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.model.priors import Priors
 from pyro_pmf.moments.bilinear import dot
 
+TAU = "tau"  # site of the scale of each factor, which multiplies sigma_U and sigma_W
 Plate = Literal["users", "items"]
 Moments = tuple[Tensor, Tensor]  # mean and variance of each row
 
@@ -268,6 +269,7 @@ class TermSampler:
 
     def __init__(self, terms: Terms, priors: Priors, n_factors: int, pairs: Pairs) -> None:
         self._terms, self._priors, self._pairs = terms, priors, pairs
+        self._n_factors = n_factors
         self.zero = torch.zeros((), dtype=pairs.dtype, device=pairs.device)
         self._origin = self.zero.expand(n_factors)
         sizes: Iterable[tuple[Plate, int]] = ("users", pairs.n_users), ("items", pairs.n_items)
@@ -275,15 +277,32 @@ class TermSampler:
 
     def scalar(self, name: str) -> Tensor:
         """Sample a scalar parameter at the site ``name``, from its prior."""
-        return getattr(self._priors, name).draw(name, self.zero)
+        return self._priors.of(name, self._n_factors).draw(name, self.zero)
+
+    def factor_scales(self) -> Tensor | None:
+        """Sample tau, the scale of each factor, or return None if the model has no factors.
+
+        Returns
+        -------
+        Tensor, shape (..., n_factors), or None
+        """
+        if self._terms.factors is None:
+            return None
+        return self._priors.of(TAU, self._n_factors).draw(TAU, self._origin)
 
     def scale(self, site: str) -> Tensor | None:
         """Sample the standard deviation of a term, or return None if the model lacks the term."""
         term = self._terms.of_site(site)
         return None if term is None else self.scalar(term.scale)
 
-    def rows(self, site: str, sd: Tensor | None, mean: Tensor | None = None) -> Tensor | None:
-        """Sample the rows of a term from Normal(mean, sd^2 I).
+    def rows(
+        self,
+        site: str,
+        sd: Tensor | None,
+        tau: Tensor | None = None,
+        mean: Tensor | None = None,
+    ) -> Tensor | None:
+        """Sample the rows of a term from Normal(mean, sd^2 T^2), T = diag(tau).
 
         Parameters
         ----------
@@ -291,6 +310,8 @@ class TermSampler:
             Site of the term.
         sd : Tensor, or None
             Standard deviation of the rows.
+        tau : Tensor, shape (..., n_factors), optional
+            Scale of each factor; 1 by default.
         mean : Tensor, shape (n_rows, n_factors) for factors, else (n_rows,), optional
             Mean of each row; 0 by default.
 
@@ -306,7 +327,8 @@ class TermSampler:
             if not term.is_vector:
                 return pyro.sample(site, dist.Normal(self.zero if mean is None else mean, sd))
             loc = self._origin if mean is None else mean
-            return pyro.sample(site, dist.Normal(loc, sd[..., None]).to_event(1))
+            scale = sd[..., None] if tau is None else sd[..., None] * tau
+            return pyro.sample(site, dist.Normal(loc, scale).to_event(1))
 
     def at_pairs(
         self, U: Tensor | None, V: Tensor | None, b: Tensor | None, c: Tensor | None

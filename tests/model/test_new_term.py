@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_pmf import HMC, MAP, PMF, VI, HalfNormal, NormalIdentity, Priors, Ratings, fit
+from pyro_pmf import MAP, NUTS, PMF, VI, FitError, HalfNormal, NormalIdentity, Priors, Ratings, fit
 from pyro_pmf.criticism.plots import plot_scales
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.centring import centring_for_sampling
@@ -126,7 +126,9 @@ def test_draws_predictions_and_figures(truth):
     pytest.importorskip("matplotlib")
     ratings, _ = truth
     few = Ratings.from_frame(ratings.to_frame().query("user < 12"), transform="standardize")
-    posterior = fit(MODEL, few, HMC(n_draws=10, n_warmup=10, n_chains=1), progress=False)
+    with pytest.raises(FitError, match="method='nuts', which takes any Pyro model"):
+        fit(MODEL, few, "gibbs", progress=False)
+    posterior = fit(MODEL, few, NUTS(n_draws=10, n_warmup=30, n_chains=1), progress=False)
     assert posterior.latents["a"].shape == (10, few.n_users)
     pairs = pd.DataFrame({"user": [0, 999], "item": few.item_ids[:2]})
     predicted = posterior.predict(pairs)

@@ -27,12 +27,15 @@ USER = [0, 0, 0, 1, 1, 2, 3, 3]
 ITEM = [0, 1, 2, 0, 2, 1, 0, 1]
 VALUE = [0.1, 0.9, 0.4, 0.7, 0.2, 1.0, 0.5, 0.0]
 N_USERS, N_ITEMS = 5, 4
+N_FACTORS = 2  # of each model that has some
+OF_FACTORS = 1 / N_FACTORS**0.25  # so that the variance of U_i . V_j does not depend on n_factors
 DEFAULT_SCALES = {
     "sigma": 0.5,
-    "sigma_U": 1.0,
-    "sigma_V": 1.0,
-    "sigma_W": 0.3,
-    "sigma_Z": 0.3,
+    "tau": 1.0,
+    "sigma_U": OF_FACTORS,
+    "sigma_V": OF_FACTORS,
+    "sigma_W": OF_FACTORS,
+    "sigma_Z": OF_FACTORS,
     "sigma_b": 1.0,
     "sigma_c": 1.0,
     "sigma_s": 0.5,
@@ -96,7 +99,7 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
     if options["biases"] in (True, "item"):
         shapes |= {"sigma_c": (), "c": (N_ITEMS,)}
     if k:
-        shapes |= {"sigma_U": (), "sigma_V": (), "U": user_rows, "V": item_rows}
+        shapes |= {"sigma_U": (), "sigma_V": (), "U": user_rows, "V": item_rows, "tau": (k,)}
         if options["users"] == "hierarchical":
             shapes |= {"sigma_W": (), "W": item_rows}
         if options["items"] == "hierarchical":
@@ -140,11 +143,16 @@ def dense_log_joint(model: PMF, value, ratings: Pairs) -> float:
     """The log density of everything under the default priors, by SciPy."""
     total = stats.norm(0, 1).logpdf(value["mu"])
     total += sum(
-        stats.halfnorm(0, s).logpdf(value[k]) for k, s in DEFAULT_SCALES.items() if k in value
+        stats.halfnorm(0, s).logpdf(value[k]).sum()
+        for k, s in DEFAULT_SCALES.items()
+        if k in value
     )
     means = dense_means(model, value, ratings) if model.n_factors else {}
+    tau = {"U": value.get("tau", 1.0), "W": value.get("tau", 1.0)}
     total += sum(
-        stats.norm(means.get(name, 0.0), value[f"sigma_{name}"]).logpdf(value[name]).sum()
+        stats.norm(means.get(name, 0.0), value[f"sigma_{name}"] * tau.get(name, 1.0))
+        .logpdf(value[name])
+        .sum()
         for name in "UVWZbcst"
         if name in value
     )
@@ -302,7 +310,7 @@ def test_prior_predictive_moments(divisor, parallel):
     """
     n = 4_000 if parallel else 1_000
     sd = {"sigma": 0.2, "sigma_U": 0.9, "sigma_V": 0.7, "sigma_W": 0.8, "sigma_Z": 0.6}
-    sd |= {"sigma_b": 0.5, "sigma_c": 0.4}
+    sd |= {"sigma_b": 0.5, "sigma_c": 0.4, "tau": 0.8}
     priors = Priors(mu=Normal(0.3, 0.6), **{name: Fixed(value) for name, value in sd.items()})
     model = PMF(**BOTH, divisor=divisor, priors=priors, likelihood=NormalIdentity())
     draws = prior_draws(model, training(), n, parallel=parallel)
@@ -313,7 +321,7 @@ def test_prior_predictive_moments(divisor, parallel):
         sum_of_seen = np.minimum(count, 1) if divisor == "sqrt_count" else 1 / np.maximum(count, 1)
         return own + shared * np.where(count > 0, sum_of_seen, 0)
 
-    var_U = rows(var["sigma_U"], var["sigma_W"], USER, N_USERS)
+    var_U = var["tau"] * rows(var["sigma_U"], var["sigma_W"], USER, N_USERS)
     var_V = rows(var["sigma_V"], var["sigma_Z"], ITEM, N_ITEMS)
     expected = 0.6**2 + var["sigma_b"] + var["sigma_c"] + var["sigma"]
     expected = expected + 2 * var_U[USER] * var_V[ITEM]
@@ -387,7 +395,7 @@ def test_nuts_potential_is_that_of_the_equations(options, jit):
         parameters = {name: torch.randn_like(z) for name, z in parameters.items()}
         value = {n: transforms[n].inv(z) if n in transforms else z for n, z in parameters.items()}
         value = {name: v.numpy() for name, v in value.items()}
-        volume = sum(float(z) for name, z in parameters.items() if name in DEFAULT_SCALES)
+        volume = sum(float(z.sum()) for name, z in parameters.items() if name in DEFAULT_SCALES)
         expected = -dense_log_joint(model, value, ratings) - volume
         assert potential(parameters).item() == pytest.approx(expected, rel=1e-10)
 
@@ -413,8 +421,8 @@ def test_render_model_draws_every_site_and_its_parents():
     graph = pyro.render_model(PMF(**BOTH), model_args=(training(),), render_distributions=True)
     edges = {tuple(x.strip() for x in line.split("->")) for line in graph.body if "->" in line}
     for child, parents in {
-        "W": {"sigma_W"},
-        "U": {"W", "sigma_U"},
+        "W": {"sigma_W", "tau"},
+        "U": {"W", "sigma_U", "tau"},
         "Z": {"sigma_Z"},
         "V": {"Z", "sigma_V"},
         "rating": {"sigma", "mu", "b", "c", "U", "V"},
@@ -430,8 +438,8 @@ def test_get_dependencies_finds_the_parents():
     found = get_dependencies(PMF(**BOTH), (training(),))["prior_dependencies"]
     parents = {child: set(of) - {child} for child, of in found.items()}
     assert parents["rating"] == {"sigma", "mu", "b", "c", "U", "V"}
-    assert parents["W"] == {"sigma_W"}
-    assert parents["U"] == {"sigma_U", "W"}
+    assert parents["W"] == {"sigma_W", "tau"}
+    assert parents["U"] == {"sigma_U", "W", "tau"}
     assert parents["V"] == {"sigma_V", "Z"}
     assert parents["Z"] == {"sigma_Z"}
     assert parents["mu"] == parents["sigma"] == set()
@@ -487,11 +495,9 @@ def test_repr_says_everything():
         "mu=Normal(loc=0.5, scale=2.0)",
         "sigma=LogNormal(median=0.2, scale=0.9)",
         "sigma_W=Fixed(value=0.123)",
-        *(
-            f"{name}=HalfNormal"
-            for name in ("sigma_U", "sigma_V", "sigma_Z", "sigma_b", "sigma_c")
-        ),
-        "likelihood=NormalSigmoid()",
+        *(f"{name}=FactorHalfNormal" for name in ("sigma_U", "sigma_V", "sigma_Z")),
+        *(f"{name}=HalfNormal" for name in ("tau", "sigma_b", "sigma_c")),
+        "likelihood=NormalSigmoid(rounding=None)",
     ):
         assert part in repr(model)
 

@@ -9,7 +9,7 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_pmf.errors import PMFError
-from pyro_pmf.model.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
+from pyro_pmf.model.priors import FactorHalfNormal, Fixed, HalfNormal, LogNormal, Normal, Priors
 
 NAMES = [f.name for f in fields(Priors)]
 MIXED = Priors(mu=Normal(0.5, 2.0), sigma=Fixed(0.2), sigma_U=LogNormal(0.3, 0.7))
@@ -21,11 +21,12 @@ NO_SCALES = [0.0, -1.0, float("nan"), float("inf")]
     "prior",
     [
         HalfNormal,
+        FactorHalfNormal,
         lambda bad: Normal(0.0, bad),
         lambda bad: LogNormal(1.0, bad),
         lambda bad: LogNormal(bad, 1.0),
     ],
-    ids=["HalfNormal", "Normal", "LogNormal scale", "LogNormal median"],
+    ids=["HalfNormal", "FactorHalfNormal", "Normal", "LogNormal scale", "LogNormal median"],
 )
 def test_a_scale_must_be_positive_and_finite(prior, bad):
     with pytest.raises(PMFError, match=f"positive number, not {bad}"):
@@ -71,7 +72,10 @@ def test_dict_is_plain_data():
     assert MIXED.to_dict()["sigma_U"] == {"family": "LogNormal", "median": 0.3, "scale": 0.7}
 
 
-@pytest.mark.parametrize("thing", [Priors(), Normal(0.0, 1.0), HalfNormal(1.0), Fixed(1.0)])
+@pytest.mark.parametrize(
+    "thing",
+    [Priors(), Normal(0.0, 1.0), HalfNormal(1.0), FactorHalfNormal(1.0), Fixed(1.0)],
+)
 def test_they_are_frozen_and_hashable(thing):
     name = fields(thing)[0].name
     with pytest.raises(FrozenInstanceError):
@@ -81,14 +85,40 @@ def test_they_are_frozen_and_hashable(thing):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("shape", [(), (3,)], ids=["scalar", "vector"])
 @pytest.mark.parametrize(
     "prior", [Normal(0.5, 2.0), HalfNormal(0.5), LogNormal(0.3, 0.7), Fixed(0.2)], ids=repr
 )
-def test_draws_are_like_the_tensor_given(prior, dtype, device):
-    like = torch.zeros((), dtype=dtype, device=device)
+def test_draws_are_like_the_tensor_given(prior, shape, dtype, device):
+    like = torch.zeros(shape, dtype=dtype, device=device)
     with pyro.validation_enabled(device != "meta"):  # a meta tensor has no values to check
-        for value in (prior.draw("x", like), prior.distribution(like).sample()):
-            assert (value.dtype, value.device, value.shape) == (dtype, like.device, ())
+        drawn = prior.draw("x", like)
+        assert (drawn.dtype, drawn.device, drawn.shape) == (dtype, like.device, shape)
+        value = prior.distribution(like).sample()
+        assert (value.dtype, value.device) == (dtype, like.device)
+
+
+def test_the_entries_of_a_vector_are_independent():
+    """The site of tau is one event, whose log density is the sum of its entries'."""
+    like = torch.zeros(3, dtype=torch.float64)
+    trace = poutine.trace(lambda: HalfNormal(0.7).draw("tau", like)).get_trace()
+    trace.compute_log_prob()
+    drawn = trace.nodes["tau"]["value"].numpy()
+    assert len(set(drawn.tolist())) == 3
+    wanted = stats.halfnorm(scale=0.7).logpdf(drawn).sum()
+    assert float(trace.nodes["tau"]["log_prob"]) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("n_factors", [0, 1, 2, 16])
+def test_priors_of_factors_know_their_number(n_factors):
+    """K sigma_U^2 sigma_V^2, the variance of U_i . V_j, has one prior for every K."""
+    priors = Priors(sigma_V=LogNormal(0.3, 0.7))
+    wanted = HalfNormal(1 / max(n_factors, 1) ** 0.25)
+    for name in ("sigma_U", "sigma_W", "sigma_Z"):
+        assert priors.of(name, n_factors) == wanted
+    assert priors.of("sigma_V", n_factors) == LogNormal(0.3, 0.7)
+    assert priors.of("tau", n_factors) == HalfNormal(1.0)
+    assert priors.of("sigma_b", n_factors) == HalfNormal(1.0)
 
 
 @pytest.mark.parametrize(

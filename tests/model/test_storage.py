@@ -29,6 +29,7 @@ from pyro_pmf import (
 )
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.variational.readout import _to_cpu
+from pyro_pmf.model.learned import Converged
 from pyro_pmf.moments.gaussian import LogGaussian
 
 FRAME = pd.DataFrame(
@@ -42,7 +43,7 @@ FRAME = pd.DataFrame(
 PAIRS = pd.DataFrame({"user": ["ann", "dan", "dan", "eve"], "item": [1, 9, 15, 77]})
 
 
-BRIEFLY = VI(max_steps=5, n_draws=7)
+BRIEFLY = VI(max_steps=5, n_draws=7, learn_scales=None)
 
 
 def fitted(model=None, method=BRIEFLY, time=None, dtype=torch.float32):
@@ -189,7 +190,7 @@ def test_other_formats_are_refused(tmp_path, number, remedy):
 def test_the_header_says_how_many_draws_and_chains_there_are(tmp_path):
     fitted().save(tmp_path / "m.pmf")
     header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
-    assert header["format"] == 2
+    assert header["format"] == 3
     assert (header["n_draws"], header["n_chains"]) == (None, None)
 
 
@@ -203,6 +204,18 @@ def test_chains_come_back(tmp_path):
     pd.testing.assert_frame_equal(loaded.steps, saved.steps)
     assert loaded.latents.keys() == saved.latents.keys()
     assert all(torch.equal(loaded.latents[name], x) for name, x in saved.latents.items())
+
+
+@pytest.mark.parametrize("parts", [(True, False), (False, True), (True, True)])
+def test_what_has_converged_comes_back(tmp_path, parts):
+    saved = replace(fitted(), converged=Converged(*parts))
+    saved.save(tmp_path / "m.pmf")
+    assert load(tmp_path / "m.pmf").converged == Converged(*parts)
+    header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
+    assert header["converged"] == all(parts)  # all that versions before knew
+    del header["converged_for"]
+    (tmp_path / "m.pmf" / "posterior.json").write_text(json.dumps(header))
+    assert load(tmp_path / "m.pmf").converged == Converged(all(parts), all(parts))
 
 
 def test_a_model_of_ones_own_is_given_again(tmp_path):

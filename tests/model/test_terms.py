@@ -190,7 +190,8 @@ def test_a_model_that_states_no_terms_has_none():
 def test_latent_sites_are_those_of_the_terms_their_scales_and_the_scalars(options):
     model = PMF(**options)
     of_terms = {name for term in model.terms for name in (term.site, term.scale)}
-    assert latents_of(model) == of_terms | {"sigma", "mu"}
+    tau = {"tau"} if model.n_factors else set()
+    assert latents_of(model) == of_terms | tau | {"sigma", "mu"}
 
 
 @every_likelihood
@@ -198,6 +199,7 @@ def test_latent_sites_are_those_of_the_terms_their_scales_and_the_scalars(option
 def test_a_likelihood_adds_its_own_sites_and_may_lack_the_scalars(likelihood, options):
     model = PMF(**options | {"likelihood": likelihood})
     of_terms = {name for term in model.terms for name in (term.site, term.scale)}
+    of_terms |= {"tau"} if model.n_factors else set()
     if not isinstance(likelihood, OrderedLogit | BernoulliLogit):
         of_terms |= {"sigma", "mu"}
     own = {OrderedLogit: {"shares"}, BernoulliLogit: {"mu"}}.get(type(likelihood), set())
@@ -208,11 +210,11 @@ def test_a_likelihood_adds_its_own_sites_and_may_lack_the_scalars(likelihood, op
 def test_what_a_prior_fixes_is_no_latent(options):
     """Fixed values are sites all the same, of which a trace tells the value."""
     model, everything = PMF(**options), [f"sigma_{site}" for site in KNOWN]
-    for fixed in (everything, ["sigma", "mu"], ["sigma_U", "sigma_c", "sigma_t"]):
+    for fixed in (everything, ["sigma", "mu", "tau"], ["sigma_U", "sigma_c", "sigma_t"]):
         held = PMF(**options, priors=Priors(**{name: Fixed(0.5) for name in fixed}))
         assert latents_of(held) == latents_of(model) - set(fixed)
         sites = sites_of(held, PAIRS)
-        assert all(sites[name]["value"] == 0.5 for name in latents_of(model) & set(fixed))
+        assert all((sites[name]["value"] == 0.5).all() for name in latents_of(model) & set(fixed))
 
 
 @every_option
@@ -235,6 +237,8 @@ def test_rows_of_a_term_have_the_standard_deviation_of_its_scale(options):
     sites = sites_of(model, PAIRS)
     for term in model.terms:
         fn, sd = sites[term.site]["fn"], sites[term.scale]["value"]
+        if term.site in "UW":  # users' side has the scale of each factor
+            sd = sd * sites["tau"]["value"]
         assert isinstance(unwrapped(fn), dist.Normal)
         torch.testing.assert_close(fn.stddev, sd.expand(fn.stddev.shape))
         assert bool(fn.mean.any()) == term.has_mean
@@ -317,6 +321,18 @@ def test_terms_that_a_model_lacks_are_not_sampled():
         return sample.rows("b", sample.scale("b"))
 
     assert set(latents_in(model)) == {"b", "sigma_b"}
+
+
+def test_tau_is_sampled_where_there_are_factors_one_for_each():
+    def model(terms, priors):
+        return TermSampler(terms, priors, K, PAIRS).factor_scales()
+
+    assert model(PMF(0).terms, Priors()) is None
+    sites = sites_of(model, PMF(K).terms, Priors())
+    assert sites["tau"]["value"].shape == (K,)
+    assert sites["tau"]["fn"].event_shape == (K,)
+    fixed = sites_of(model, PMF(K).terms, Priors(tau=Fixed(0.5)))
+    assert fixed["tau"]["value"].tolist() == [0.5] * K
 
 
 def latents_in(model):
