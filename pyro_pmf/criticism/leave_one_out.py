@@ -8,16 +8,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, warn
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.moments.chains import ess_mean
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction import arviz_versions
 from pyro_pmf.prediction.discrete import DiscretePredictive
-from pyro_pmf.prediction.inference_data import chosen_draws, predictions, run_at_first, to_arviz
+from pyro_pmf.prediction.inference_data import (
+    chosen_draws,
+    predictions,
+    prior_predictions,
+    run_at_first,
+    to_arviz,
+)
+from pyro_pmf.prediction.metrics import clustered_error
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.random_state import isolated_random_state
 
+# With S draws, Pareto smoothing is reliable for k up to 1 - 1 / log10(S) (Vehtari, Simpson,
+# Gelman, Yao & Gabry 2024). At 100 this is 0.5, where the weights just have a variance.
+_FEWEST_DRAWS = 100
 _LEVELS = 20  # more levels are shown by their distribution function, not each by itself
 
 
@@ -53,8 +65,9 @@ def loo(
     -------
     arviz.ELPDData
         ArviZ's result with pointwise values: elpd and elpd_i (elpd_loo and loo_i with ArviZ 0.x),
-        log densities in rating units, or log masses of levels; se; p or p_loo, the effective
-        number of parameters; pareto_k, and good_k, up to which k is harmless.
+        log densities in rating units, or log masses of levels; se, clustered by user
+        (`metrics.clustered_error`); p or p_loo, the effective number of parameters; pareto_k, and
+        good_k, up to which k is harmless.
 
     Raises
     ------
@@ -67,10 +80,14 @@ def loo(
     Warns
     -----
     UserWarning
-        If some k are above good_k.
+        If some k are above good_k, or fewer than 100 draws are effective.
     """
-    result = _loo(_for_loo(learned, pairs, n_draws, seed), learned)
+    data = _for_loo(learned, pairs, n_draws, seed)
+    result = _loo(data, learned)
+    _warn_of_draws({"": _effective_draws(data, learned)})
     _warn_of_k({"": result})
+    elpd = arviz_versions.pointwise(result)
+    result.se = len(elpd) * clustered_error(elpd, as_frame(pairs)["user"])
     return result
 
 
@@ -95,9 +112,9 @@ def compare(
         One row per model, the best first, with the same columns for every version of ArviZ: rank,
         from 0; elpd, the sum of the log predictive densities (nats), and se, its standard error;
         p, the effective number of parameters; elpd_diff, elpd minus the first row's elpd, and dse,
-        its standard error; weight, of the model in the mixture that predicts best (stacking; Yao,
-        Vehtari, Simpson & Gelman 2018); n_bad_k, the number of ratings whose Pareto k is above
-        ArviZ's threshold.
+        its standard error (both clustered by user, see `metrics.clustered_error`); weight, of the
+        model in the mixture that predicts best (stacking; Yao, Vehtari, Simpson & Gelman 2018);
+        n_bad_k, the number of ratings whose Pareto k is above ArviZ's threshold.
 
     Raises
     ------
@@ -110,7 +127,8 @@ def compare(
     Warns
     -----
     UserWarning
-        If some k are above good_k. The more of them a model has, the less reliable its row is.
+        If some k are above good_k: the more of them a model has, the less reliable its row is. If
+        a model has fewer than 100 effective draws.
     """
     if len(posteriors) < 2:
         raise PMFError(
@@ -122,22 +140,37 @@ def compare(
             "level. These are not comparable: hold ratings out and compare the log_loss of "
             "posterior.evaluate(test, levels=...)."
         )
-    results = {
-        name: _loo(_for_loo(learned, pairs, n_draws, seed), learned)
-        for name, learned in posteriors.items()
-    }
+    results, effective = {}, {}
+    for name, learned in posteriors.items():
+        data = _for_loo(learned, pairs, n_draws, seed)
+        results[name], effective[name] = _loo(data, learned), _effective_draws(data, learned)
     table = arviz_versions.compare(results)
     table["elpd_diff"] = table["elpd"] - table["elpd"].iloc[0]
+    each = {name: arviz_versions.pointwise(results[name]) for name in table.index}
+    best, user = each[table.index[0]], as_frame(pairs)["user"]
+    table["se"] = [len(x) * clustered_error(x, user) for x in each.values()]
+    table["dse"] = [len(x) * clustered_error(x - best, user) for x in each.values()]
     table["n_bad_k"] = [_bad_k(results[name]) for name in table.index]
+    _warn_of_draws(effective)
     _warn_of_k(results)
     columns = ["rank", "elpd", "se", "p", "elpd_diff", "dse", "weight", "n_bad_k"]
     return table[columns].astype(float).astype({"rank": int, "n_bad_k": int})
 
 
 def plot_ppc(
-    learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    n_draws: int = 100,
+    seed: int = 0,
+    prior: bool = False,
 ) -> Any:
     """Plot the distribution of ratings beside draws from the posterior predictive distribution.
+
+    With ``prior=True``, the draws are from the prior predictive distribution: the model is run
+    with latents from their priors, and only the pairs of the training ratings are given. Priors
+    suit if the ratings lie among these draws, and if most draws look like ratings. Continuous
+    ratings are then shown by distribution functions, from one range of the ratings below them to
+    one above.
 
     ArviZ draws the plot. Continuous ratings are shown by densities. Levels are shown by
     frequencies with ArviZ 0.x, and by a rootogram (Kleiber & Zeileis 2016), which summarizes the
@@ -154,6 +187,8 @@ def plot_ppc(
         Number of draws to show.
     seed : int
         Seed of the draws.
+    prior : bool
+        Whether the draws are from the prior predictive distribution.
 
     Returns
     -------
@@ -171,22 +206,33 @@ def plot_ppc(
     rating = observed(pairs)
     frame = as_frame(pairs)
     with isolated_random_state(seed):
-        draws = chosen_draws(learned, n_draws)
-        groups = predictions(learned, draws, frame.drop(columns="rating"))
-    drawn = groups["posterior_predictive"]["rating"]
+        if prior:
+            require_integer("n_draws", n_draws)
+            drawn = prior_predictions(learned, n_draws, frame)["prior_predictive"]["rating"]
+        else:
+            draws = chosen_draws(learned, n_draws)
+            groups = predictions(learned, draws, frame.drop(columns="rating"))
+            drawn = groups["posterior_predictive"]["rating"]
     width = _level_width(learned)
     if width is not None:  # number the levels: ArviZ recognizes discrete data by integers
         low = learned.ratings.transform.origin
         rating, drawn = (np.rint((x - low) / width).astype(int) for x in (rating, drawn))
     level = np.unique(np.append(drawn, rating))
     many = width is not None and len(level) > _LEVELS
+    # Densities of draws with long tails have no common scale; distribution functions have.
+    cumulative = many or (prior and width is None)
     data = arviz_versions.from_dict(
         {"posterior_predictive": {"rating": drawn}, "observed_data": {"rating": rating}},
         dims={"rating": ["pair"]},
     )
     with isolated_random_state(seed):
-        shown = arviz_versions.plot_ppc(data, width is not None, many, len(draws))
+        n_shown = drawn.shape[0] * drawn.shape[1]
+        shown = arviz_versions.plot_ppc(data, width is not None, cumulative, n_shown, prior)
     axes = _labelled(shown, "Rating")
+    if prior and cumulative:
+        lowest, highest = rating.min(), rating.max()
+        room = (highest - lowest) or 1
+        axes.set_xlim(lowest - room, highest + room)  # a few draws lie far off
     if width is not None and not many:
         middle = arviz_versions.level_positions(level)
         axes.set_xticks(middle, [f"{low + width * k:g}" for k in level])
@@ -228,6 +274,7 @@ def plot_loo_pit(
     """
     _require_matplotlib()
     data = _for_loo(learned, pairs, n_draws, seed)
+    _warn_of_draws({"": _effective_draws(data, learned)})
     _warn_of_k({"": _loo(data, learned)})
     width = _level_width(learned)
     if width is not None:
@@ -287,8 +334,32 @@ def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed
 
 
 def _loo(data: Any, learned: Learned) -> Any:
-    # Draws that do not come from a chain are independent.
-    return arviz_versions.loo(data, 1.0 if learned.n_chains is None else None)
+    n_draws = np.prod(data["log_likelihood"]["rating"].shape[:2])
+    return arviz_versions.loo(data, min(1.0, _effective_draws(data, learned) / n_draws))
+
+
+def _effective_draws(data: Any, learned: Learned) -> float:
+    """Return the effective sample size of the mean likelihood, averaged over the ratings.
+
+    ArviZ would take the parameters, which mix more slowly than the likelihoods that are weighted.
+    Draws that do not come from a chain are independent.
+    """
+    log_prob = data["log_likelihood"]["rating"].to_numpy()
+    n_draws = log_prob.shape[0] * log_prob.shape[1]
+    if learned.n_chains is None:
+        return float(n_draws)
+    found = ess_mean(np.exp(log_prob - log_prob.max((0, 1))))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else 1.0
+
+
+def _warn_of_draws(effective: Mapping[str, float]) -> None:
+    few = [f"{n:.0f}{name and f' ({name})'}" for name, n in effective.items() if n < _FEWEST_DRAWS]
+    if few:
+        warn(
+            f"Leave-one-out has {', '.join(few)} effective draws, and needs {_FEWEST_DRAWS}: with "
+            "fewer, even weights that have a variance are unreliable. Raise n_draws, or fit with "
+            "more draws."
+        )
 
 
 def _bad_k(result: Any) -> int:

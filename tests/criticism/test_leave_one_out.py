@@ -30,6 +30,7 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.criticism import compare, loo, plot_loo_pit, plot_ppc
+from pyro_pmf.prediction import arviz_versions
 from pyro_pmf.prediction.arviz_versions import arviz
 
 FRAME = pd.DataFrame(
@@ -45,7 +46,7 @@ FRAME = pd.DataFrame(
 def posterior():
     ratings = Ratings.from_frame(FRAME)
     model = PMF(n_factors=2, users="hierarchical", noise="shared")
-    return fit(model, ratings, VI(max_steps=10), progress=False)
+    return fit(model, ratings, VI(max_steps=10, learn_scales=None), progress=False)
 
 
 def represented(model, ratings, **latents):
@@ -238,6 +239,33 @@ def test_the_warning_of_high_k_blames_the_caller(about, agg, name):
     assert only.lineno == ask.__code__.co_firstlineno
 
 
+def error_of_sum(each: np.ndarray) -> float:
+    """Return the standard error of the sum over the ratings of FRAME: four users are sampled."""
+    return 2 * pd.Series(each).groupby(FRAME["user"]).sum().std(ddof=1)
+
+
+class TestFewDraws:
+    @pytest.mark.slow
+    def test_are_told_with_their_number(self, about):
+        learnt, _ = about
+        with pytest.warns(UserWarning, match="has 60 effective draws, and needs 100"):
+            loo(learnt, learnt.ratings, n_draws=60)
+        with pytest.warns(UserWarning, match=r"has 60 \(one\), 60 \(two\) effective draws"):
+            compare({"one": learnt, "two": learnt}, learnt.ratings, n_draws=60)
+
+    @pytest.mark.slow
+    def test_of_chains_count_by_what_is_effective(self, about):
+        """1,500 draws in which each of 50 values comes 30 times in a row have about 50."""
+        learnt, _ = about
+        theta = torch.from_numpy(draws_of(scipy.stats.norm(0.5, 0.05), 50)).repeat_interleave(30)
+        chains = replace(learnt, latents={"theta": theta}, n_chains=1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            loo(chains, learnt.ratings, n_draws=1500)
+        (few,) = [str(one.message) for one in said if "effective draws" in str(one.message)]
+        assert 30 < float(few.split("has ")[1].split()[0]) < 80
+
+
 class TestCompare:
     COLUMNS = ["rank", "elpd", "se", "p", "elpd_diff", "dse", "weight", "n_bad_k"]  # noqa: RUF012
 
@@ -254,12 +282,13 @@ class TestCompare:
         exact = exact_loo(y)
         right, wrong = table.loc["right"], table.loc["wrong"]
         assert right["elpd"] == pytest.approx(exact.sum(), abs=0.05)
-        assert right["se"] == pytest.approx(np.sqrt(20) * exact.std(), rel=0.03)
+        assert right["se"] == pytest.approx(error_of_sum(exact), rel=0.03)
         assert right["elpd_diff"] == right["dse"] == 0
         other = loo(wide, learnt.ratings, n_draws=1500)
         assert wrong["elpd_diff"] == pytest.approx(values(other, "elpd") - right["elpd"])
         difference = pointwise(other) - pointwise(loo(learnt, learnt.ratings, n_draws=1500))
-        assert wrong["dse"] == pytest.approx(np.sqrt(20) * difference.std())
+        assert wrong["dse"] == pytest.approx(error_of_sum(difference))
+        assert other.se == pytest.approx(error_of_sum(pointwise(other)))
         assert table["weight"].sum() == pytest.approx(1)
         assert right["weight"] > 0.5
 
@@ -279,7 +308,7 @@ class TestCompare:
             compare({"one": learnt}, FRAME)
         levels = PMF(1, likelihood=OrderedLogit(5))
         ratings = Ratings.from_frame(FRAME, scale=(1, 5))
-        ordinal = fit(levels, ratings, VI(max_steps=5), progress=False)
+        ordinal = fit(levels, ratings, VI(max_steps=5, learn_scales=None), progress=False)
         with pytest.raises(PMFError, match=r"density.*probability"):
             compare({"normal": learnt, "ordinal": ordinal}, FRAME)
 
@@ -289,14 +318,16 @@ def ordinal():
     frame = FRAME.assign(rating=FRAME["rating"] / 2)
     ratings = Ratings.from_frame(frame, scale=(0.5, 2.5))
     model = PMF(1, noise="shared", likelihood=OrderedLogit(5))
-    return fit(model, ratings, VI(max_steps=30), progress=False)
+    return fit(model, ratings, VI(max_steps=30, learn_scales=None), progress=False)
 
 
 @pytest.fixture(scope="module")
 def tossed():
     frame = FRAME.assign(rating=(FRAME["rating"] > 2).astype(float))
     model = PMF(1, noise="shared", likelihood=BernoulliLogit())
-    return fit(model, Ratings.from_frame(frame), VI(max_steps=30), progress=False)
+    return fit(
+        model, Ratings.from_frame(frame), VI(max_steps=30, learn_scales=None), progress=False
+    )
 
 
 @pytest.mark.usefixtures("agg")
@@ -328,10 +359,42 @@ class TestPlots:
         model = PMF(
             0, priors=Priors(mu=Normal(4.0, 1.0)), likelihood=NegativeBinomialLog(), noise="shared"
         )
-        counted = fit(model, ratings, VI(max_steps=30), progress=False)
+        counted = fit(model, ratings, VI(max_steps=30, learn_scales=None), progress=False)
         axes = self.axes(plot_ppc(counted, ratings, n_draws=10))
         assert axes.get_xlabel() == "Rating"
         assert len(axes.lines) >= 11  # distribution functions
+
+    @pytest.mark.slow
+    def test_prior_ppc(self, posterior, ordinal):
+        """Continuous ratings by distribution functions, over one more range on either side."""
+        axes = self.axes(plot_ppc(posterior, FRAME, n_draws=30, prior=True))
+        assert axes.get_xlim() == (-3.0, 9.0)
+        assert len(axes.lines) > 30
+        axes = self.axes(plot_ppc(ordinal, ordinal.ratings, n_draws=30, prior=True))
+        assert axes.get_xticklabels()[0].get_text() == "0.5"
+        if axes.get_legend() is not None:  # of ArviZ 0.x
+            assert "Prior predictive" in [x.get_text() for x in axes.get_legend().get_texts()]
+
+    @pytest.mark.slow
+    def test_prior_ppc_has_the_draws_of_the_prior(self, ordinal, monkeypatch):
+        """Shares of levels are uniform over the simplex, so each level has a fifth on average.
+
+        The biases and factors widen the score, which favours the outermost levels. By symmetry,
+        the lowest and the highest have the same share: 400 draws, whose error is 0.02.
+        """
+        plot, shown = arviz_versions.plot_ppc, []
+
+        def listening(data, *options):
+            shown.append(data["posterior_predictive"]["rating"].to_numpy())
+            return plot(data, *options)
+
+        monkeypatch.setattr(arviz_versions, "plot_ppc", listening)
+        plot_ppc(ordinal, ordinal.ratings, n_draws=400, prior=True)
+        (drawn,) = shown
+        assert drawn.shape == (1, 400, 20)
+        share = np.bincount(drawn.ravel(), minlength=5) / drawn.size
+        assert share[0] == pytest.approx(share[4], abs=0.08)
+        assert (share > 0.1).all()
 
     def test_ppc_needs_ratings(self, posterior):
         with pytest.raises(RatingsError):

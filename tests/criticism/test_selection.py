@@ -15,8 +15,8 @@ from pyro_pmf.model.likelihoods import (
 )
 from pyro_pmf.prediction.metrics import summarize
 
-PRIORS = Priors(sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
-QUICK = {"method": VI(max_steps=5), "progress": False}
+PRIORS = Priors(tau=Fixed(1.0), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+QUICK = {"method": VI(max_steps=5, learn_scales=None), "progress": False}
 
 
 def simulated(n_factors, n_users=60, n_items=40, seed=0):
@@ -40,7 +40,7 @@ def model(n_factors, **options):
 @pytest.mark.slow
 def test_numbers_are_those_of_a_loop_by_hand():
     ratings, models = simulated(1, 20, 15), {"flat": model(0), "one": model(1)}
-    method = MAP(max_steps=30)
+    method = MAP(max_steps=30, learn_scales=None)
     table = cross_validate(models, ratings, k=3, seed=5, method=method, progress=False)
     scores = {name: [] for name in models}
     for train, test in ratings.k_fold(3, seed=5):
@@ -49,6 +49,7 @@ def test_numbers_are_those_of_a_loop_by_hand():
             scores[name].append(posterior.scores(test))
     scores = {name: pd.concat(parts) for name, parts in scores.items()}
     assert all(len(each) == len(ratings) for each in scores.values())
+    user = pd.concat([test.to_frame()["user"] for _, test in ratings.k_fold(3, seed=5)])
     density = {name: -each["nll"].to_numpy() for name, each in scores.items()}
     best = max(density, key=lambda name: density[name].mean())
     assert table.index.name == "model"
@@ -58,7 +59,9 @@ def test_numbers_are_those_of_a_loop_by_hand():
         behind = density[name] - density[best]
         assert row["elpd"] == pytest.approx(density[name].mean())
         assert row["difference"] == pytest.approx(behind.mean())
-        assert row["se"] == pytest.approx(behind.std(ddof=0) / np.sqrt(len(ratings)))
+        sums = pd.Series(behind - behind.mean()).groupby(user.to_numpy()).sum()
+        of_sums = np.sqrt(len(sums)) * sums.std(ddof=1)  # sums within users are independent
+        assert row["se"] == pytest.approx(of_sums / len(ratings))
         assert row["rmse"] == pytest.approx(np.sqrt((scores[name]["error"] ** 2).mean()))
         assert row["coverage"] == pytest.approx(summarize(scores[name])["coverage_90"])
     assert table.loc[best, ["difference", "se"]].tolist() == [0.0, 0.0]
@@ -130,7 +133,7 @@ def test_levels_compare_a_density_with_a_mass():
     """Compare by the log loss over levels half a star apart, which is no density."""
     ratings, levels = half_stars(simulated(2, 30, 20)), tuple(np.arange(0.5, 5.1, 0.5))
     models = {"continuous": model(2), "levels": model(2, likelihood=OrderedLogit(10))}
-    options = {"method": VI(max_steps=30), "progress": False}
+    options = {"method": VI(max_steps=30, learn_scales=None), "progress": False}
     table = cross_validate(models, ratings, k=2, levels=levels, **options)
     for name, one in models.items():
         parts = [

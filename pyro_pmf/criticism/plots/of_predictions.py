@@ -25,7 +25,7 @@ from pyro_pmf.criticism.plots.style import (
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import RatingsError
 from pyro_pmf.posterior import Posterior
-from pyro_pmf.prediction.metrics import calibration, pit_histogram
+from pyro_pmf.prediction.metrics import calibration, clustered_error, pit_histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def plot_error_by_sd(
     Held-out ratings are sorted by predicted standard deviation and cut into bins of nearly equal
     number. A point is the root mean square error (RMSE) of a bin at its root mean square predicted
     standard deviation. Calibrated standard deviations lie on the diagonal. A bar is one standard
-    error of the RMSE.
+    error of the RMSE, clustered by user.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def plot_error_by_sd(
     require_integer("n_bins", n_bins)
     ax = axes_or_new(ax, (5.6, 5.4))
     tables = {
-        name: _error_by_sd(posterior.scores(ratings), n_bins)
+        name: _error_by_sd(posterior.scores(ratings), as_frame(ratings)["user"], n_bins)
         for name, posterior in _named(posteriors).items()
     }
     ends = np.concatenate(
@@ -240,16 +240,19 @@ def plot_error_by_sd(
     return ax
 
 
-def _error_by_sd(scores: pd.DataFrame, n_bins: int) -> pd.DataFrame:
-    """Return root mean square sd, RMSE and its standard error (delta method) of each bin."""
+def _error_by_sd(scores: pd.DataFrame, user: pd.Series, n_bins: int) -> pd.DataFrame:
+    """Return root mean square sd, RMSE and its standard error (delta method) of each bin.
+
+    The standard error is clustered by user, see `metrics.clustered_error`; it is 0 for one user.
+    """
     rows = []
     order = np.argsort(scores["sd"].to_numpy(), kind="stable")
     for chosen in np.array_split(order, min(n_bins, len(order))):
         square = scores["error"].to_numpy()[chosen] ** 2
         rmse = np.sqrt(square.mean())
-        error = square.std(ddof=len(square) > 1) / np.sqrt(len(square)) / (2 * rmse) if rmse else 0
+        error = clustered_error(square, user.to_numpy()[chosen]) / (2 * rmse) if rmse else 0.0
         sd = np.sqrt(np.mean(scores["sd"].to_numpy()[chosen] ** 2))
-        rows.append({"sd": sd, "rmse": rmse, "error": error})
+        rows.append({"sd": sd, "rmse": rmse, "error": np.nan_to_num(error)})
     return pd.DataFrame(rows)
 
 

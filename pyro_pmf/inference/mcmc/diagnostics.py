@@ -2,74 +2,102 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
-from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
 
-from pyro_pmf.model.terms import Terms
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.model.identified import quantities
+from pyro_pmf.model.learned import Converged
+from pyro_pmf.moments.chains import ess_bulk, r_hat
 
 _LARGEST_R_HAT = 1.05
-_FEWEST_DRAWS = 4  # of a chain: each half needs a variance
+_FEWEST = 100  # effective draws: the error of a mean is then a tenth of the standard deviation
+_FEWEST_OF_SCORES = 50
+_WORST = 0.05  # share of many quantities that may lie beyond: among hundreds, some do by chance
 
 
-def identified(terms: Terms, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace the standard deviations of the factors by the products that ratings identify.
-
-    U V^T is the same for U a and V / a. Only products of a scale of one side and a scale of the
-    other, such as sigma_U sigma_V or sigma_W sigma_V, are identified, so each product replaces
-    both scales. If the priors fix one of the scales, it sets the unit of the others, and all are
-    identified.
+def convergence(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    latents: Mapping[str, Tensor],
+    steps: pd.DataFrame,
+    n_chains: int,
+    history: Pairs | None = None,
+) -> Converged:
+    """Judge chains by the quantities that ratings identify.
 
     Parameters
     ----------
-    terms : Terms
-        Terms of the model.
+    model : callable
+        The Pyro model.
+    ratings : Ratings
+        The training ratings.
     latents : mapping of str to Tensor, shape (n_chains * n_draws, ...)
-        Draws by site.
+        Draws by site, chain by chain.
+    steps : pandas.DataFrame
+        One row per draw, with the columns log_likelihood and, where the sampler has divergent
+        draws, divergent.
+    n_chains : int
+        Number of chains.
+    history : Pairs, optional
+        All pairs with I_ij = 1; by default those of the ratings.
 
     Returns
     -------
-    dict of str to Tensor
-        Draws of the identified quantities by name; a product is named "sigma_U sigma_V".
+    Converged
+        See `have_mixed`.
     """
-    sides = list(terms.factor_scales.values())
-    scales = {scale for side in sides for scale in side}
-    if len(sides) != 2 or not latents.keys() >= scales:
-        return dict(latents)
-    others = {name: x for name, x in latents.items() if name not in scales}
-    pairs = itertools.product(*sides)
-    return others | {f"{ours} {theirs}": latents[ours] * latents[theirs] for ours, theirs in pairs}
+    return have_mixed(quantities(model, ratings, latents, history=history), steps, n_chains)
 
 
-def have_mixed(quantities: Mapping[str, Tensor], steps: pd.DataFrame, n_chains: int) -> bool:
-    """Return whether no draw diverged and split R-hat is below 1.05.
+def have_mixed(draws: pd.DataFrame, steps: pd.DataFrame, n_chains: int) -> Converged:
+    """Return whether no draw diverged, R-hat is below 1.05 and enough draws are effective.
 
-    Split R-hat (Gelman et al., Bayesian Data Analysis, 3rd edition, section 11.4) is computed for
-    the log likelihood and for every scalar quantity. Predictions mix long before the standard
-    deviations do.
+    R-hat is rank-normalized and split, and the effective sample size is that of the bulk (Vehtari,
+    Gelman, Simpson, Carpenter & Bürkner 2021). 100 effective draws of a parameter, of all chains
+    together, keep the Monte Carlo error of a mean below a tenth of its standard deviation. Scores
+    need 50: the error then adds 1% to the standard deviation of a score, and less to the standard
+    deviation of a rating, which has noise, too. (The article asks for 50 in each half of a chain,
+    to estimate R-hat and effective size themselves well.)
 
     Parameters
     ----------
-    quantities : mapping of str to Tensor, shape (n_chains * n_draws, ...)
-        Draws, chain by chain.
+    draws : pandas.DataFrame
+        Draws of `quantities`, chain by chain.
     steps : pandas.DataFrame
-        One row per draw, with the columns log_likelihood and divergent.
+        One row per draw, with the columns log_likelihood and, where the sampler has divergent
+        draws, divergent.
     n_chains : int
         Number of chains.
 
     Returns
     -------
-    bool
-        False also if a chain has fewer than 4 draws.
+    Converged
+        ``predictions`` judges the scores, ``parameters`` the parameters, the log likelihood and
+        the effects. Every parameter must pass; of scores and of effects, 95 in 100 must. Both are
+        False if a draw diverged, a chain has fewer than 4 draws, or draws are not finite.
     """
-    scalars = [value.double() for value in quantities.values() if value.dim() == 1]
-    scalars.append(torch.tensor(steps["log_likelihood"].to_numpy(copy=True)))
-    by_chain = torch.stack(scalars, -1).unflatten(0, (n_chains, -1))
-    if by_chain.shape[1] < _FEWEST_DRAWS or steps["divergent"].any():
-        return False
-    r_hat = split_gelman_rubin(by_chain, chain_dim=0, sample_dim=1)
-    return bool((r_hat < _LARGEST_R_HAT).all())
+    if len(steps) and "divergent" in steps and steps["divergent"].any():
+        return Converged(False, False)
+    by_kind = {
+        kind: draws[kind].to_numpy(float) for kind in draws.columns.get_level_values(0).unique()
+    }
+    likelihood = steps["log_likelihood"].to_numpy(float)[:, None]
+    parameters = by_kind.get("parameter", likelihood[:, :0])
+    return Converged(
+        predictions=_mixed(by_kind.get("score", likelihood), n_chains, _FEWEST_OF_SCORES, _WORST),
+        parameters=_mixed(np.hstack([parameters, likelihood]), n_chains, _FEWEST)
+        and _mixed(by_kind.get("effect", likelihood), n_chains, _FEWEST, _WORST),
+    )
+
+
+def _mixed(draws: np.ndarray, n_chains: int, fewest: int, worst: float = 0.0) -> bool:
+    """Return whether all but a share of the quantities have mixed."""
+    by_chain = draws.reshape(n_chains, -1, draws.shape[1])
+    well = (r_hat(by_chain) < _LARGEST_R_HAT) & (ess_bulk(by_chain) >= fewest)
+    return bool((~well).mean() <= worst)

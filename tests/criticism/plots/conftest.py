@@ -11,7 +11,9 @@ from pyro.infer.autoguide import AutoNormal
 from pyro_pmf import MAP, PMF, VI, BernoulliLogit, Fixed, OrderedLogit, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
 
-FIXED = Priors(mu=Fixed(0.3), sigma=Fixed(0.1), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+FIXED = Priors(
+    mu=Fixed(0.3), sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7)
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,8 +45,13 @@ def posterior(split):
 
 @pytest.fixture(scope="session")
 def point(split):
-    priors = Priors(sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
-    return fit(PMF(n_factors=2, priors=priors), split[0], MAP(max_steps=60), progress=False)
+    priors = Priors(tau=Fixed(1.0), sigma_U=Fixed(0.7), sigma_V=Fixed(0.7))
+    return fit(
+        PMF(n_factors=2, priors=priors),
+        split[0],
+        MAP(max_steps=60, learn_scales=None),
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +81,7 @@ def discrete(split, request):
     train, test = (side.assign(rating=level(side["rating"])) for side in (train, test))
     model = PMF(n_factors=2, noise="shared", likelihood=likelihood)
     ratings = Ratings.from_frame(train, scale=scale)
-    return fit(model, ratings, VI(max_steps=60), progress=False), test
+    return fit(model, ratings, VI(max_steps=60, learn_scales=None), progress=False), test
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ class TestScales:
 
     def test_of_the_identity(self, split):
         model = PMF(n_factors=1, noise="shared", likelihood=NormalIdentity())
-        fitted = fit(model, split[0], VI(max_steps=5), progress=False)
+        fitted = fit(model, split[0], VI(max_steps=5, learn_scales=None), progress=False)
         assert texts(plot_scales(fitted)) == ["on the unit scale of the ratings"]
 
     def test_of_levels(self, discrete):
@@ -114,7 +114,7 @@ class TestScales:
         names = ("sigma", "sigma_b", "sigma_c")
         priors = Priors(**{name: Fixed(0.2) for name in names})
         held = PMF(n_factors=0, noise="shared", priors=priors)
-        fitted = fit(held, split[0], VI(max_steps=2), progress=False)
+        fitted = fit(held, split[0], VI(max_steps=2, learn_scales=None), progress=False)
         with pytest.raises(PMFError, match="nothing to plot"):
             plot_scales(fitted)
 
@@ -178,13 +178,13 @@ class TestFactorNorms:
 
     @pytest.mark.slow
     def test_of_many(self, split):
-        many = fit(PMF(n_factors=40), split[0], VI(max_steps=5), progress=False)
+        many = fit(PMF(n_factors=40), split[0], VI(max_steps=5, learn_scales=None), progress=False)
         ax = plot_factor_norms(many)
         assert len(ax.patches) == 40
         assert not ax.texts
         assert inside_the_figure(ax)
 
     def test_without_any(self, split):
-        none = fit(PMF(n_factors=0), split[0], VI(max_steps=2), progress=False)
+        none = fit(PMF(n_factors=0), split[0], VI(max_steps=2, learn_scales=None), progress=False)
         with pytest.raises(PMFError, match="no factors"):
             plot_factor_norms(none)

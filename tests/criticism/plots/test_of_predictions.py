@@ -103,13 +103,14 @@ class TestErrorBySD:
         assert inside_the_figure(ax)
 
     def test_bars_are_a_standard_error(self, posterior, split):
-        """Compare with the bootstrap."""
+        """Compare with the bootstrap over users, whose ratings stay together."""
         ax = plot_error_by_sd(posterior, split[1], n_bins=1)
         (segment,) = ax.collections[0].get_segments()
-        error = posterior.scores(split[1])["error"].to_numpy()
+        square = posterior.scores(split[1])["error"] ** 2
+        of_users = square.groupby(split[1].user.numpy()).agg(["sum", "count"]).to_numpy()
         generator = np.random.default_rng(0)
-        again = generator.choice(error, (4000, len(error)))
-        spread = np.sqrt((again**2).mean(1)).std()
+        again = of_users[generator.integers(len(of_users), size=(4000, len(of_users)))].sum(1)
+        spread = np.sqrt(again[:, 0] / again[:, 1]).std()
         assert np.ptp(segment[:, 1]) / 2 == pytest.approx(spread, rel=0.1)
 
     def test_names_several(self, posterior, point, split):

@@ -9,52 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_pmf import PMF
-from pyro_pmf.inference.mcmc.diagnostics import have_mixed, identified
-from pyro_pmf.model.terms import Terms, terms_of
-
-# --- what ratings identify ---
-
-
-def test_factors_are_known_up_to_a_scale_and_so_are_their_standard_deviations():
-    a = torch.rand(50) + 0.5
-    terms = terms_of(PMF(2, users="hierarchical"))
-    latents = {"sigma_U": a, "sigma_W": 2 * a, "sigma_V": 1 / a, "sigma_b": a}
-    found = identified(terms, latents)
-    assert found.keys() == {"sigma_U sigma_V", "sigma_W sigma_V", "sigma_b"}
-    torch.testing.assert_close(found["sigma_U sigma_V"], torch.ones(50))
-    torch.testing.assert_close(found["sigma_W sigma_V"], 2 * torch.ones(50))
-
-
-def test_no_scale_of_one_side_is_identified_by_itself():
-    """Multiplying those of users and dividing those of items by any numbers changes nothing."""
-    terms = terms_of(PMF(2, users="hierarchical", items="hierarchical"))
-    sides = ("sigma_U", "sigma_W"), ("sigma_V", "sigma_Z")
-    latents = {name: torch.rand(50) + 0.5 for side in sides for name in side}
-    found = identified(terms, latents)
-    assert found.keys() == {f"{ours} {theirs}" for ours in sides[0] for theirs in sides[1]}
-    by = torch.rand(50) + 0.5
-    scaled = {name: x * (by if name in sides[0] else 1 / by) for name, x in latents.items()}
-    for name, x in identified(terms, scaled).items():
-        torch.testing.assert_close(x, found[name])
-
-
-@pytest.mark.parametrize("fixed", ["sigma_U", "sigma_V", "sigma_W"])
-def test_a_known_standard_deviation_sets_the_unit_of_the_others(fixed):
-    latents = {name: torch.rand(50) for name in ("sigma_U", "sigma_W", "sigma_V") if name != fixed}
-    found = identified(terms_of(PMF(2, users="hierarchical")), latents)
-    assert found.keys() == latents.keys()
-
-
-@pytest.mark.parametrize("terms", [terms_of(PMF(0)), Terms()], ids=["biases", "none"])
-def test_without_factors_all_latents_are_identified(terms):
-    latents = {name: torch.rand(50) for name in ("sigma_U", "sigma_V", "sigma_b")}
-    found = identified(terms, latents)
-    assert found.keys() == latents.keys()
-    assert all(torch.equal(found[name], x) for name, x in latents.items())
-
-
-# --- whether chains have mixed ---
+from pyro_pmf.inference.mcmc.diagnostics import have_mixed
+from pyro_pmf.model.learned import Converged
 
 N_CHAINS, N_DRAWS = 4, 200
 
@@ -92,65 +48,110 @@ def steps(log_likelihood: torch.Tensor | None = None, n_divergent: int = 0) -> p
     return pd.DataFrame({"log_likelihood": good.numpy(), "divergent": divergent})
 
 
-# The limit is 1.05.
-MIXED, NOT_MIXED = [1.0, 1.02, 1.045], [1.055, 1.1, 1.2, 1.3, 1.45]
+def table(**kinds: list[torch.Tensor] | torch.Tensor) -> pd.DataFrame:
+    """Return draws of quantities by kind, as `identified.quantities` does."""
+    columns = {
+        (kind, f"{k}"): x.double().numpy()
+        for kind, xs in kinds.items()
+        for k, x in enumerate([xs] if isinstance(xs, torch.Tensor) else xs)
+    }
+    return pd.DataFrame(columns)
+
+
+def independent(n: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = np.random.default_rng(seed)
+    return list(torch.from_numpy(generator.normal(size=(n, N_CHAINS * N_DRAWS))))
+
+
+# The limit is 1.05. Ranks of two clusters give a little less than the R-hat of the draws.
+MIXED, NOT_MIXED = [1.0, 1.02, 1.04], [1.06, 1.1, 1.2, 1.3, 1.45]
 
 
 @pytest.mark.parametrize("of_halves", [False, True], ids=["chains", "halves"])
 @pytest.mark.parametrize("r_hat", [*MIXED, *NOT_MIXED])
-def test_chains_have_mixed_below_an_r_hat_of_1_05(r_hat, of_halves):
+def test_chains_have_mixed_below_an_r_hat_of_1_05(r_hat, of_halves, monkeypatch):
     """Chains apart from each other count, and chains that drift all together."""
+    for name in ("_FEWEST", "_FEWEST_OF_SCORES"):
+        monkeypatch.setattr(f"pyro_pmf.inference.mcmc.diagnostics.{name}", 1)
     draws = chains(r_hat, of_halves)
-    assert have_mixed({"mu": draws}, steps(), N_CHAINS) == (r_hat in MIXED)
-    assert have_mixed({"mu": chains()}, steps(draws), N_CHAINS) == (r_hat in MIXED)
-    assert have_mixed({"mu": 1e-3 * draws.float() + 7}, steps(), N_CHAINS) == (r_hat in MIXED)
+    for given, log_likelihood in (
+        (table(parameter=draws), steps()),
+        (table(parameter=chains()), steps(draws)),
+        (table(parameter=1e-3 * draws.float() + 7), steps()),
+    ):
+        assert have_mixed(given, log_likelihood, N_CHAINS).parameters == (r_hat in MIXED)
+    assert have_mixed(table(score=draws), steps(), N_CHAINS).predictions == (r_hat in MIXED)
+
+
+def sticky(n_effective: float) -> torch.Tensor:
+    """Autoregressive chains with about this many effective draws in all."""
+    size = N_CHAINS * N_DRAWS
+    phi = (size - n_effective) / (size + n_effective)
+    noise = np.random.default_rng(3).normal(size=(N_CHAINS, N_DRAWS))
+    noise[:, 0] /= math.sqrt(1 - phi**2)
+    for t in range(1, N_DRAWS):
+        noise[:, t] += phi * noise[:, t - 1]
+    return torch.from_numpy(noise.reshape(-1))
+
+
+@pytest.mark.parametrize(("n", "enough"), [(25, False), (50, False), (200, True), (400, True)])
+def test_chains_need_a_hundred_effective_draws(n, enough, monkeypatch):
+    monkeypatch.setattr("pyro_pmf.inference.mcmc.diagnostics._LARGEST_R_HAT", 10.0)
+    assert have_mixed(table(parameter=sticky(n)), steps(), N_CHAINS).parameters == enough
+    assert have_mixed(table(score=sticky(n)), steps(), N_CHAINS).predictions == enough
 
 
 @pytest.mark.parametrize("r_hat", [1.1, 1.3])
-def test_one_quantity_that_has_not_mixed_is_enough(r_hat):
-    quantities = {"mu": chains(), "sigma": chains(r_hat), "sigma_b": chains()}
-    assert not have_mixed(quantities, steps(), N_CHAINS)
-    del quantities["sigma"]
-    assert have_mixed(quantities, steps(), N_CHAINS)
+def test_one_parameter_that_has_not_mixed_is_enough(r_hat):
+    good = independent(3)
+    assert have_mixed(table(parameter=good), steps(), N_CHAINS)
+    found = have_mixed(table(parameter=[*good, chains(r_hat)], score=good), steps(), N_CHAINS)
+    assert found == Converged(predictions=True, parameters=False)
 
 
-def test_quantities_of_many_numbers_are_not_judged():
-    """A user's bias may have no rating that tells of it."""
-    rows = torch.stack([chains(1.3), chains()], -1)
-    assert have_mixed({"b": rows, "mu": chains()}, steps(), N_CHAINS)
-    assert have_mixed({}, steps(), N_CHAINS)
+@pytest.mark.parametrize(("n_bad", "mixed"), [(0, True), (2, True), (4, False)])
+@pytest.mark.parametrize("kind", ["score", "effect"])
+def test_of_many_scores_and_effects_five_in_a_hundred_may_fail(kind, n_bad, mixed):
+    many = [*independent(60 - n_bad), *(chains(1.3) for _ in range(n_bad))]
+    found = have_mixed(table(parameter=chains(), **{kind: many}), steps(), N_CHAINS)
+    part = {"score": found.predictions, "effect": found.parameters}
+    other = {"score": found.parameters, "effect": found.predictions}
+    assert part[kind] == mixed
+    assert other[kind]
 
 
 @pytest.mark.parametrize("n_divergent", [1, 100])
 def test_one_divergent_draw_is_no_convergence(n_divergent):
-    assert not have_mixed({"mu": chains()}, steps(n_divergent=n_divergent), N_CHAINS)
+    found = have_mixed(table(parameter=chains()), steps(n_divergent=n_divergent), N_CHAINS)
+    assert found == Converged(predictions=False, parameters=False)
+
+
+def test_a_sampler_without_divergences_need_not_say_so():
+    silent = steps().drop(columns="divergent")
+    assert have_mixed(table(parameter=chains()), silent, N_CHAINS)
 
 
 def test_a_drift_of_one_chain_alone_is_seen():
     drift = torch.linspace(0, 1, N_DRAWS)
     together = chains()[:N_DRAWS]
-    table = steps(together)
-    assert have_mixed({"mu": together}, table, 1)
-    assert not have_mixed({"mu": together + 3 * drift}, table, 1)
+    assert have_mixed(table(parameter=together), steps(together), 1)
+    assert not have_mixed(table(parameter=together + 3 * drift), steps(together), 1)
 
 
 @pytest.mark.parametrize("n_draws", [1, 2, 3])
 def test_few_draws_tell_nothing(n_draws):
     draws = torch.randn(2 * n_draws)
-    assert not have_mixed({"mu": draws}, steps(draws), 2)
+    assert not have_mixed(table(parameter=draws, score=draws), steps(draws), 2)
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_chains_that_stand_still_or_leave_have_not_mixed(value):
     stuck = torch.full((N_CHAINS * N_DRAWS,), value)
-    assert not have_mixed({"mu": stuck}, steps(), N_CHAINS)
+    assert not have_mixed(table(parameter=stuck), steps(), N_CHAINS)
 
 
-def test_chains_apart_are_not_convergence():
-    log_likelihood = torch.from_numpy(np.random.default_rng(0).normal(size=100))
-    table = steps(log_likelihood)
-    together = torch.randn(100)
-    apart = together + torch.arange(100).ge(50) * 3.0
-    assert have_mixed({"mu": together}, table, 2)
-    assert not have_mixed({"mu": apart}, table, 2)
-    assert not have_mixed({"mu": together}, table.assign(divergent=[True] + [False] * 99), 2)
+def test_chains_with_the_same_mean_and_other_spreads_have_not_mixed():
+    """Only the folded ranks see it (Vehtari et al. 2021)."""
+    draws = chains().reshape(N_CHAINS, -1)
+    draws[0] *= 4
+    assert not have_mixed(table(parameter=draws.reshape(-1)), steps(), N_CHAINS)
