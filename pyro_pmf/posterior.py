@@ -13,7 +13,7 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model import storage
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.prediction import effects, inference_data, recommendation, tables
+from pyro_pmf.prediction import diagnostics, effects, inference_data, recommendation, tables
 from pyro_pmf.prediction.metrics import summarize, summarize_by
 
 
@@ -28,34 +28,52 @@ class Posterior(Learned):
         pairs: Ratings | pd.DataFrame,
         interval: float = 0.9,
         at_least: float | None = None,
+        rated: bool = False,
+        mcse: bool = False,
     ) -> pd.DataFrame:
         """Predict ratings.
+
+        In a hierarchical model, the pairs that were rated are part of the model: who rated an item
+        says something about it. ``rated=False`` asks "what if this user met this item?".
+        ``rated=True`` asks "this user did rate this item: how?", and adds the pair itself, but no
+        other of these pairs, to those that were rated. Held-out ratings are of the second kind;
+        compare with other methods by the first, unless they are told the same. Other models answer
+        both alike. The question is in ``attrs["rated"]`` of the table.
 
         Parameters
         ----------
         pairs : Ratings or pandas.DataFrame
             Pairs to predict, matched to the training ratings by id. A frame has the columns
-            ``user`` and ``item``. Factors and bias of an unknown id come from the prior.
+            ``user`` and ``item``. Factors and bias of an unknown id come from the prior. The prior
+            mean of hierarchical factors of an item that nobody has rated is the effect of one
+            rater, drawn in proportion to activity; likewise for users.
         interval : float
             Probability of the central interval.
         at_least : float, optional
             A rating, in rating units. Adds the column p_at_least: the probability of this rating
             or a higher one.
+        rated : bool
+            Whether each pair counts as rated, by itself.
+        mcse : bool
+            Whether to add the column mcse, the Monte Carlo standard error of the mean: how much it
+            would differ with other draws of the same Markov chains.
 
         Returns
         -------
         pandas.DataFrame
             One row per pair, in the order of ``pairs``. Columns: user, item; mean, sd, lower and
             upper of the *rating*, noise included, in rating units (lower and upper are clipped to
-            the scale); p_at_least if requested; known_user, known_item.
+            the scale); p_at_least and mcse if requested; known_user, known_item.
 
         Raises
         ------
         RatingsError
             If a column is missing, or all ids of a column are unknown because of their type.
         PMFError
-            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or torch has
-            no quantiles for the distribution of the ratings.
+            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, torch has
+            no quantiles for the distribution of the ratings, or ``rated`` is true and the model
+            depends on the pairs that were rated in a way that only its code knows. If ``mcse`` is
+            true and the posterior does not consist of draws of Markov chains.
 
         Examples
         --------
@@ -69,10 +87,13 @@ class Posterior(Learned):
         >>> len(table), bool((table["lower"] <= table["upper"]).all())
         (300, True)
         """
-        return tables.predict(self, pairs, interval, at_least)
+        return tables.predict(self, pairs, interval, at_least, rated, mcse)
 
     def predict_levels(
-        self, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
+        self,
+        pairs: Ratings | pd.DataFrame,
+        levels: Sequence[float] | None = None,
+        rated: bool = False,
     ) -> pd.DataFrame:
         """Predict the probability of each possible rating.
 
@@ -83,6 +104,8 @@ class Posterior(Learned):
         levels : sequence of float, optional
             Possible ratings, ascending, in rating units. The default is the likelihood's own
             levels; required if it has none. A continuous rating counts for the nearest level.
+        rated : bool
+            Whether the user is known to have rated the item, see `predict`.
 
         Returns
         -------
@@ -96,15 +119,17 @@ class Posterior(Learned):
         RatingsError
             As for `predict`, or if there are no pairs.
         PMFError
-            If no levels are known, they do not ascend, or a discrete likelihood lacks one of them.
+            If no levels are known, they do not ascend, a discrete likelihood lacks one of them, or
+            ``rated`` is refused as by `predict`.
         """
-        return tables.predict_levels(self, pairs, levels)
+        return tables.predict_levels(self, pairs, levels, rated)
 
     def scores(
         self,
         pairs: Ratings | pd.DataFrame,
         interval: float = 0.9,
         levels: Sequence[float] | None = None,
+        rated: bool = False,
     ) -> pd.DataFrame:
         """Score the prediction of each rating, see `metrics.score_each`.
 
@@ -117,6 +142,8 @@ class Posterior(Learned):
         levels : sequence of float, optional
             Possible ratings, ascending, in rating units. With them, a likelihood without levels of
             its own also gets a log loss.
+        rated : bool
+            Whether the user is known to have rated the item, see `predict`.
 
         Returns
         -------
@@ -129,10 +156,10 @@ class Posterior(Learned):
         RatingsError
             As for `predict`, or if the pairs have no ratings.
         PMFError
-            If ``interval`` is not inside (0, 1), a rating is none of the levels, or torch has no
-            quantiles for the distribution of the ratings.
+            If ``interval`` is not inside (0, 1), a rating is none of the levels, torch has no
+            quantiles for the distribution of the ratings, or ``rated`` is refused as by `predict`.
         """
-        return tables.scores(self, pairs, interval, levels)
+        return tables.scores(self, pairs, interval, levels, rated)
 
     def evaluate(
         self,
@@ -140,6 +167,7 @@ class Posterior(Learned):
         interval: float = 0.9,
         by: str | None = None,
         levels: Sequence[float] | None = None,
+        rated: bool = False,
     ) -> Any:
         """Measure how good predictions of ratings are.
 
@@ -155,6 +183,8 @@ class Posterior(Learned):
         levels : sequence of float, optional
             Possible ratings, ascending, in rating units. With them, a likelihood without levels of
             its own also gets a log loss.
+        rated : bool
+            Whether the user is known to have rated the item, see `predict`.
 
         Returns
         -------
@@ -171,7 +201,7 @@ class Posterior(Learned):
         PMFError
             As for `scores`, or if ``by`` has another value.
         """
-        scores = self.scores(pairs, interval, levels)
+        scores = self.scores(pairs, interval, levels, rated)
         if by is None:
             return summarize(scores)
         if by not in ("user", "item"):
@@ -179,7 +209,11 @@ class Posterior(Learned):
         return summarize_by(scores, scores[f"n_{by}"])
 
     def sample(
-        self, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
+        self,
+        pairs: Ratings | pd.DataFrame,
+        n_draws: int = 100,
+        seed: int = 0,
+        rated: bool = False,
     ) -> np.ndarray:
         """Draw ratings from the joint posterior predictive distribution.
 
@@ -191,6 +225,8 @@ class Posterior(Learned):
             Number of draws.
         seed : int
             Seed of the draws. The caller's random state is left unchanged.
+        rated : bool
+            Whether the user is known to have rated the item, see `predict`.
 
         Returns
         -------
@@ -203,9 +239,10 @@ class Posterior(Learned):
         RatingsError
             As for `predict`.
         PMFError
-            If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
+            If ``n_draws`` is not a positive integer, ``seed`` is not a seed, or ``rated`` is
+            refused as by `predict`.
         """
-        return tables.sample(self, pairs, n_draws, seed)
+        return tables.sample(self, pairs, n_draws, seed, rated)
 
     def recommend(
         self,
@@ -213,7 +250,7 @@ class Posterior(Learned):
         n: int = 10,
         exclude_seen: bool = True,
     ) -> pd.DataFrame:
-        """Recommend the items with the highest expected rating.
+        """Recommend the items with the highest expected rating, if the user met them.
 
         Parameters
         ----------
@@ -222,7 +259,7 @@ class Posterior(Learned):
         n : int
             Number of items for each user.
         exclude_seen : bool
-            Whether to leave out the items that the user rated in training.
+            Whether to leave out the items that the user rated in training, or in the history.
 
         Returns
         -------
@@ -345,6 +382,48 @@ class Posterior(Learned):
             If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
         """
         return inference_data.summary(self, n_draws, seed)
+
+    def diagnostics(self, n_each: int = 200, seed: int = 0) -> pd.DataFrame:
+        """Say how well Markov chains have mixed, by quantities that ratings identify.
+
+        U and V are identified up to a rotation, and mu and the biases up to a number that they
+        exchange, so R-hat of these says nothing of predictions. The table has what stays the same.
+
+        Parameters
+        ----------
+        n_each : int
+            Number of training pairs, of random pairs, of users and of items in the table.
+        seed : int
+            Seed of their choice.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per quantity. kind and quantity: "score", of a pair, less the middle cut point
+            of ordered levels; "effect", the average score of a user over all items, or of an item
+            over all users; "parameter", such as sigma and the product sigma_U sigma_V. mean and
+            sd; r_hat (rank-normalized split R-hat, 1 if chains agree); ess_bulk and ess_tail,
+            effective sample sizes; mcse_mean, the Monte Carlo standard error of the mean (Vehtari,
+            Gelman, Simpson, Carpenter & Bürkner 2021; the numbers are ArviZ's).
+
+        Raises
+        ------
+        PMFError
+            If the posterior does not consist of draws of Markov chains, ``n_each`` is not a
+            positive integer, or ``seed`` is not a seed.
+
+        Examples
+        --------
+        >>> from pyro_pmf import NUTS, PMF, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> model = PMF(0, noise="shared")
+        >>> ratings, _ = simulate(model, n_users=5, n_items=4, n_ratings=20)
+        >>> posterior = fit(model, ratings, NUTS(n_draws=4, n_warmup=4), progress=False)
+        >>> table = posterior.diagnostics()
+        >>> table[table["kind"] == "parameter"]["quantity"].tolist()
+        ['sigma', 'sigma_b', 'sigma_c', 'mean score', 'log_likelihood']
+        """
+        return diagnostics.diagnostics(self, n_each, seed)
 
     def to_arviz(
         self,

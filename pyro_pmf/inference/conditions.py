@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
 from pyro_pmf.model.learned import Learned
 
@@ -33,6 +34,8 @@ class Conditions:
         Whether to show a progress bar.
     on_step : callable or None
         Callback of each step, see `OnStep`.
+    history : Pairs or None
+        All pairs with I_ij = 1, the training pairs among them; None if these are all.
     started : float
         `time.perf_counter` at the start of the fit.
     """
@@ -42,6 +45,7 @@ class Conditions:
     dtype: torch.dtype | None
     progress: bool
     on_step: OnStep | None = None
+    history: Pairs | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @property

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,69 @@ def compare(results: Mapping[str, Any]) -> pd.DataFrame:
     return table.rename(columns={"elpd_loo": "elpd", "p_loo": "p"})
 
 
-def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
+def pointwise(result: Any) -> np.ndarray:
+    """Return the log predictive density of each rating from a result of `loo`, shape (n_pairs,).
+
+    Parameters
+    ----------
+    result : ELPDData
+        Result of `loo`.
+    """
+    return (result.elpd_i if is_arviz_1() else result.loo_i).to_numpy()
+
+
+def power_scaling(quantities: np.ndarray, log_component: np.ndarray, power: float) -> np.ndarray:
+    """Return the power-scaling sensitivity of quantities to a prior or to the likelihood.
+
+    Parameters
+    ----------
+    quantities : ndarray, shape (n_chains, n_draws, n)
+        Draws of quantities.
+    log_component : ndarray, shape (n_chains, n_draws)
+        Log prior or log likelihood of each draw.
+    power : float
+        Above 1: the component is raised to it, and to one over it.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Cumulative Jensen-Shannon distance per doubling of the power.
+    """
+    # Scaled priors have the weights of scaled likelihoods, and ArviZ 0.x makes no group log_prior.
+    groups = {
+        "posterior": {"x": np.asarray(quantities, dtype=float)},
+        "log_likelihood": {"component": np.asarray(log_component, dtype=float)[..., None]},
+    }
+    data = from_dict(groups)
+    with quiet():
+        if is_arviz_1():
+            found = arviz().psense(data, group="likelihood", alphas=(1 / power, power))
+        else:
+            found = arviz().psens(data, component="likelihood", delta=power - 1)
+    return np.atleast_1d(found["x"].to_numpy())
+
+
+def pareto_k(log_weights: np.ndarray) -> float:
+    """Return the shape of the generalized Pareto distribution of the largest weights.
+
+    Parameters
+    ----------
+    log_weights : ndarray, shape (n_draws,)
+        Logarithms of importance weights.
+
+    Returns
+    -------
+    float
+        Above about 0.7, the weights are unreliable.
+    """
+    has_it = import_module("arviz_stats.base").array_stats if is_arviz_1() else arviz()
+    with quiet("Estimated shape parameter of Pareto"):
+        return float(has_it.psislw(log_weights)[1])
+
+
+def plot_ppc(
+    data: Any, discrete: bool, many_levels: bool, n_draws: int, prior: bool = False
+) -> Any:
     """Plot predictive draws beside the observed ratings, by ArviZ.
 
     Parameters
@@ -116,9 +179,12 @@ def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
     discrete : bool
         Whether the ratings are levels, given by number.
     many_levels : bool
-        Whether there are too many levels to show each by itself.
+        Whether to show distribution functions, such as of too many levels to show each by itself.
     n_draws : int
         Number of draws to show.
+    prior : bool
+        Whether the draws are of the prior predictive distribution. They are in the group
+        posterior_predictive all the same, beside which ArviZ shows the observed ratings.
 
     Returns
     -------
@@ -129,7 +195,11 @@ def plot_ppc(data: Any, discrete: bool, many_levels: bool, n_draws: int) -> Any:
     # levels for chains if they outnumber their summaries.
     with quiet(".*look binary", "Found chain dimension"):
         if not is_arviz_1():
-            return arviz().plot_ppc(data, kind="cumulative" if many_levels else "kde")
+            axes = arviz().plot_ppc(data, kind="cumulative" if many_levels else "kde")
+            if prior:
+                for text in axes.get_legend().get_texts():
+                    text.set_text(text.get_text().replace("Posterior", "Prior"))
+            return axes
         if discrete and not many_levels:
             return arviz().plot_ppc_rootogram(data)
         kind = "ecdf" if many_levels else "kde"

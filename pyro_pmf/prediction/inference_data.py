@@ -62,7 +62,7 @@ def to_arviz(
             groups |= predictions(learned, draws, pairs)
             dims |= {name: ["pair"] for name in ("rating", "user_id", "item_id")}
         if prior:
-            groups |= _prior(learned, len(draws), pairs)
+            groups |= prior_predictions(learned, len(draws), pairs)
     train = learned.ratings
     used = {dim for names in dims.values() for dim in names}
     ids = {"user": train.user_ids, "item": train.item_ids}
@@ -208,8 +208,30 @@ def predictions(learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame) -
     return groups
 
 
-def _prior(learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None) -> Groups:
-    """Return the groups of the model's prior, given only the pairs of the training ratings."""
+def prior_predictions(
+    learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None
+) -> Groups:
+    """Return the groups of the model's prior, given only the pairs of the training ratings.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit, of which only the model and the training pairs are used.
+    n_draws : int
+        Number of draws, from torch's random state.
+    pairs : Ratings or pandas.DataFrame, optional
+        Pairs to predict.
+
+    Returns
+    -------
+    dict of str to dict of str to ndarray
+        Group prior, of the scalar sites; with pairs also prior_predictive, in rating units.
+
+    Raises
+    ------
+    RatingsError
+        If a column is missing, or all ids of a column are unknown because of their type.
+    """
     train = learned.ratings
     first = train.user[:1], train.item[:1]
     where = LocatedPairs(learned, *first) if pairs is None else LocatedPairs.of(learned, pairs)
@@ -218,7 +240,9 @@ def _prior(learned: Learned, n_draws: int, pairs: Ratings | pd.DataFrame | None)
     for rows, chunk in where.chunks(max(1, len(where))):  # one chunk: a draw gives all ratings
         for k in range(n_draws):
             sites = run(learned.model, {}, chunk, where.history)
-            rating[0, k, rows] = train.to_rating(sites["rating"]["fn"].sample().double().numpy())
+            latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
+            fn = where.rating_distribution(latents, chunk)
+            rating[0, k, rows] = train.to_rating(fn.sample().double().numpy())
             for name, site in sites.items():
                 if is_latent(site) and name != "rating" and site["value"].dim() == 0:
                     scalars.setdefault(name, []).append(site["value"])
@@ -243,7 +267,7 @@ def run_at_first(learned: Learned, latents: Mapping[str, Tensor]) -> dict[str, S
     """
     train = learned.ratings
     first = Pairs(train.user[:1], train.item[:1], train.n_users, train.n_items, dtype=train.dtype)
-    return run(learned.model, latents, first, train)
+    return run(learned.model, latents, first, learned.seen)
 
 
 def _stack(learned: Learned, draws: Sequence[Tensor] | Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from pyro_pmf.moments.expectations import components
 from pyro_pmf.moments.gaussian import Value
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.prediction.rated import OwnRows, require_rateable, sums_of, with_average_rater
 from pyro_pmf.random_state import isolated_random_state
 
 _CHUNK = 1 << 18  # pairs predicted at a time
@@ -34,6 +35,13 @@ class LocatedPairs:
     user, item : Tensor, int64, shape (n,)
         Indices. Unknown ids have indices from ``n_users`` and ``n_items`` of the training ratings
         on.
+    rated : bool
+        Whether each pair counts as rated, see `Posterior.predict`.
+
+    Raises
+    ------
+    PMFError
+        If ``rated`` is true, and the model depends on the pairs rated in a way of its own.
 
     Attributes
     ----------
@@ -42,20 +50,29 @@ class LocatedPairs:
     n_users, n_items : int
         Number of users and items, unknown ones included.
     history : Pairs
-        The training ratings in a matrix of this size, for I_ij.
+        The pairs with I_ij = 1 in a matrix of this size: those that the fit knew to be rated.
     """
 
-    def __init__(self, learned: Learned, user: Tensor, item: Tensor) -> None:
+    def __init__(self, learned: Learned, user: Tensor, item: Tensor, rated: bool = False) -> None:
         train = learned.ratings
         self.learned, self.user, self.item = learned, user, item
         self.known_user = (user < train.n_users).numpy()
         self.known_item = (item < train.n_items).numpy()
         self.n_users = max(train.n_users, int(user.max()) + 1 if len(user) else 0)
         self.n_items = max(train.n_items, int(item.max()) + 1 if len(item) else 0)
-        self.history = train.within(self.n_users, self.n_items)
+        self.history = learned.seen.within(self.n_users, self.n_items)
+        self._is_hierarchical = bool(sums_of(learned.model))
+        self._own: tuple[Pairs, OwnRows] | None = None  # of the last chunk
+        if rated:
+            require_rateable(learned.model)
+        self._rated = rated and self._is_hierarchical
+        empty = (self.history.user_counts == 0)[user], (self.history.item_counts == 0)[item]
+        self._has_empty = bool((empty[0] | empty[1]).any())
 
     @classmethod
-    def of(cls, learned: Learned, pairs: Ratings | pd.DataFrame) -> LocatedPairs:
+    def of(
+        cls, learned: Learned, pairs: Ratings | pd.DataFrame, rated: bool = False
+    ) -> LocatedPairs:
         """Locate the pairs of a table by id.
 
         Parameters
@@ -64,6 +81,8 @@ class LocatedPairs:
             Result of a fit.
         pairs : Ratings or pandas.DataFrame
             A frame has the columns ``user`` and ``item``.
+        rated : bool
+            Whether each pair counts as rated.
 
         Returns
         -------
@@ -74,6 +93,8 @@ class LocatedPairs:
         ------
         RatingsError
             If a column is missing, or all ids of a column are unknown because of their type.
+        PMFError
+            If ``rated`` is true, and the model depends on the pairs rated in a way of its own.
         """
         train = learned.ratings
         user, item = train.locate(pairs)
@@ -83,6 +104,7 @@ class LocatedPairs:
             learned,
             _number_unknown(user, users, train.n_users),
             _number_unknown(item, items, train.n_items),
+            rated,
         )
 
     def __len__(self) -> int:
@@ -132,6 +154,9 @@ class LocatedPairs:
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
         """Return the distribution of the ratings of some pairs, given the latents.
 
+        Rows that were not learnt, and the rater of an item that nobody has rated, are drawn from
+        torch's random state where the latents are tensors.
+
         Parameters
         ----------
         latents : mapping of str to Tensor, Gaussian or LogGaussian
@@ -144,7 +169,15 @@ class LocatedPairs:
         Distribution
             On the model scale, of batch shape (n_pairs,).
         """
-        return run(self.learned.model, latents, pairs, self.history)["rating"]["fn"]
+        model, history = self.learned.model, self.history
+        if self._rated:
+            if self._own is None or self._own[0] is not pairs:
+                self._own = pairs, OwnRows(self.learned, pairs, history)
+            own = self._own[1]
+            latents, pairs, history = own.of(latents), own.pairs, own.history
+        elif self._is_hierarchical and self._has_empty:
+            latents = with_average_rater(model, latents, history)
+        return run(model, latents, pairs, history)["rating"]["fn"]
 
     def _pairs(self, rows: Tensor) -> Pairs:
         shape = self.n_users, self.n_items

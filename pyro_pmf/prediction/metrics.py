@@ -194,6 +194,43 @@ def reliability_prediction_index(error: np.ndarray, sd: np.ndarray) -> float:
     return float((size * error_deviation * sd_deviation).mean() / (size.mean() * spread))
 
 
+def clustered_error(values: np.ndarray, cluster: np.ndarray | pd.Series) -> float:
+    """Return the standard error of a mean whose values are alike within clusters.
+
+    Ratings of one user share an estimate, and its error. The sums of residuals within users are
+    independent, so the squares of these sums replace the squares of the residuals (Liang & Zeger
+    1986), with the factor G / (G - 1) for G clusters. With one value a cluster, this is the usual
+    standard error.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        Values, such as differences between the scores of two methods.
+    cluster : array-like, shape (n,)
+        The cluster of each value, such as its user.
+
+    Returns
+    -------
+    float
+        In the unit of ``values``; NaN with fewer than two clusters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyro_pmf.prediction.metrics import clustered_error
+    >>> values = np.array([1.0, 1.0, 3.0, 3.0])
+    >>> clustered_error(values, ["ann", "ann", "bob", "bob"])  # two facts, not four
+    1.0
+    """
+    values = np.asarray(values, dtype=float)
+    codes, clusters = pd.factorize(np.asarray(cluster), use_na_sentinel=False)
+    if len(clusters) < 2:
+        return float("nan")
+    sums = np.bincount(codes, weights=values - values.mean())
+    factor = len(clusters) / (len(clusters) - 1)
+    return float(np.sqrt(factor * np.sum(sums**2)) / len(values))
+
+
 def calibration(
     pit: np.ndarray, probabilities: Sequence[float] = tuple(np.linspace(0.05, 0.95, 19))
 ) -> pd.DataFrame:

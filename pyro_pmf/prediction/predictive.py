@@ -14,7 +14,9 @@ from torch.distributions import Distribution
 from pyro_pmf.arguments import require_probability
 from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import PMFError
+from pyro_pmf.moments.chains import mcse_mean
 
+_BLOCK = 4096  # pairs whose draws are transformed at a time
 ON_LEVEL = 1e-3  # a rating this close to a level counts as this level; in units of level spacing
 
 
@@ -48,6 +50,26 @@ class PosteriorPredictive(ABC):
         """Expected rating, shape (n_pairs,)."""
         mean = self._average(self.transform.mean)
         return self.transform.origin + self.width * mean.double()
+
+    def mcse(self, n_chains: int) -> np.ndarray:
+        """Return the Monte Carlo standard error of `mean`, shape (n_pairs,).
+
+        Parameters
+        ----------
+        n_chains : int
+            Number of Markov chains whose draws the parts are, chain by chain.
+
+        Returns
+        -------
+        ndarray, shape (n_pairs,)
+            In rating units; NaN for chains of fewer than 4 draws.
+        """
+        means = torch.stack([self.transform.mean(part) for _, part in self.parts])
+        errors = [
+            mcse_mean(block.double().unflatten(0, (n_chains, -1)).numpy())
+            for block in means.split(_BLOCK, -1)
+        ]
+        return self.width * np.concatenate(errors)
 
     @property
     def sd(self) -> Tensor:

@@ -73,7 +73,7 @@ def _recommend(
     if exclude_seen:
         pointers = where.history.pattern.row_pointers
         for place, user in enumerate(index.tolist()):
-            unseen[place, train.item[pointers[user] : pointers[user + 1]].numpy()] = False
+            unseen[place, where.history.item[pointers[user] : pointers[user + 1]].numpy()] = False
     best = np.argsort(np.where(unseen, -mean, np.inf), axis=1, kind="stable")[:, :n]
     row = np.arange(len(index))[:, None]
     kept = unseen[row, best]  # fewer than n where a user has seen nearly everything

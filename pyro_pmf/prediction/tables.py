@@ -14,6 +14,7 @@ from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.prediction.diagnostics import require_chains
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.metrics import score_each
@@ -25,6 +26,8 @@ def predict(
     pairs: Ratings | pd.DataFrame,
     interval: float = 0.9,
     at_least: float | None = None,
+    rated: bool = False,
+    mcse: bool = False,
 ) -> pd.DataFrame:
     """Return mean, sd and central interval of each pair's rating.
 
@@ -32,7 +35,7 @@ def predict(
     ----------
     learned : Learned
         Result of a fit.
-    pairs, interval, at_least
+    pairs, interval, at_least, rated, mcse
         As for `Posterior.predict`.
 
     Returns
@@ -47,8 +50,10 @@ def predict(
     """
     if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
         raise PMFError(f"at_least must be a rating, a finite number, not {at_least!r}.")
-    where = LocatedPairs.of(learned, pairs)
+    n_chains = require_chains(learned, "Monte Carlo standard errors") if mcse else 0
+    where = LocatedPairs.of(learned, pairs, rated)
     names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)
+    names += ["mcse"] * mcse
     columns = {name: np.empty(len(where)) for name in names}
     for rows, predictive in where.predictives():
         lower, upper = predictive.interval(interval)
@@ -57,12 +62,17 @@ def predict(
             values["p_at_least"] = predictive.probability_at_least(at_least)
         for name, value in values.items():
             columns[name][rows] = value.numpy()
+        if mcse:
+            columns["mcse"][rows] = predictive.mcse(n_chains)
     known = {"known_user": where.known_user, "known_item": where.known_item}
-    return _beside_ids(pairs, columns | known)
+    return _beside_ids(pairs, columns | known, rated)
 
 
 def predict_levels(
-    learned: Learned, pairs: Ratings | pd.DataFrame, levels: Sequence[float] | None = None
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    levels: Sequence[float] | None = None,
+    rated: bool = False,
 ) -> pd.DataFrame:
     """Return the probability of each possible rating of each pair.
 
@@ -70,7 +80,7 @@ def predict_levels(
     ----------
     learned : Learned
         Result of a fit.
-    pairs, levels
+    pairs, levels, rated
         As for `Posterior.predict_levels`.
 
     Returns
@@ -83,7 +93,7 @@ def predict_levels(
     RatingsError, PMFError
         As for `Posterior.predict_levels`.
     """
-    where = LocatedPairs.of(learned, pairs)
+    where = LocatedPairs.of(learned, pairs, rated)
     parts = []
     for rows, predictive in where.predictives():
         chosen = predictive.levels if levels is None else torch.tensor(levels, dtype=torch.float64)
@@ -97,13 +107,21 @@ def predict_levels(
     if not parts:
         raise RatingsError("There are no pairs: give at least one.")
     table = pd.concat(parts).sort_index()
-    return _beside_ids(pairs, {level: table[level].to_numpy() for level in table})
+    return _beside_ids(pairs, {level: table[level].to_numpy() for level in table}, rated)
 
 
-def _beside_ids(pairs: Ratings | pd.DataFrame, columns: Mapping[Any, np.ndarray]) -> pd.DataFrame:
+def _beside_ids(
+    pairs: Ratings | pd.DataFrame, columns: Mapping[Any, np.ndarray], rated: bool
+) -> pd.DataFrame:
     frame = as_frame(pairs)
     ids = {"user": frame["user"], "item": frame["item"]}
-    return pd.DataFrame(ids | dict(columns), index=frame.index)
+    return _saying(pd.DataFrame(ids | dict(columns), index=frame.index), rated)
+
+
+def _saying(table: pd.DataFrame, rated: bool) -> pd.DataFrame:
+    """Note in a table which question its predictions answer."""
+    table.attrs["rated"] = rated
+    return table
 
 
 def scores(
@@ -111,6 +129,7 @@ def scores(
     pairs: Ratings | pd.DataFrame,
     interval: float = 0.9,
     levels: Sequence[float] | None = None,
+    rated: bool = False,
 ) -> pd.DataFrame:
     """Return the scores of the prediction of each rating.
 
@@ -118,7 +137,7 @@ def scores(
     ----------
     learned : Learned
         Result of a fit.
-    pairs, interval, levels
+    pairs, interval, levels, rated
         As for `Posterior.scores`.
 
     Returns
@@ -132,7 +151,7 @@ def scores(
         As for `Posterior.scores`.
     """
     rating = torch.from_numpy(observed(pairs))
-    where = LocatedPairs.of(learned, pairs)
+    where = LocatedPairs.of(learned, pairs, rated)
     generator = np.random.default_rng(0)
     parts = [
         score_each(predictive, rating[rows], interval, levels, generator).set_index(rows)
@@ -141,9 +160,10 @@ def scores(
     if not parts:
         raise RatingsError("There are no ratings to score: give at least one.")
     table = pd.concat(parts).sort_index()
-    table["n_user"] = where.history.user_counts[where.user].numpy()
-    table["n_item"] = where.history.item_counts[where.item].numpy()
-    return table
+    training = learned.ratings.within(where.n_users, where.n_items)
+    table["n_user"] = training.user_counts[where.user].numpy()
+    table["n_item"] = training.item_counts[where.item].numpy()
+    return _saying(table, rated)
 
 
 def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
@@ -193,7 +213,11 @@ def is_discrete(learned: Learned) -> bool:
 
 
 def sample(
-    learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 100, seed: int = 0
+    learned: Learned,
+    pairs: Ratings | pd.DataFrame,
+    n_draws: int = 100,
+    seed: int = 0,
+    rated: bool = False,
 ) -> np.ndarray:
     """Draw ratings from the joint posterior predictive distribution.
 
@@ -201,7 +225,7 @@ def sample(
     ----------
     learned : Learned
         Result of a fit.
-    pairs, n_draws, seed
+    pairs, n_draws, seed, rated
         As for `Posterior.sample`.
 
     Returns
@@ -215,7 +239,7 @@ def sample(
         As for `Posterior.sample`.
     """
     require_integer("n_draws", n_draws)
-    where = LocatedPairs.of(learned, pairs)
+    where = LocatedPairs.of(learned, pairs, rated)
     samples = np.empty((n_draws, len(where)))
     every_pair = list(where.chunks(max(1, len(where))))
     with isolated_random_state(seed):

@@ -25,7 +25,9 @@ FRAME = pd.DataFrame(
 @pytest.fixture(scope="module")
 def posterior():
     model = PMF(1, noise="shared")
-    return fit(model, Ratings.from_frame(FRAME), VI(max_steps=5), progress=False)
+    return fit(
+        model, Ratings.from_frame(FRAME), VI(max_steps=5, learn_scales=None), progress=False
+    )
 
 
 # The import
@@ -54,7 +56,7 @@ warnings.simplefilter("error")  # such as the FutureWarning with which ArviZ 0.2
 from pyro_pmf import PMF, VI, Ratings, fit
 
 frame = pd.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "rating": [1.0, 2, 3, 5]})
-posterior = fit(PMF(0, noise="shared"), Ratings.from_frame(frame), VI(max_steps=3), progress=False)
+posterior = fit(PMF(0, noise="shared"), Ratings.from_frame(frame), VI(max_steps=3, learn_scales=None), progress=False)
 posterior.evaluate(frame)
 require_neither("a fit")
 

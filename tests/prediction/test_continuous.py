@@ -263,3 +263,18 @@ class TestMassOfCounts:
         laplace = scipy.stats.laplace([2.3, 3.2], 0.45)
         expected = np.log(laplace.cdf(3.5) - laplace.cdf(2.5))
         np.testing.assert_allclose(predictive.log_mass(double(3.0, 3.0)), expected)
+
+
+@pytest.mark.statistical
+def test_crps_of_many_parts_is_not_biased():
+    """150 equal parts are one Normal, whose CRPS is known: the mean of 20,000 within 0.15%.
+
+    The estimate of one pair is off by 7%, so the mean by 0.05%: three standard errors. Without the
+    fair normalization, 200 draws make it 0.5% too large. The seed is fixed.
+    """
+    n = 20_000
+    rating = torch.from_numpy(np.random.default_rng(0).normal(3.0, 0.8, n))
+    part = Normal(torch.full((n,), 0.5, dtype=torch.float64), 0.2)  # 3 stars, of 1 to 5
+    predictive = mixture([(1 / 150, part)] * 150, (1, 5))
+    exact = scoringrules.crps_normal(rating.numpy(), 3.0, 0.8)
+    assert predictive.crps(rating).mean() == pytest.approx(exact.mean(), rel=1.5e-3)

@@ -169,7 +169,9 @@ def test_effects_of_a_fit(of, guide):
         with pytest.warns(UserWarning, match="Trace_ELBO"):
             posterior = fit(model, block_ratings(), method, progress=False)
     else:
-        posterior = fit(model, block_ratings(), VI(max_steps=200), progress=False)
+        posterior = fit(
+            model, block_ratings(), VI(max_steps=200, learn_scales=None), progress=False
+        )
     table = effects(posterior, of)
     half = len(table) // 2
     assert table["mean"][:half].min() > table["mean"][half:].max()
@@ -294,7 +296,7 @@ def test_a_fit_of_two_factors_too_many_says_so():
     rating = 1 / (1 + np.exp(-score)) + 0.2 * rng.normal(size=len(user))
     frame = pd.DataFrame({"user": user, "item": item, "rating": rating})
     scale = (rating.min() - 0.1, rating.max() + 0.1)
-    priors = Priors(sigma=Fixed(0.15), sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
+    priors = Priors(sigma=Fixed(0.15), tau=Fixed(1.0), sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
     model = PMF(3, biases=False, noise="shared", priors=priors)
     posterior = fit(model, Ratings.from_frame(frame, scale=scale), progress=False)
     table = posterior.factor_norms()

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Norma
 from pyro_pmf.errors import PMFError
 from pyro_pmf.prediction.metrics import (
     calibration,
+    clustered_error,
     pit_histogram,
     pit_uniformity,
     ranking_scores,
@@ -280,3 +281,31 @@ def test_ranking_of_the_best_and_the_worst_list():
 def test_ranking_of_no_list(n):
     with pytest.raises(PMFError, match="n must be"):
         ranking_scores(np.zeros((2, 3)), np.ones((2, 3), dtype=bool), n=n)
+
+
+@pytest.mark.statistical
+def test_the_clustered_error_is_that_of_repeated_tables():
+    """Residuals with strong effects of 100 users of 1 to 40 ratings: 500 tables, within 10%.
+
+    The error of the mean is the same for every table, and the mean of its estimates is compared
+    with the spread of 500 means, which is known within 3.2%. The usual standard error is less than
+    half of it. The seed is fixed.
+    """
+    generator = np.random.default_rng(0)
+    user = np.repeat(np.arange(100), generator.integers(1, 41, 100))
+    tables = generator.normal(size=(500, 100))[:, user] + generator.normal(size=(500, len(user)))
+    spread = tables.mean(1).std(ddof=1)
+    errors = [clustered_error(table, user) for table in tables]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(spread, rel=0.1)
+    assert tables[0].std() / np.sqrt(len(user)) < 0.5 * spread
+
+
+def test_the_clustered_error_of_single_ratings_is_the_usual_one():
+    values = np.random.default_rng(0).normal(size=50)
+    usual = values.std(ddof=1) / np.sqrt(50)
+    assert clustered_error(values, np.arange(50)) == pytest.approx(usual)
+    assert clustered_error(values, np.arange(50).astype(str)[::-1]) == pytest.approx(usual)
+
+
+def test_one_user_has_no_clustered_error():
+    assert np.isnan(clustered_error(np.array([1.0, 2.0]), np.array(["ann", "ann"])))
