@@ -1,37 +1,47 @@
-"""Markov chains: Pyro's Hamiltonian Monte Carlo and No-U-Turn sampler, for any model."""
+"""Markov chains that draw from the exact posterior, by Gibbs sampling or by NUTS."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import pyro
 import torch
-from pyro.infer.mcmc import HMC as PyroHMC
-from pyro.infer.mcmc import NUTS as PyroNUTS
-from torch import Tensor
+from torch import Size, Tensor
 from tqdm.auto import tqdm
 
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.inference.conditions import Conditions
-from pyro_pmf.inference.mcmc.coordinates import Coordinates, Whitening
-from pyro_pmf.inference.mcmc.diagnostics import have_mixed, identified
+from pyro_pmf.inference.mcmc.diagnostics import convergence
+from pyro_pmf.inference.mcmc.gibbs.kernel import GibbsKernel
+from pyro_pmf.inference.mcmc.nuts import NUTSKernel
+from pyro_pmf.inference.mcmc.tracking import Tracker, tracked
 from pyro_pmf.inference.memory import draws_memory, require_memory
-from pyro_pmf.inference.methods import HMC, NUTS
-from pyro_pmf.internals import is_warming_up, shorten_adaptation
-from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.running import require_possible
-from pyro_pmf.model.terms import terms_of
+from pyro_pmf.inference.methods import NUTS, Gibbs
+from pyro_pmf.model.learned import Converged, Learned
+from pyro_pmf.model.running import is_latent, require_possible, with_history
 from pyro_pmf.random_state import isolated_random_state
 
-_ACCEPTANCE = 0.9  # above the usual 0.8: with few ratings, scales make the posterior a funnel
-_ACCEPTANCE_OF_HMC = 0.7  # 0.65 is best for independent coordinates (Beskos et al. 2013)
-_LENGTH = 1.5  # of a trajectory, in standard deviations: a quarter turn of a Normal is pi / 2
-_MOST_STEPS = 64  # of a trajectory during warm-up, while the step size adapts
+
+class Kernel(Protocol):
+    """The state of one chain, and how it moves."""
+
+    sites: dict[str, Size]
+
+    def step(self) -> None:
+        """Take one step of the chain."""
+
+    def draw(self) -> tuple[dict[str, Tensor], float]:
+        """Return the present values of the latents by site, and the log likelihood in nats."""
+
+    def has_diverged(self) -> bool:
+        """Return whether the last step diverged."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,11 @@ class ChainTask:
     model : callable
         The Pyro model.
     ratings : Ratings
-        The training ratings, on the CPU.
-    method : HMC or NUTS
+        The training ratings, on the device of the fit.
+    history : Pairs or None
+        All pairs with I_ij = 1; None if these are the training pairs.
+    method : Gibbs or NUTS
         Options of the sampler.
-    whitening : Whitening or None
-        Units of the coordinates, for `HMC`; `NUTS` finds them during warm-up.
-    start : Tensor, shape (n,), or None
-        Initial coordinates. The default is the initial values of `initialization`.
     started : float
         `time.perf_counter` at the start of the fit.
     """
@@ -62,9 +70,8 @@ class ChainTask:
     seed: int
     model: Callable[..., Any]
     ratings: Ratings
-    method: HMC | NUTS
-    whitening: Whitening | None
-    start: Tensor | None
+    history: Pairs | None
+    method: Gibbs | NUTS
     started: float
 
 
@@ -75,21 +82,25 @@ class Chain:
     Attributes
     ----------
     latents : dict of str to Tensor, shape (n_draws, ...)
-        Draws of each latent site of the model.
+        Draws of each latent site of the model, on the CPU.
     steps : list of dict
         One row per draw, see `Learned.steps`.
+    tracker : Tracker or None
+        Moments of the predictions of `Gibbs.track`.
     """
 
     latents: dict[str, Tensor]
     steps: list[dict[str, Any]]
+    tracker: Tracker | None = None
+
+
+# Called after each step of a chain with its number from 1, and a function that returns the chain
+# as far as it has come: the present state alone during the warm-up.
+OnChainStep = Callable[[int, Callable[[], Chain]], object]
 
 
 def sample_chains(
-    model: Callable[..., Any],
-    ratings: Ratings,
-    method: HMC | NUTS,
-    run: Conditions,
-    approximation: Learned | None,
+    model: Callable[..., Any], ratings: Ratings, method: Gibbs | NUTS, run: Conditions
 ) -> Learned:
     """Draw from the exact posterior.
 
@@ -98,62 +109,76 @@ def sample_chains(
     model : callable
         The Pyro model.
     ratings : Ratings
-        The training ratings, on the CPU.
-    method : HMC or NUTS
+        The training ratings, on the device of the fit.
+    method : Gibbs or NUTS
         Options of the sampler.
     run : Conditions
         Conditions of the fit.
-    approximation : Learned or None
-        An approximation of the same posterior, for `HMC`. Each chain starts from a draw of it and
-        measures each coordinate in its standard deviations. `NUTS` takes None.
 
     Returns
     -------
     Learned
         Draws of all chains, one chain after the other. ``converged`` says whether they have mixed,
-        see `diagnostics.have_mixed`.
+        see `diagnostics.convergence`.
 
     Raises
     ------
     FitError
-        If the draws need more memory than is free, the model has discrete latents or no observed
-        site ``rating``, or its likelihood cannot produce some ratings.
+        If the draws need more memory than is free, the likelihood cannot produce some ratings, the
+        model has discrete latents or no observed site ``rating``, or `Gibbs` does not know it.
     """
-    tasks = plan_chains(model, ratings, method, run, approximation)
     latents: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
-    n_steps = method.n_chains * (method.n_warmup + method.n_draws)
-    with tqdm(total=n_steps, desc="sample", unit="draw", disable=not run.progress) as bar:
-        for task in tasks:
-            chain = run_chain(task, bar.update)
+    trackers: list[Tracker] = []
+    home = ratings.to("cpu")
+
+    def learned(chain: Chain, n_chains: int = 1) -> Learned:
+        steps = pd.DataFrame(chain.steps)
+        steps.insert(0, "step", np.arange(1, len(steps) + 1))
+        return Learned(
+            model=model,
+            ratings=home,
+            latents=chain.latents,
+            n_draws=len(steps),
+            steps=steps,
+            converged=Converged(False, False),
+            n_chains=n_chains,
+            history=run.history,
+        )
+
+    n_steps = method.n_warmup + method.n_draws * method.thin
+    with tqdm(
+        total=method.n_chains * n_steps, desc="sample", unit="draw", disable=not run.progress
+    ) as bar:
+
+        def on_step(before: int, number: int, so_far: Callable[[], Chain]) -> None:
+            bar.update()
+            if run.on_step is not None:
+                row = {"step": before + number, "elbo": None, "seconds": run.seconds}
+                run.on_step(row, lambda: learned(so_far()))
+
+        for task in plan_chains(model, ratings, method, run):
+            chain = run_chain(task, partial(on_step, task.number * n_steps))
             here = slice(len(rows), len(rows) + method.n_draws)
             rows += chain.steps
+            if chain.tracker is not None:
+                trackers.append(chain.tracker)
             for name, draws in chain.latents.items():
                 if name not in latents:
                     shape = method.n_chains * method.n_draws, *draws.shape[1:]
                     latents[name] = draws.new_empty(shape)
                 latents[name][here] = draws
             del chain, draws  # or two chains are held while the next one runs
-    steps = pd.DataFrame(rows)
-    steps.insert(0, "step", np.arange(1, len(steps) + 1))
-    quantities = identified(terms_of(model), latents)
-    return Learned(
-        model=model,
-        ratings=ratings,
-        latents=latents,
-        n_draws=method.n_chains * method.n_draws,
-        steps=steps,
-        converged=have_mixed(quantities, steps, method.n_chains),
-        n_chains=method.n_chains,
-    )
+    all_draws = learned(Chain(latents, rows), method.n_chains)
+    with isolated_random_state(run.seed), pyro.get_param_store().scope():
+        judged = convergence(
+            model, home, latents, all_draws.steps, method.n_chains, history=run.history
+        )
+    return replace(all_draws, converged=judged, tracked=tracked(trackers))
 
 
 def plan_chains(
-    model: Callable[..., Any],
-    ratings: Ratings,
-    method: HMC | NUTS,
-    run: Conditions,
-    approximation: Learned | None,
+    model: Callable[..., Any], ratings: Ratings, method: Gibbs | NUTS, run: Conditions
 ) -> list[ChainTask]:
     """Plan the work of each chain; parameters and errors are those of `sample_chains`.
 
@@ -162,29 +187,25 @@ def plan_chains(
     list of ChainTask
         One task per chain.
     """
-    starts: list[Tensor | None] = [None] * method.n_chains
-    whitening = None
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
-        require_possible(model, ratings)
-        coordinates = Coordinates(model, ratings)
-        require_memory(
-            draws_memory(
-                coordinates.n_latents, method.n_draws, method.n_chains + 1, ratings.dtype
-            ),
-            ratings.device,
-            "Reduce n_draws",
-        )
-        if approximation is not None:
-            whitening = coordinates.whiten(approximation)
-            starts = [coordinates.of(draw) for draw in approximation.draws(method.n_chains)]
+        sites = require_possible(model, ratings)
+    n_latents = sum(site["value"].numel() for site in sites.values() if is_latent(site))
+    require_memory(
+        draws_memory(n_latents, method.n_draws, method.n_chains + 1, ratings.dtype),
+        torch.device("cpu"),
+        "Reduce n_draws",
+    )
+    history = None
+    if run.history is not None:
+        history = run.history.to(ratings.device, ratings.dtype)
     seeds = np.random.SeedSequence(run.seed).generate_state(method.n_chains)
     return [
-        ChainTask(k, int(seed), model, ratings, method, whitening, start, run.started)
-        for k, (seed, start) in enumerate(zip(seeds, starts, strict=True))
+        ChainTask(k, int(seed), model, ratings, history, method, run.started)
+        for k, seed in enumerate(seeds)
     ]
 
 
-def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> Chain:
+def run_chain(task: ChainTask, on_step: OnChainStep = lambda number, so_far: None) -> Chain:
     """Run one chain, with its own stream of random numbers.
 
     Parameters
@@ -192,7 +213,7 @@ def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> 
     task : ChainTask
         Work of the chain.
     on_step : callable
-        Function of no arguments, called after each step, warm-up included.
+        Called after each step, warm-up included: ``on_step(number, so_far)``, see `OnChainStep`.
 
     Returns
     -------
@@ -201,56 +222,54 @@ def run_chain(task: ChainTask, on_step: Callable[[], object] = lambda: None) -> 
     """
     method = task.method
     with isolated_random_state(task.seed), pyro.get_param_store().scope():
-        coordinates = Coordinates(task.model, task.ratings, task.whitening)
-        kernel = _JitteredHMC(coordinates) if isinstance(method, HMC) else _nuts(coordinates)
-        z = coordinates.first() if task.start is None else task.start
-        kernel.initial_params = params = {"z": z}
-        kernel.setup(method.n_warmup)
+        kernel = _kernel(task)
         latents = {
             name: torch.empty(method.n_draws, *shape, dtype=task.ratings.dtype)
-            for name, shape in coordinates.sites.items()
+            for name, shape in kernel.sites.items()
         }
-        steps: list[dict[str, Any]] = []
-        for k in range(-method.n_warmup, method.n_draws):
-            params = kernel.sample(params)
-            on_step()
-            if k < 0:
-                continue
-            draw, log_likelihood = coordinates.draw(params["z"])
-            for name, value in draw.items():
-                latents[name][k] = value
-            steps.append(
-                {
-                    "chain": task.number,
-                    "log_likelihood": log_likelihood,
-                    "divergent": k in kernel.diagnostics()["divergences"],
-                    "seconds": time.perf_counter() - task.started,
-                }
-            )
-        kernel.cleanup()
-    return Chain(latents, steps)
+        rows: list[dict[str, Any]] = []
+        tracker = _tracker(task)
+
+        def so_far() -> Chain:
+            if rows:
+                return Chain({name: x[: len(rows)] for name, x in latents.items()}, rows)
+            now, row = _drawn(task, kernel)
+            return Chain({name: value[None] for name, value in now.items()}, [row])
+
+        for k in range(1 - method.n_warmup, method.n_draws * method.thin + 1):
+            kernel.step()
+            if k > 0 and tracker is not None:
+                tracker.add(kernel.draw()[0])
+            if k > 0 and k % method.thin == 0:
+                draw, row = _drawn(task, kernel)
+                for name, value in draw.items():
+                    latents[name][len(rows)] = value
+                rows.append(row)
+            on_step(k + method.n_warmup, so_far)
+    return Chain(latents, rows, tracker)
 
 
-def _nuts(coordinates: Coordinates) -> PyroNUTS:
-    kernel = PyroNUTS(potential_fn=coordinates.potential_of_site, target_accept_prob=_ACCEPTANCE)
-    shorten_adaptation(kernel, 10, 10, 30)  # Stan's windows keep unit masses for 100 draws
-    return kernel
+def _tracker(task: ChainTask) -> Tracker | None:
+    method = task.method
+    if not isinstance(method, Gibbs) or method.track is None:
+        return None
+    return Tracker(task.model, task.ratings, task.history, method.track)
 
 
-class _JitteredHMC(PyroHMC):
-    """HMC with trajectories of random length, so that none returns to its start (Neal 2011)."""
+def _kernel(task: ChainTask) -> Kernel:
+    if isinstance(task.method, NUTS):
+        model = with_history(task.model, task.history)
+        return NUTSKernel(model, task.ratings, task.method.n_warmup)
+    return GibbsKernel(task.model, task.ratings, task.history, task.seed)
 
-    def __init__(self, coordinates: Coordinates) -> None:
-        super().__init__(
-            potential_fn=coordinates.potential_of_site,
-            adapt_mass_matrix=False,  # coordinates are already in units of standard deviations
-            target_accept_prob=_ACCEPTANCE_OF_HMC,
-        )
 
-    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Draw once, with a trajectory of half to one and a half times the usual length."""
-        self.trajectory_length = _LENGTH * float(torch.rand(()) + 0.5)
-        if is_warming_up(self):
-            longest = _MOST_STEPS * self.step_size
-            self.trajectory_length = min(self.trajectory_length, longest)
-        return super().sample(params)
+def _drawn(task: ChainTask, kernel: Kernel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the present draw of a chain, on the CPU, and its row of `Learned.steps`."""
+    draw, log_likelihood = kernel.draw()
+    row = {
+        "chain": task.number,
+        "log_likelihood": log_likelihood,
+        "divergent": kernel.has_diverged(),
+        "seconds": time.perf_counter() - task.started,
+    }
+    return {name: value.cpu() for name, value in draw.items()}, row

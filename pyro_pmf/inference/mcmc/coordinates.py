@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_value
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
@@ -19,28 +17,7 @@ from pyro_pmf.errors import FitError
 from pyro_pmf.inference.centring import centring_for_sampling
 from pyro_pmf.inference.initialization import initial_value
 from pyro_pmf.inference.recording import NotRecordable, Recording
-from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.running import trace_of
-from pyro_pmf.model.terms import terms_of
-
-_DRAWS = 50  # of an approximation, to estimate its standard deviations
-_NO_SPREAD = 1e-6  # standard deviations below this are of sites that an approximation holds
-_LONGER = 4.0  # factor on the scale of global sites; steps that suit thousands of rows allow this
-_DIFFERENCE = 0.01  # of a finite difference, in unconstrained coordinates
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """Origin of the coordinates and unit of each, in unconstrained space.
-
-    Attributes
-    ----------
-    origin, scale : Tensor, shape (n,)
-        Unconstrained values are ``origin + scale * z``.
-    """
-
-    origin: Tensor
-    scale: Tensor
 
 
 class Coordinates:
@@ -54,8 +31,6 @@ class Coordinates:
         A Pyro model.
     ratings : Ratings
         The training ratings.
-    whitening : Whitening, optional
-        Origin and units of z. By default z is the unconstrained values themselves.
 
     Attributes
     ----------
@@ -68,9 +43,7 @@ class Coordinates:
         If a latent is discrete.
     """
 
-    def __init__(
-        self, model: Callable[..., Any], ratings: Ratings, whitening: Whitening | None = None
-    ) -> None:
+    def __init__(self, model: Callable[..., Any], ratings: Ratings) -> None:
         self._ratings = ratings
         stated = dict(trace_of(model, ratings).iter_stochastic_nodes())
         for name, site in stated.items():
@@ -85,17 +58,6 @@ class Coordinates:
             self._model = poutine.reparam(model, reparametrized)
         first, self._energy, self._transforms, _ = self._initialized()
         self._shapes = {name: tensor.shape for name, tensor in first.items()}
-        nodes = trace_of(self._model, ratings).nodes
-        shared = {name for name in first if not nodes[name]["cond_indep_stack"]}
-        longer = shared if terms_of(model) else set()
-        self._measure = self._packed(
-            {
-                name: torch.full_like(x, _LONGER if name in longer else 1.0)
-                for name, x in first.items()
-            }
-        )
-        zero = torch.zeros_like(self._packed(first))
-        self._whitening = whitening or Whitening(zero, torch.ones_like(zero))
         self._play = self._recorded(self._packed(first))
 
     @property
@@ -103,54 +65,9 @@ class Coordinates:
         """Number of entries of all latent sites."""
         return sum(shape.numel() for shape in self.sites.values())
 
-    def whiten(self, approximation: Learned) -> Whitening:
-        """Measure coordinates from a draw of an approximate posterior, in standard deviations.
-
-        The scales are standard deviations of draws from the approximation. Where it holds a site
-        at one value, the curvature of the density gives the scale. Sites outside all plates of a
-        `PMF`, such as mu, sigma_U or the cut points, vary together with all rows. They vary by
-        more than mean field or curvature say, so their scale is longer.
-
-        Parameters
-        ----------
-        approximation : Learned
-            Approximate posterior; its draws come from torch's random state.
-
-        Returns
-        -------
-        Whitening
-            Origin and units of these coordinates from now on.
-        """
-        draws = torch.stack([self._unconstrained(draw) for draw in approximation.draws(_DRAWS)])
-        self._whitening = Whitening(draws[0], torch.ones_like(draws[0]))
-        scale = draws.std(0)
-        for index in (scale < _NO_SPREAD).nonzero().flatten():
-            step = torch.zeros_like(scale)
-            step[index] = _DIFFERENCE
-            slopes = [self.gradient(z)[index] for z in (step, -step)]
-            curvature = (slopes[0] - slopes[1]) / (2 * _DIFFERENCE)
-            scale[index] = curvature.clamp(min=1.0) ** -0.5
-        self._whitening = Whitening(draws[0], scale * self._measure)
-        return self._whitening
-
     def first(self) -> Tensor:
-        """Return initial coordinates without an approximation, from torch's random state."""
+        """Return initial coordinates, from torch's random state."""
         return self._packed(self._initialized()[0])
-
-    def of(self, draw: Mapping[str, Tensor]) -> Tensor:
-        """Return the coordinates of a draw of the stated latents.
-
-        Parameters
-        ----------
-        draw : mapping of str to Tensor
-            Values of the latents by site.
-
-        Returns
-        -------
-        Tensor, shape (n,)
-            Coordinates z.
-        """
-        return (self._unconstrained(draw) - self._whitening.origin) / self._whitening.scale
 
     def draw(self, z: Tensor) -> tuple[dict[str, Tensor], float]:
         """Return the stated latents at some coordinates, and their log likelihood.
@@ -169,7 +86,7 @@ class Coordinates:
         """
         values = {
             name: self._transforms[name].inv(x) if name in self._transforms else x
-            for name, x in self._unpacked(self._unwhitened(z)).items()
+            for name, x in self._unpacked(z).items()
         }
         with torch.no_grad(), pyro.validation_enabled(False):
             trace = trace_of(poutine.condition(self._model, data=values), self._ratings)
@@ -190,10 +107,9 @@ class Coordinates:
         Tensor, shape ()
             Potential energy, in nats.
         """
-        x = self._unwhitened(z)
         if self._play is None:
-            return self._energy(self._unpacked(x))
-        return _Played.apply(x, self._play)
+            return self._energy(self._unpacked(z))
+        return _Played.apply(z, self._play)
 
     def potential_of_site(self, site: Mapping[str, Tensor]) -> Tensor:
         """Return the potential in the form that Pyro's kernels call.
@@ -210,40 +126,9 @@ class Coordinates:
         """
         return self.potential(site["z"])
 
-    def gradient(self, z: Tensor) -> Tensor:
-        """Return the gradient of the potential.
-
-        Parameters
-        ----------
-        z : Tensor, shape (n,)
-            Coordinates.
-
-        Returns
-        -------
-        Tensor, shape (n,)
-            Gradient.
-        """
-        leaf = z.detach().requires_grad_()
-        return torch.autograd.grad(self.potential(leaf), leaf)[0]
-
-    def _unwhitened(self, z: Tensor) -> Tensor:
-        return z * self._whitening.scale + self._whitening.origin
-
     def _initialized(self) -> Any:
         return initialize_model(
             self._model, model_args=(self._ratings,), init_strategy=initial_value
-        )
-
-    def _unconstrained(self, draw: Mapping[str, Tensor]) -> Tensor:
-        given = init_to_value(values={name: draw[name] for name in self.sites})
-        with torch.no_grad(), pyro.validation_enabled(False), InitMessenger(given):
-            nodes = trace_of(self._model, self._ratings).nodes
-        values = {name: nodes[name]["value"] for name in self._shapes}
-        return self._packed(
-            {
-                name: self._transforms[name](x) if name in self._transforms else x
-                for name, x in values.items()
-            }
         )
 
     def _recorded(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

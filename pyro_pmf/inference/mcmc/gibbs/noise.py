@@ -1,0 +1,91 @@
+"""Draws of the noise: log noise of users and items, their scales, and sigma."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pyro_pmf.inference.mcmc.gibbs.scales import draw_noise_scale
+from pyro_pmf.inference.mcmc.gibbs.slices import slice_sample
+from pyro_pmf.inference.mcmc.gibbs.state import Side, State
+from pyro_pmf.model.terms import LogNoise
+
+_STEP = 2.0  # of a row's random walk, in standard deviations
+
+
+def draw_noise(state: State) -> None:
+    """Draw s, t, their scales and sigma.
+
+    Parameters
+    ----------
+    state : State
+        The state.
+    """
+    for side, _ in state.sides:
+        if side.has(LogNoise):
+            _draw_rows(state, side)
+            draw_noise_scale(state, side)
+    if state.is_free("sigma"):
+        _draw_sigma(state)
+        for side, _ in state.sides:
+            if side.has(LogNoise):
+                _shift(state, side)
+        state.compute_log_noise()
+        state.compute_log_prob()
+
+
+def _draw_rows(state: State, side: Side) -> None:
+    """Move the log noise of each row by a random walk of its own."""
+    sd = state.scales[side.terms[LogNoise].scale]
+    counts = side.pattern.row_pointers.diff().to(side.s)
+    spread = _STEP * (state.likelihood.information * counts + sd**-2).rsqrt()
+    new = side.s + spread * torch.randn_like(side.s)
+    log_noise = state.log_noise + side.at_ratings(new - side.s)
+    log_prob = state.likelihood.log_prob(state.score, log_noise)
+    gain = log_prob - state.log_prob
+    gain = side.sum(gain if side.order is None else gain.index_select(0, side.order))
+    ratio = gain - (new.double().square() - side.s.double().square()) / (2 * sd * sd)
+    accepted = torch.rand_like(ratio).log() < ratio
+    side.s = torch.where(accepted, new, side.s)
+    keep = side.at_ratings(accepted)
+    state.log_noise = torch.where(keep, log_noise, state.log_noise)
+    state.log_prob = torch.where(keep, log_prob, state.log_prob)
+
+
+def _draw_sigma(state: State) -> None:
+    """Draw log sigma by a slice of the likelihood of all ratings."""
+    prior, at = state.densities["sigma"], state.log_sigma
+    base = state.log_prob
+
+    def log_density(y: float) -> float:
+        if abs(at + y) > _LARGEST_LOG:
+            return -math.inf
+        log_prob = state.likelihood.log_prob(state.score, state.log_noise + y)
+        gain = float((log_prob - base).double().sum())
+        return gain + y + prior(math.exp(at + y))
+
+    width = 2 / math.sqrt(state.likelihood.information * len(base))
+    y = slice_sample(0.0, log_density, width, state.generator)
+    state.log_sigma += y
+    state.log_noise = state.log_noise + y
+
+
+def _shift(state: State, side: Side) -> None:
+    """Add a number to log sigma and take it from the log noise of all rows of a side."""
+    prior, at = state.densities["sigma"], state.log_sigma
+    variance = state.scales[side.terms[LogNoise].scale] ** 2
+    n, total = side.n_rows, float(side.s.double().sum())
+
+    def log_density(y: float) -> float:
+        if abs(at + y) > _LARGEST_LOG:
+            return -math.inf
+        rest = (total * y - n * y * y / 2) / variance
+        return rest + y + prior(math.exp(at + y))
+
+    y = slice_sample(0.0, log_density, 2 * math.sqrt(variance / n), state.generator)
+    state.log_sigma += y
+    side.s = side.s - y
+
+
+_LARGEST_LOG = 100.0

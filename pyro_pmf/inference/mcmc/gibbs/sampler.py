@@ -1,0 +1,163 @@
+"""One chain of the blocked sampler: its sweeps, and the draw of all sites after each."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.inference.mcmc.gibbs import invariances
+from pyro_pmf.inference.mcmc.gibbs.level import draw_level
+from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
+from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
+from pyro_pmf.inference.mcmc.gibbs.scales import draw_factor_scales, draw_scales
+from pyro_pmf.inference.mcmc.gibbs.state import Side, initial_state
+from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate, draw_effects
+from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
+
+_HELD = 8  # first sweeps, which hold the scales: rows must find their places first
+_SAFE = 15  # first sweeps, which draw rows without correction
+_ADAPTED = 40  # first sweeps, in which steps adapt and the running mean forgets
+_RENEWED = 16  # sweeps after which scores are computed anew, so that rounding does not add up
+_MEMORY = 6  # sweeps that the running mean remembers while it forgets
+
+
+class Sampler:
+    """Blocked sampler of the posterior of a `PMF`; see the package's documentation.
+
+    Each sweep draws whole blocks given the rest: all rows of U with b, the effects W, the scales;
+    the same for items; then the moves that ratings cannot see, the noise, and the cut points.
+    Every block leaves the posterior unchanged after the first sweeps, in which steps adapt.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    ratings : Pairs
+        The training ratings, with values, on the device of the fit.
+    history : Pairs
+        The pairs with I_ij = 1.
+    generator : numpy.random.Generator
+        Source of randomness of single numbers; arrays use torch's random state.
+
+    Raises
+    ------
+    FitError
+        If the likelihood is not one of the package's, or the model has terms of its own.
+    """
+
+    def __init__(
+        self, model: PMF, ratings: Pairs, history: Pairs, generator: np.random.Generator
+    ) -> None:
+        self.model = model
+        self.state = initial_state(model, ratings, generator)
+        self.n_sweeps = 0
+        self._sums = [
+            self._sums_of(side, pattern)
+            for (side, _), pattern in zip(
+                self.state.sides, (history.pattern, history.pattern.T), strict=True
+            )
+        ]
+        self._shifts = [
+            self._shift_of(side, other, sums)
+            for (side, other), sums in zip(self.state.sides, self._sums, strict=True)
+        ]
+
+    def sweep(self) -> None:
+        """Draw all blocks once."""
+        state, n = self.state, self.n_sweeps
+        safe, adapt, free = n < _SAFE, n < _ADAPTED, n >= _HELD
+        if n % _RENEWED == 0:
+            state.compute_scores()
+        for k, (side, other) in enumerate(state.sides):
+            RowUpdate(state, side, other)(safe, adapt)
+            if (sums := self._sums[k]) is not None:
+                draw_effects(state, side, sums)
+            if free:
+                if k == 0:
+                    draw_factor_scales(state)
+                draw_scales(state, side)
+        self._move_freely(free)
+        if free:
+            draw_noise(state)
+            draw_level(state, adapt)
+        self._move_centre()
+        self.n_sweeps = n + 1
+
+    def draw(self) -> dict[str, Tensor]:
+        """Return the present values of all latent sites of the model."""
+        state, like = self.state, self.state.score
+        values: dict[str, Tensor] = {}
+        for side, _ in state.sides:
+            rows = {Factor: side.F, Bias: side.b, LogNoise: side.s, SumOverSeen: side.W}
+            for kind, term in side.terms.items():
+                values[term.site] = rows[kind]
+        numbers = dict(state.scales)
+        numbers["mu"], numbers["sigma"] = state.mu, float(np.exp(state.log_sigma))
+        values |= {x: like.new_tensor(y) for x, y in numbers.items() if state.is_free(x)}
+        if state.is_free(TAU):
+            values[TAU] = state.users.tau
+        if isinstance(state.likelihood, LogisticWorking) and state.likelihood.is_ordered:
+            values["shares"] = _shares(state.likelihood.cutpoints)
+        return values
+
+    def log_likelihood(self) -> float:
+        """Return the log likelihood of the training ratings, in nats."""
+        return float(self.state.log_prob.double().sum())
+
+    def _move_freely(self, free: bool) -> None:
+        """Move along the directions that leave all scores alone."""
+        state = self.state
+        if state.n_factors:
+            invariances.exchange_columns(state)
+            if free:
+                invariances.exchange_factor_scales(state)
+                invariances.exchange_scales(state)
+                invariances.exchange_tau(state)
+                for shift, (side, other) in zip(self._shifts, state.sides, strict=True):
+                    if shift is not None:
+                        shift(state, side, other)
+        if free:
+            for side, _ in state.sides:
+                invariances.shift_level(state, side)
+                invariances.exchange_noise(state, side)
+
+    def _move_centre(self) -> None:
+        """Update the running mean of the scores, at which likelihoods are expanded."""
+        state, n = self.state, self.n_sweeps - _SAFE
+        if n < 0:
+            state.centre = state.score.clone()
+            return
+        past_adaptation = self.n_sweeps - _ADAPTED
+        weight = 1 / (min(n + 2, _MEMORY) if past_adaptation < 0 else past_adaptation + _MEMORY)
+        state.centre = torch.lerp(state.centre, state.score, weight)
+
+    def _sums_of(self, side: Side, history: Pattern) -> SumsUpdate | None:
+        if not side.has(SumOverSeen):
+            return None
+        counts = history.row_pointers.diff()
+        weights = self.model.divide_by(counts.double()).reciprocal().to(self.state.score)
+        return SumsUpdate(history, weights.repeat_interleave(counts))
+
+    def _shift_of(
+        self, side: Side, other: Side, sums: SumsUpdate | None
+    ) -> invariances.Shift | None:
+        if not (side.has(Factor) and other.has(Bias)):
+            return None
+        scales = self.state.scales
+        variance = scales[side.terms[Factor].scale] ** 2
+        effects = side.terms.get(SumOverSeen)
+        return invariances.Shift(
+            side, sums, variance, 0.0 if effects is None else scales[effects.scale] ** 2
+        )
+
+
+def _shares(cutpoints: Tensor) -> Tensor:
+    """Return the probabilities of the levels at a score of 0, from the cut points."""
+    cuts = cutpoints.double()
+    below = torch.sigmoid(torch.nn.functional.pad(cuts, (0, 1), value=torch.inf))
+    above = torch.sigmoid(torch.nn.functional.pad(cuts, (1, 0), value=-torch.inf))
+    return (below - above).to(cutpoints)

@@ -1,0 +1,330 @@
+"""State of the blocked sampler: the latents of a `PMF`, and the scores that they make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
+from pyro_pmf.inference.mcmc.gibbs.working import Working, working_likelihood
+from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.priors import Fixed
+from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, Plate, SumOverSeen, Term
+from pyro_pmf.moments.bilinear import dot, weighted_sum
+
+_SPREAD = 0.1  # standard deviation of the initial factors
+_DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
+# In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
+# and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
+_INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
+
+
+@dataclass
+class Side:
+    """Latents of the users, or of the items, and the ratings in the order of this side.
+
+    The prior mean of the factors is a sum over the other side, so the effects ``W`` have one row
+    for each row of the other side.
+
+    Attributes
+    ----------
+    pattern : Pattern
+        The rated pairs, with a row for each row of this side.
+    order, back : Tensor, int32, shape (n_ratings,), or None
+        Positions that put values in row order of users into the order of this side, and back;
+        None where the order is the same.
+    terms : dict of type to Term
+        Terms of this side by kind; the effects count to the side whose factors they sum to.
+    F : Tensor, shape (n_rows, n_factors)
+        Factors.
+    b : Tensor, shape (n_rows,)
+        Biases, 0 without them.
+    s : Tensor, shape (n_rows,)
+        Log noise, 0 without it.
+    W : Tensor, shape (n_columns, n_factors)
+        Effects whose sums are the prior means of the factors, 0 without them.
+    M : Tensor, shape (n_rows, n_factors)
+        Prior means of the factors.
+    tau : Tensor, shape (n_factors,)
+        Scale of each factor; 1 on the side of items.
+    step : Tensor, shape (n_rows,)
+        Step of each row's trajectory, relative to the usual one.
+    row_of_user_order : Tensor, int32, shape (n_ratings,)
+        The row of each rating, in row order of users.
+    """
+
+    pattern: Pattern
+    order: Tensor | None
+    back: Tensor | None
+    terms: dict[type[Term], Term]
+    F: Tensor
+    b: Tensor
+    s: Tensor
+    W: Tensor
+    M: Tensor
+    tau: Tensor
+    step: Tensor
+    row_of_user_order: Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """Number of users, or of items."""
+        return len(self.F)
+
+    @property
+    def n_latent_rows(self) -> int:
+        """Number of rows with one entry for each factor: factors and, if there, effects."""
+        return self.n_rows + (len(self.W) if SumOverSeen in self.terms else 0)
+
+    def has(self, kind: type[Term]) -> bool:
+        """Return whether the model has a term of this kind on this side."""
+        return kind in self.terms
+
+    def site(self, kind: type[Term]) -> str:
+        """Return the site of the term of this kind."""
+        return self.terms[kind].site
+
+    def scale_names(self, *kinds: type[Term]) -> list[str]:
+        """Return the names of the scales of the terms of these kinds that the model has."""
+        return [self.terms[kind].scale for kind in kinds if kind in self.terms]
+
+    def at_ratings(self, values: Tensor) -> Tensor:
+        """Return a value of each row at its ratings, in row order of users, shape (n_ratings,)."""
+        return values.index_select(0, self.row_of_user_order)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum values of the ratings, in the order of this side, by row, in float64."""
+        ones = values.new_ones(len(self.pattern.column_pointers) - 1, 1, dtype=torch.float64)
+        return weighted_sum(values.double(), ones, self.pattern)[:, 0]
+
+    def scale_by(self, a: Tensor) -> None:
+        """Multiply the factors, their effects and their means by numbers, shape (n_factors,)."""
+        self.F, self.W, self.M = self.F * a, self.W * a, self.M * a
+
+
+@dataclass
+class State:
+    """All latents of one chain, and what follows from them.
+
+    Attributes
+    ----------
+    users, items : Side
+        Latents of both sides.
+    scales : dict of str to float
+        Standard deviations by site; those that the priors fix, too.
+    densities : dict of str to callable
+        Log prior density of each scale, of mu, of sigma and of tau that the priors do not fix.
+    mu, log_sigma : float
+        Mean score and log noise; 0 where the likelihood has none.
+    likelihood : Working
+        The likelihood of the ratings, in row order of users.
+    score, log_noise, log_prob : Tensor, shape (n_ratings,)
+        Score, log noise and log likelihood of each rating.
+    centre : Tensor, shape (n_ratings,)
+        Score at which the likelihood is expanded: a running mean of the score.
+    generator : numpy.random.Generator
+        Source of randomness of single numbers; arrays use torch's random state.
+    steps : dict of str to float
+        Steps of random walks, by move.
+    """
+
+    users: Side
+    items: Side
+    scales: dict[str, float]
+    densities: dict[str, Density]
+    mu: float
+    log_sigma: float
+    likelihood: Working
+    score: Tensor
+    log_noise: Tensor
+    log_prob: Tensor
+    centre: Tensor
+    generator: np.random.Generator
+    steps: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
+        """Each side with the other one: users with items, then items with users."""
+        return (self.users, self.items), (self.items, self.users)
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors."""
+        return self.users.F.shape[1]
+
+    def is_free(self, name: str) -> bool:
+        """Return whether a scalar parameter is a latent of this model."""
+        return name in self.densities
+
+    def compute_scores(self) -> None:
+        """Compute the scores anew, so that rounding does not add up over sweeps."""
+        u, v = self.users, self.items
+        self.score = dot(u.F, v.F, u.pattern, u.b, v.b) + self.mu
+        self.compute_log_prob()
+
+    def compute_log_prob(self) -> None:
+        """Compute the log likelihoods anew."""
+        self.log_prob = self.likelihood.log_prob(self.score, self.log_noise)
+
+    def compute_log_noise(self) -> None:
+        """Compute the log noise of each rating anew."""
+        u, v = self.users, self.items
+        none = u.F[:, :0], v.F[:, :0]
+        self.log_noise = dot(*none, u.pattern, u.s, v.s) + self.log_sigma
+
+
+def knows_terms(model: PMF) -> bool:
+    """Return whether the sampler knows all terms of a model.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    """
+    return all(type(term) in _INITIAL_SCALES for term in model.terms)
+
+
+def initial_state(model: PMF, ratings: Pairs, generator: np.random.Generator) -> State:
+    """Return a random initial state, from torch's random state and the generator.
+
+    The standard deviations are dispersed by a factor of 1.3 or so, so that chains start apart.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    ratings : Pairs
+        The training ratings, with values.
+    generator : numpy.random.Generator
+        Source of randomness of single numbers.
+    """
+    value = ratings.value
+    assert value is not None  # `fit` has checked it
+    cutpoints = None
+    if isinstance(model.likelihood, OrderedLogit):
+        cutpoints = initial_cutpoints(model.likelihood, value)
+    likelihood = working_likelihood(model.likelihood, value, cutpoints)
+    users = _side(model, ratings, ratings.pattern, None, "users")
+    items = _side(model, ratings, ratings.pattern.T, ratings.pattern, "items")
+    scales, densities = _scales(model, value, generator)
+    mu, log_sigma = _initial_level(model, value)
+    blank = torch.zeros_like(value)
+    state = State(
+        users,
+        items,
+        scales,
+        densities,
+        mu,
+        log_sigma,
+        likelihood,
+        score=blank,
+        log_noise=blank,
+        log_prob=blank,
+        centre=blank,
+        generator=generator,
+    )
+    state.compute_log_noise()
+    state.compute_scores()
+    state.centre = state.score.clone()
+    return state
+
+
+def _side(model: PMF, like: Pairs, pattern: Pattern, other: Pattern | None, plate: Plate) -> Side:
+    n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
+    n_factors = model.n_factors
+    zeros = partial(torch.zeros, dtype=like.dtype, device=like.device)
+    tau = zeros(n_factors) + 1
+    prior = model.priors.of(TAU, n_factors)
+    if plate == "users" and isinstance(prior, Fixed):
+        tau = tau * prior.value
+    return Side(
+        pattern,
+        None if other is None else other.to_column_order,
+        None if other is None else other.to_row_order,
+        {type(t): t for t in model.terms if (t.plate == plate) != isinstance(t, SumOverSeen)},
+        F=zeros(n_rows, n_factors).normal_().mul_(_SPREAD),
+        b=zeros(n_rows),
+        s=zeros(n_rows),
+        W=zeros(n_columns, n_factors),
+        M=zeros(n_rows, n_factors),
+        tau=tau,
+        step=zeros(n_rows) + 1,
+        row_of_user_order=like.user.int() if other is None else other.columns,
+    )
+
+
+def _scales(
+    model: PMF, value: Tensor, generator: np.random.Generator
+) -> tuple[dict[str, float], dict[str, Density]]:
+    """Return initial standard deviations, and the log prior densities of all free numbers."""
+    noise_sd = model.likelihood.noise_sd(value)
+    scales, densities = {}, {}
+    for term in model.terms:
+        prior = model.priors.of(term.scale, model.n_factors)
+        if isinstance(prior, Fixed):
+            scales[term.scale] = prior.value
+            continue
+        unit = 1.0 if isinstance(term, LogNoise) else term.unit(noise_sd)
+        dispersed = math.exp(_DISPERSION * generator.standard_normal())
+        if isinstance(term, Factor):  # so that U_i . V_j, a sum, has the spread of the noise
+            unit = unit / model.n_factors**0.25
+        scales[term.scale] = unit * _INITIAL_SCALES[type(term)] * dispersed
+        densities[term.scale] = log_prior(prior)
+    others = {
+        "mu": model.likelihood.has_mu,
+        "sigma": model.likelihood.has_sigma,
+        TAU: model.n_factors > 0,
+    }
+    for name, is_there in others.items():
+        prior = model.priors.of(name, model.n_factors)
+        if is_there and not isinstance(prior, Fixed):
+            densities[name] = log_prior(prior)
+    return scales, densities
+
+
+def _initial_level(model: PMF, value: Tensor) -> tuple[float, float]:
+    """Return initial values of mu and log sigma: the fixed ones, or the level of the ratings."""
+    likelihood, priors = model.likelihood, model.priors
+    mean, sd = float(value.double().mean()), float(value.double().std())
+    mu = log_sigma = 0.0
+    if likelihood.has_mu:
+        inside = min(max(mean, 0.01), 0.99)
+        mu = math.log(inside / (1 - inside))
+        if isinstance(likelihood, NormalIdentity):
+            mu = mean
+        elif isinstance(likelihood, NegativeBinomialLog):
+            mu = math.log(max(mean, 0.01))
+        if isinstance(priors.mu, Fixed):
+            mu = priors.mu.value
+    if likelihood.has_sigma:
+        log_sigma = 0.0 if isinstance(likelihood, NegativeBinomialLog) else math.log(sd)
+        if isinstance(priors.sigma, Fixed):
+            log_sigma = math.log(priors.sigma.value)
+    return mu, log_sigma
+
+
+def initial_cutpoints(likelihood: OrderedLogit, value: Tensor) -> Tensor:
+    """Return cut points at the frequencies of the levels, each counted once more.
+
+    Parameters
+    ----------
+    likelihood : OrderedLogit
+        The likelihood.
+    value : Tensor, shape (n,)
+        Ratings on the unit scale.
+
+    Returns
+    -------
+    Tensor, shape (n_levels - 1,)
+    """
+    level = (value * (likelihood.n_levels - 1)).round().long()
+    counts = torch.bincount(level, minlength=likelihood.n_levels).double() + 1
+    below = counts.cumsum(0)[:-1] / counts.sum()
+    return torch.logit(below).to(value)

@@ -1,0 +1,138 @@
+"""Draws of the effects W given the factors, whose prior means are sums of them, M = A W.
+
+This is a Gaussian regression with one precision for all columns, sigma_W^2 A A^T + sigma_U^2 I:
+a draw from the prior is corrected by one linear system (Matheron's rule; Wilson et al.,
+Efficiently sampling functions from Gaussian process posteriors, 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.inference.mcmc.gibbs.state import Side, State
+from pyro_pmf.model.terms import Factor, SumOverSeen
+from pyro_pmf.moments.bilinear import weighted_sum
+
+_DENSE = 1200  # rows or columns up to which the system is decomposed once
+_CHUNK = 256  # columns of a product with the identity
+_DEFLATED = 64  # strongest directions, at which conjugate gradients are slow
+_POWER_STEPS = 5
+_TOLERANCE = 1e-4  # of the residual, relative, in float32; the square of this in float64
+_MOST_ITERATIONS = 500
+
+
+class SumsUpdate:
+    """Update of the effects of one side: W given F.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        The pairs with I_ij = 1, with a row for each row of the side.
+    weights : Tensor, shape (n_cells,)
+        Entries of A in row order: 1 / d(n_i).
+    """
+
+    def __init__(self, pattern: Pattern, weights: Tensor) -> None:
+        self._pattern, self._weights = pattern, weights
+        self._transposed = self._weights.index_select(0, pattern.to_column_order)
+        n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
+        self._by_rows = n_rows <= n_columns
+        size = min(n_rows, n_columns)
+        self._is_dense = size <= _DENSE
+        if self._is_dense:
+            identity = torch.eye(size, dtype=weights.dtype, device=weights.device)
+            gram = torch.cat([self._gram(x) for x in identity.split(_CHUNK, 1)], 1).double()
+            values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+            self._values, self._vectors = values.clamp_(min=0).to(weights), vectors.to(weights)
+        else:
+            basis = self._weights.new_empty(size, min(_DEFLATED, size)).normal_()
+            for _ in range(_POWER_STEPS):
+                basis = torch.linalg.qr(self._gram(basis))[0]
+            self._values, rotation = torch.linalg.eigh(basis.T @ self._gram(basis))
+            self._vectors = basis @ rotation
+
+    def forward(self, W: Tensor) -> Tensor:
+        """Return A W, shape (n_rows, n_columns of W)."""
+        return weighted_sum(self._weights, W, self._pattern)
+
+    def backward(self, F: Tensor) -> Tensor:
+        """Return A^T F."""
+        return weighted_sum(self._transposed, F, self._pattern.T)
+
+    def draw(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:
+        """Draw W from its conditional distribution.
+
+        Parameters
+        ----------
+        factors : Tensor, shape (n_rows, n_factors)
+            Normal(A W, variance) in every entry.
+        variance, effect_variance : float
+            Variances of the factors about A W, and of W.
+
+        Returns
+        -------
+        Tensor, shape (n_columns, n_factors)
+        """
+        n_columns = len(self._pattern.column_pointers) - 1
+        W = factors.new_empty(n_columns, factors.shape[1]).normal_().mul_(effect_variance**0.5)
+        noise = torch.randn_like(factors).mul_(variance**0.5)
+        return W + self.regress(factors - self.forward(W) - noise, variance, effect_variance)
+
+    def regress(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:
+        """Return the conditional mean of W; parameters and shape are those of `draw`."""
+        if self._by_rows:
+            solution = self._solve(factors, variance, effect_variance)
+            return effect_variance * self.backward(solution)
+        right = self.backward(factors)
+        return effect_variance * self._solve(right, variance, effect_variance)
+
+    def _gram(self, x: Tensor) -> Tensor:
+        if self._by_rows:
+            return self.forward(self.backward(x))
+        return self.backward(self.forward(x))
+
+    def _solve(self, right: Tensor, variance: float, effect_variance: float) -> Tensor:
+        """Solve (effect_variance G + variance I) x = right, for all columns."""
+        if self._is_dense:
+            spectrum = (effect_variance * self._values + variance)[:, None]
+            return self._vectors @ ((self._vectors.T @ right) / spectrum)
+        floor = effect_variance * self._values[0] + variance
+        gain = (1 / (effect_variance * self._values + variance) - 1 / floor)[:, None]
+
+        def preconditioned(r: Tensor) -> Tensor:
+            return r / floor + self._vectors @ (gain * (self._vectors.T @ r))
+
+        x, r = torch.zeros_like(right), right.clone()
+        z = preconditioned(r)
+        p, rz = z, (r * z).sum(0)
+        power = 2 if right.dtype == torch.float32 else 4
+        goal = _TOLERANCE**power * r.square().sum(0)
+        for _ in range(_MOST_ITERATIONS):
+            if bool((r.square().sum(0) <= goal).all()):
+                break
+            q = effect_variance * self._gram(p) + variance * p
+            length = rz / (p * q).sum(0).clamp_(min=torch.finfo(right.dtype).tiny)
+            x, r = x + length * p, r - length * q
+            z = preconditioned(r)
+            new = (r * z).sum(0)
+            p, rz = z + (new / rz.clamp_(min=torch.finfo(right.dtype).tiny)) * p, new
+        return x
+
+
+def draw_effects(state: State, side: Side, sums: SumsUpdate) -> None:
+    """Draw the effects W of a side, in place.
+
+    Parameters
+    ----------
+    state : State
+        The state.
+    side : Side
+        The side whose factors sum the effects.
+    sums : SumsUpdate
+        The sums.
+    """
+    sd, effect_sd = (state.scales[side.terms[kind].scale] for kind in (Factor, SumOverSeen))
+    side.W = sums.draw(side.F / side.tau, sd**2, effect_sd**2) * side.tau
+    side.M = sums.forward(side.W)

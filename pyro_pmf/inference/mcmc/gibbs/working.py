@@ -1,0 +1,307 @@
+"""Quadratic approximations of log likelihoods in the score, and the log likelihoods themselves.
+
+Near a score a, the log likelihood of a rating is l(s) = h s - w s^2 / 2 + constant, with h = l'(a)
++ w a. With any weight w > 0 this is a Gaussian likelihood of the score, so that a row of factors
+has a Gaussian conditional distribution. The sampler corrects for the difference exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyro_pmf.model.likelihoods import (
+    BernoulliLogit,
+    Likelihood,
+    NegativeBinomialLog,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+)
+
+_LEAST_WEIGHT = 0.03  # of a logistic rating, beside at most 1/2
+_BEYOND = 1e3  # an outermost cut point, past all scores
+_LARGEST_LOG_ODDS = 80.0  # exponentials are float32, and not subnormal, which is slow
+
+
+class Working(ABC):
+    """The log likelihood of each rating as a function of its score and its log noise.
+
+    Parameters
+    ----------
+    value : Tensor, shape (n,)
+        Ratings on the model scale.
+
+    Attributes
+    ----------
+    is_quadratic : bool
+        Whether the log likelihood itself is quadratic in the score.
+    information : float
+        Approximate information of a rating about its log noise.
+    """
+
+    is_quadratic: ClassVar[bool] = False
+    information: ClassVar[float] = 0.7
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def at(self, order: Tensor | None) -> Working:
+        """Return the likelihood of the same ratings in another order.
+
+        Parameters
+        ----------
+        order : Tensor, shape (n,), or None
+            Positions; None for the same order.
+        """
+        if order is None:
+            return self
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._reorder(order)
+        return other
+
+    def _reorder(self, order: Tensor) -> None:
+        self.value = self.value.index_select(0, order)
+
+    @abstractmethod
+    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        """Return the log likelihood of each rating, shape (n,).
+
+        Parameters
+        ----------
+        score : Tensor, shape (n,)
+            Score of each rating.
+        log_noise : Tensor, shape (n,)
+            Logarithm of the noise sigma_ij.
+        """
+
+    @abstractmethod
+    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        """Return the derivative of `log_prob` in the score; parameters and shape are its own."""
+
+    @abstractmethod
+    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+        """Return the weight of the quadratic approximation; parameters and shape of `log_prob`.
+
+        Parameters
+        ----------
+        score, log_noise
+            As for `log_prob`.
+        safe : bool
+            Whether a Newton step from anywhere must not overshoot: secant slopes replace second
+            derivatives.
+        """
+
+
+class _Normal(Working):
+    information: ClassVar[float] = 2.0
+
+    def __init__(self, value: Tensor, rounding: float) -> None:
+        super().__init__(value)
+        self._rounding_variance = rounding**2 / 12
+
+    def _mean(self, score: Tensor) -> Tensor:
+        return score
+
+    def _precision(self, log_noise: Tensor) -> Tensor:
+        if not self._rounding_variance:
+            return torch.exp(-2 * log_noise)
+        return (torch.exp(2 * log_noise) + self._rounding_variance).reciprocal()
+
+    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        precision = self._precision(log_noise)
+        error = (self.value - self._mean(score)).square_()
+        return (
+            error.mul_(precision)
+            .sub_(precision.log_())
+            .mul_(-0.5)
+            .sub_(0.5 * math.log(2 * math.pi))
+        )
+
+
+class NormalIdentityWorking(_Normal):
+    """The likelihood `NormalIdentity`, quadratic in the score."""
+
+    is_quadratic: ClassVar[bool] = True
+
+    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        return (self.value - score).mul_(self._precision(log_noise))
+
+    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+        return self._precision(log_noise)
+
+
+class NormalSigmoidWorking(_Normal):
+    """The likelihood `NormalSigmoid`."""
+
+    def _mean(self, score: Tensor) -> Tensor:
+        return torch.sigmoid(score)
+
+    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        p = torch.sigmoid(score)
+        return (self.value - p) * (p * (1 - p)) * self._precision(log_noise)
+
+    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+        p = torch.sigmoid(score)
+        d = p * (1 - p)
+        expected = d * d
+        observed = expected - (self.value - p) * d * (1 - 2 * p)
+        least = (0.3 * expected).clamp_(min=0.03 if safe else 0.003)  # 1/16 at a score of 0
+        return torch.maximum(observed, least).mul_(self._precision(log_noise))
+
+
+class LogisticWorking(Working):
+    """The likelihoods `OrderedLogit` and `BernoulliLogit`, with the cut points given.
+
+    Parameters
+    ----------
+    value : Tensor, shape (n,)
+        Ratings on the unit scale.
+    cutpoints : Tensor, shape (n_levels - 1,)
+        Cut points, ascending.
+    is_ordered : bool
+        Whether the cut points are latents.
+    """
+
+    def __init__(self, value: Tensor, cutpoints: Tensor, is_ordered: bool) -> None:
+        super().__init__(value)
+        self.is_ordered = is_ordered
+        self.n_levels = len(cutpoints) + 1
+        self.level = (value * (self.n_levels - 1)).round().int()
+        self.set_cutpoints(cutpoints)
+
+    def set_cutpoints(self, cutpoints: Tensor) -> None:
+        """Set the cut points, shape (n_levels - 1,)."""
+        self.cutpoints = cutpoints
+        ends = F.pad(F.pad(cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
+        self.lower, self.upper = (ends.index_select(0, self.level + k) for k in (0, 1))
+
+    def _reorder(self, order: Tensor) -> None:
+        for name in ("lower", "upper"):
+            setattr(self, name, getattr(self, name).index_select(0, order))
+
+    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        slope = torch.exp(-log_noise)
+        half = torch.tanh((self.upper - self.lower).mul_(slope).mul_(0.5))
+        above, below = self._odds(score, slope)
+        # With odds x = exp(s - upper), y = exp(lower - s), sigmoid(upper - s) - sigmoid(lower - s)
+        # is (1 - x y) / ((1 + x) (1 + y)), and 1 - x y = 2 t / (1 + t), t = tanh(gap / 2).
+        bottom = above.add_(1).mul_(below.add_(1)).mul_(half + 1)
+        return half.mul_(2).div_(bottom).log_()
+
+    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        slope = torch.exp(-log_noise)
+        above, below = self._odds(score, slope)
+        # sigmoid of the log odds; both are 1 - 1 / (1 + odds)
+        return above.add_(1).reciprocal_().sub_(below.add_(1).reciprocal_()).mul_(slope)
+
+    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+        slope = torch.exp(-log_noise)
+        if safe:
+            above, below = (self.upper - score) * slope, (score - self.lower) * slope
+            return (_secant(above) + _secant(below)) * slope.square_()
+        a, b = (odds.add_(1).reciprocal_() for odds in self._odds(score, slope))
+        weight = torch.addcmul(a, a, a, value=-1).add_(torch.addcmul(b, b, b, value=-1))
+        return weight.clamp_(min=_LEAST_WEIGHT).mul_(slope.square_())
+
+    def _odds(self, score: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the odds of a higher and of a lower level; they are numbers in float32."""
+        above = (
+            (score - self.upper).mul_(slope).clamp_(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS).exp_()
+        )
+        below = (
+            (self.lower - score).mul_(slope).clamp_(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS).exp_()
+        )
+        return above, below
+
+
+class NegativeBinomialWorking(Working):
+    """The likelihood `NegativeBinomialLog`, in float64 since terms of large counts cancel."""
+
+    information: ClassVar[float] = 0.5
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(value)
+        self._count = value.double()
+        self._log_factorial = (self._count + 1).lgamma()
+
+    def _reorder(self, order: Tensor) -> None:
+        for name in ("value", "_count", "_log_factorial"):
+            setattr(self, name, getattr(self, name).index_select(0, order))
+
+    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        size, odds = self._size_and_odds(score, log_noise)
+        choices = (self._count + size).lgamma() - size.lgamma() - self._log_factorial
+        log_prob = choices + self._count * odds - (self._count + size) * F.softplus(odds)
+        return log_prob.to(score.dtype)
+
+    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        size, odds = self._size_and_odds(score, log_noise)
+        return (self._count - (self._count + size) * torch.sigmoid(odds)).to(score.dtype)
+
+    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+        size, odds = self._size_and_odds(score, log_noise)
+        p = torch.sigmoid(odds)
+        each = _secant(odds) if safe else (p * (1 - p)).clamp_(min=1e-6)
+        return ((self._count + size) * each).to(score.dtype)
+
+    def _size_and_odds(self, score: Tensor, log_noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_noise = log_noise.double()
+        return torch.exp(-2 * log_noise), score.double() + 2 * log_noise
+
+
+def _secant(x: Tensor) -> Tensor:
+    """Slope of the secant of the logistic function: the mean of a Polya-Gamma variable.
+
+    Jaakkola & Jordan, Bayesian parameter estimation via variational methods, 2000, equation 7.
+    """
+    x = x.abs().clamp_(min=1e-4)
+    return torch.where(x < _BEYOND / 2, torch.tanh(x / 2) / (2 * x), 0.0)
+
+
+def knows_likelihood(likelihood: Likelihood) -> bool:
+    """Return whether a likelihood has a working likelihood: those of this package have.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        The likelihood of a model.
+    """
+    return type(likelihood) in (
+        NormalIdentity,
+        NormalSigmoid,
+        BernoulliLogit,
+        NegativeBinomialLog,
+        OrderedLogit,
+    )
+
+
+def working_likelihood(
+    likelihood: Likelihood, value: Tensor, cutpoints: Tensor | None = None
+) -> Working:
+    """Return the working likelihood of some ratings.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        A likelihood for which `knows_likelihood` holds.
+    value : Tensor, shape (n,)
+        Ratings on the model scale.
+    cutpoints : Tensor, shape (n_levels - 1,), optional
+        Cut points of `OrderedLogit`.
+    """
+    if isinstance(likelihood, NormalIdentity):
+        return NormalIdentityWorking(value, likelihood.rounding or 0.0)
+    if isinstance(likelihood, NormalSigmoid):
+        return NormalSigmoidWorking(value, likelihood.rounding or 0.0)
+    if isinstance(likelihood, NegativeBinomialLog):
+        return NegativeBinomialWorking(value)
+    if cutpoints is None:  # BernoulliLogit
+        return LogisticWorking(value, value.new_zeros(1), is_ordered=False)
+    return LogisticWorking(value, cutpoints, is_ordered=True)

@@ -1,0 +1,127 @@
+"""What a chain of the sampler holds, and what a short run of it says about scales."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from configurations import MODELS
+from joint import table
+from mutations import Mutation
+
+from pyro_pmf import PMF, Fixed, NormalIdentity, OrderedLogit, Priors
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.mcmc.gibbs import rows
+from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
+from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
+from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
+from pyro_pmf.model.running import is_latent, run, sites_of
+
+BOTH = {"users": "hierarchical", "items": "hierarchical"}
+
+
+def sampler_of(model: PMF, history: Pairs | None = None) -> Sampler:
+    """Return a sampler of ratings that the model makes, with a history beyond them if given."""
+    value = sites_of(model, table(), history=history)["rating"]["value"].double()
+    ratings = table(value=value)
+    return Sampler(model, ratings, history or ratings, np.random.default_rng(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_and_likelihoods_are_those_of_the_draw(name):
+    """Blocks change them bit by bit; the Pyro model computes them from the latents alone."""
+    model, history = MODELS[name], table(share=0.8)
+    sampler = sampler_of(model, history)
+    for _ in range(45):  # not a multiple of the sweeps after which all is computed anew
+        sampler.sweep()
+    state, draw = sampler.state, sampler.draw()
+    sites = run(model, draw, table(), history)
+    assert draw.keys() == {
+        name
+        for name, site in sites_of(model, table()).items()
+        if is_latent(site) and name != "rating"
+    }
+    rating = sites["rating"]["fn"]
+    log_prob = rating.log_prob(state.likelihood.value)
+    np.testing.assert_allclose(state.log_prob, log_prob, rtol=1e-6, atol=1e-6)
+    assert sampler.log_likelihood() == pytest.approx(float(log_prob.sum()), rel=1e-6, abs=1e-6)
+    if model.users == "hierarchical" and model.n_factors:
+        mean = sites["U"]["fn"].base_dist.loc
+        np.testing.assert_allclose(state.users.M, mean, atol=1e-9)
+
+
+WRONG_KICK = Mutation(
+    "sigmoid",
+    "rows of users",
+    rows,
+    "speed = speed + kick\n            place, speed = cos",
+    "speed = speed - kick\n            place, speed = cos",
+)
+
+
+def acceptance() -> float:
+    """Return the share of the rows of a table with levels that move, with full steps."""
+    torch.manual_seed(0)
+    ratings, _ = simulate(PMF(2, likelihood=OrderedLogit(5), noise="shared"), 60, 40, 1500)
+    ratings = ratings.to("cpu", torch.float64)
+    model = PMF(2, likelihood=OrderedLogit(5), **BOTH)
+    sampler = Sampler(model, ratings, ratings, np.random.default_rng(0))
+    state = sampler.state
+    for _ in range(40):
+        sampler.sweep()
+    moved = []
+    for _ in range(10):
+        for side, other in state.sides:
+            side.step.fill_(1.0)
+            moved.append(RowUpdate(state, side, other)(safe=False, adapt=False))
+    return float(np.mean(moved))
+
+
+@pytest.mark.slow
+def test_rows_are_accepted(monkeypatch):
+    """A kick of the wrong sign is exact, too, but then fewer rows move."""
+    assert acceptance() > 0.95
+    WRONG_KICK.make(monkeypatch)
+    assert acceptance() < 0.9
+
+
+TRUE = {"sigma_U": 1.2, "sigma_V": 0.9, "sigma_b": 0.6, "sigma_c": 0.3, "sigma": 0.3}
+LINEAR = PMF(
+    1,
+    noise="shared",
+    likelihood=NormalIdentity(rounding=0.0),
+    priors=Priors(tau=Fixed(1.0), **{name: Fixed(sd) for name, sd in TRUE.items()}),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_typical_scales_are_those_that_made_the_ratings():
+    """To a quarter: 80 users and 60 items tell a scale to about a tenth, 2.5 such errors."""
+    ratings, _ = simulate(LINEAR, 80, 60, 2400, seed=2)
+    ratings = ratings.to("cpu", torch.float32)
+    free = PMF(1, noise="shared", likelihood=LINEAR.likelihood, priors=Priors(sigma_b=Fixed(0.6)))
+    sweeps = []
+    found = typical_scales(free, ratings, seed=3, on_sweep=lambda: sweeps.append(1))
+    assert len(sweeps) == 60
+    assert found.keys() == {"sigma", "tau", "sigma_U", "sigma_V", "sigma_c"}
+    assert len(found["tau"]) == 1
+    product = found["tau"][0] * found["sigma_U"] * found["sigma_V"]
+    for value, true in (
+        (product, TRUE["sigma_U"] * TRUE["sigma_V"]),
+        (found["sigma_c"], TRUE["sigma_c"]),
+        (found["sigma"], TRUE["sigma"]),
+    ):
+        assert abs(math.log(value / true)) < 0.25
+    again = typical_scales(free, ratings, seed=3, on_sweep=lambda: None)
+    assert again == found
+    assert typical_scales(free, ratings, seed=4, on_sweep=lambda: None) != found
+
+
+def test_models_of_ones_own_have_no_typical_scales():
+    ratings, _ = simulate(LINEAR, 5, 4, 12)
+    assert typical_scales(lambda pairs: None, ratings, 0, on_sweep=lambda: None) == {}
