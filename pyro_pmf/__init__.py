@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
 from pyro_pmf.fitting import Progress, fit
-from pyro_pmf.inference.methods import HMC, MAP, NUTS, VI
+from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     Likelihood,
@@ -15,20 +15,21 @@ from pyro_pmf.model.likelihoods import (
     OrderedLogit,
 )
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.priors import Fixed, HalfNormal, LogNormal, Normal, Priors
+from pyro_pmf.model.priors import FactorHalfNormal, Fixed, HalfNormal, LogNormal, Normal, Priors
 from pyro_pmf.posterior import Posterior, load
 
 __version__ = version("pyro-pmf")
 
 __all__ = [
-    "HMC",
     "MAP",
     "NUTS",
     "PMF",
     "VI",
     "BernoulliLogit",
+    "FactorHalfNormal",
     "FitError",
     "Fixed",
+    "Gibbs",
     "HalfNormal",
     "Likelihood",
     "LogNormal",

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from pyro_pmf.arguments import require_seed
+from pyro_pmf.data.history import with_history
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.conditions import Conditions, as_device
 from pyro_pmf.inference.mcmc.chains import sample_chains
-from pyro_pmf.inference.methods import HMC, NUTS, VI, Method, as_method
-from pyro_pmf.inference.scales import learnt_scales
+from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
+from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
+from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
+from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS
 from pyro_pmf.inference.variational.loop import fit_guide
+from pyro_pmf.inference.variational.objective import usual_scales
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.likelihoods import NormalIdentity, NormalSigmoid, likelihood_of
-from pyro_pmf.model.priors import Fixed
+from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.model.pmf import PMF, for_point_estimate
+from pyro_pmf.model.running import takes_history
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import log_prob
+from pyro_pmf.sanity import checked
 
+_FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
+_MOST_TO_LEARN_FROM = 100_000  # ratings; those of fewer users say as much about scales
 # Factor on the tolerance while scales are learnt: fits from different starts differ by more.
 _ROUGHER = 10.0
-_MOST_LEVELS = 100  # more distinct values than this are measurements, not levels
 
 
 @dataclass(frozen=True)
@@ -38,17 +48,18 @@ class Progress:
     Attributes
     ----------
     step : int
-        Number of the step, from 1.
-    elbo : float
-        ELBO at the parameters before the step, in nats.
+        Number of the step, from 1; of all chains, one after the other.
+    elbo : float or None
+        ELBO at the parameters before the step, in nats; None for chains.
     seconds : float
         Seconds since `fit` was called.
     posterior : callable
-        ``posterior()`` returns the `Posterior` of the current parameters.
+        ``posterior()`` returns the `Posterior` of the current parameters, or of the draws of
+        the current chain.
     """
 
     step: int
-    elbo: float
+    elbo: float | None
     seconds: float
     posterior: Callable[[], Posterior]
 
@@ -63,6 +74,7 @@ def fit(
     dtype: torch.dtype | None = None,
     progress: bool = True,
     callback: Callable[[Progress], None] | None = None,
+    history: Ratings | pd.DataFrame | None = None,
 ) -> Posterior:
     """Fit a model to ratings.
 
@@ -73,7 +85,7 @@ def fit(
         site ``rating`` observed at ``ratings.value``.
     ratings : Ratings
         The training ratings.
-    method : {"vi", "map", "nuts", "hmc"} or VI, MAP, NUTS, HMC
+    method : {"vi", "map", "gibbs", "nuts"} or VI, MAP, Gibbs, NUTS
         Variational inference, a point estimate, or draws from the exact posterior. A name stands
         for the method with its default options.
     seed : int
@@ -87,15 +99,22 @@ def fit(
     progress : bool
         Whether to show a progress bar.
     callback : callable, optional
-        Called with a `Progress` after each step of `MAP` and `VI`, and of the approximation from
-        which `HMC` starts. While scales are learnt from held-out ratings, only the last fit calls
-        it.
+        Called with a `Progress` after each step of the fit, or of a chain. While scales are
+        learnt from held-out ratings, only the last fit calls it.
+    history : Ratings or pandas.DataFrame, optional
+        Pairs known to be rated whose ratings are not known, with the columns ``user`` and
+        ``item``. A hierarchical model counts them among the pairs that were rated, with the
+        training pairs, in the fit and in predictions. Their ratings, if any, are not looked at.
+        Users and items without training ratings join ``posterior.ratings``. Scales that are learnt
+        from held-out ratings are learnt without the history.
 
     Returns
     -------
     Posterior
-        ``posterior.converged`` says whether the ELBO stopped rising before the step limit, or
-        whether the chains have mixed. ``posterior.steps`` has one row per step or draw.
+        ``posterior.model`` is the model that was fitted: a likelihood "auto" is chosen, and the
+        spacing of levels is known. ``posterior.converged`` says whether the ELBO stopped rising
+        before the step limit, or whether the chains have mixed. ``posterior.steps`` has one row
+        per step or draw.
 
     Raises
     ------
@@ -103,16 +122,17 @@ def fit(
         If an argument is not valid or does not suit the model; if the model has no observed site
         ``rating`` or does not run on new pairs; if the likelihood cannot produce some ratings; if
         the fit needs more memory than is free; if the ELBO is not finite; if a point estimate
-        collapses; or if chains would sample an unbounded density (a continuous likelihood with
-        per-row noise, on ratings that have few levels).
+        collapses; or if predictions are nonsense (not finite, or far more or less certain than any
+        rating can be, see `sanity.checked`).
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
 
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply, or variational inference shrinks all factors to
-        zero.
+        If the deterministic ELBO does not apply, variational inference shrinks all factors to
+        zero, or the fit predicts the training ratings worse than their mean does. In the last
+        case, ``posterior.converged`` is False.
 
     Examples
     --------
@@ -120,20 +140,36 @@ def fit(
     >>> from pyro_pmf.datasets import simulate
     >>> ratings, _ = simulate(PMF(2), n_users=30, n_items=20, n_ratings=300)
     >>> posterior = fit(PMF(0), ratings, progress=False)
-    >>> posterior.converged
+    >>> bool(posterior.converged)
     True
     """
     method = as_method(method)
     _check_arguments(model, ratings, seed, dtype)
-    run = Conditions(seed, as_device(device), dtype, progress)
+    if isinstance(model, PMF):
+        model, ratings = model.for_ratings(ratings)
+    ratings, seen = _with_history(model, ratings, history)
+    run = Conditions(seed, as_device(device), dtype, progress, history=seen)
     if callback is not None:
         run = replace(run, on_step=_as_on_step(callback))
-    if isinstance(method, HMC | NUTS):
-        return _as_posterior(_draw(model, ratings, method, run))
-    scales: Mapping[str, float] | None = None
-    if isinstance(method, VI) and method.learn_scales is not None:
-        scales = _learn_scales(model, ratings, method, run)
-    return _as_posterior(fit_guide(model, ratings, method, run, scales))
+    if isinstance(method, Gibbs | NUTS):
+        return checked(_as_posterior(_draw(model, ratings, method, run)))
+    scales = _learn_scales(model, ratings, method, run)
+    return checked(_as_posterior(fit_guide(model, ratings, method, run, scales)))
+
+
+def _with_history(
+    model: Callable[..., Any], ratings: Ratings, history: Ratings | pd.DataFrame | None
+) -> tuple[Ratings, Pairs | None]:
+    """Return the ratings, indexed with the ids of the history, and all pairs that were rated."""
+    if history is not None and not isinstance(history, Ratings | pd.DataFrame):
+        raise FitError(f"history must be Ratings or a DataFrame of pairs, not {history!r}.")
+    if history is not None and not takes_history(model):
+        raise FitError(
+            "This model takes no history, so it cannot use pairs without ratings: leave history "
+            "out, or write it as model(ratings, history=None)."
+        )
+    ratings, seen = with_history(ratings, history)
+    return ratings, None if seen is None else seen.to("cpu")
 
 
 def _as_posterior(learned: Learned) -> Posterior:
@@ -150,40 +186,44 @@ def _as_on_step(callback: Callable[[Progress], None]) -> Callable[..., None]:
 
 
 def _draw(
-    model: Callable[..., Any], ratings: Ratings, method: HMC | NUTS, run: Conditions
+    model: Callable[..., Any], ratings: Ratings, method: Gibbs | NUTS, run: Conditions
 ) -> Learned:
-    """Draw from the posterior by Markov chains, on the CPU."""
-    _refuse_unbounded(model, ratings)
-    if isinstance(method, NUTS):
-        if run.on_step is not None:
-            raise FitError("NUTS maximizes no ELBO and takes no callback: leave callback out.")
-        train = ratings.to("cpu", run.dtype or torch.float64)  # cheap for few ratings
-        return sample_chains(model, train, method, run, None)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", NO_FACTORS)  # the chains may still find factors
-        approximation = fit_guide(model, ratings, method.start, run)
-    return sample_chains(model, approximation.ratings, method, run, approximation)
+    """Draw from the posterior by Markov chains."""
+    if isinstance(method, NUTS):  # cheap for few ratings, for which alone it is quick enough
+        return sample_chains(model, ratings.to("cpu", run.dtype or torch.float64), method, run)
+    return sample_chains(model, ratings.to(run.device, run.dtype), method, run)
 
 
 def _learn_scales(
-    model: Any, ratings: Ratings, method: VI, run: Conditions
-) -> Mapping[str, float]:
-    """Return the standard deviations that the last fit holds; none if they are latents."""
-    if not terms_of(model):
-        raise FitError(
-            f"learn_scales={method.learn_scales!r} needs a PMF: leave learn_scales out."
-        )
+    model: Any, ratings: Ratings, method: MAP | VI, run: Conditions
+) -> Scales | None:
+    """Return the standard deviations that the fit holds; None for the usual ones."""
     if method.learn_scales == "elbo":
+        if not terms_of(model):
+            raise FitError('learn_scales="elbo" needs a PMF: leave learn_scales out.')
         return {}
-    quick = replace(method, tolerance=_ROUGHER * method.tolerance)
-    quiet = replace(run, progress=False, on_step=None)
+    own_guide = isinstance(method, VI) and method.guide is not None
+    if method.learn_scales is None or own_guide or not is_known(model):
+        return None
+    stated = cast(PMF, for_point_estimate(model) if isinstance(method, MAP) else model)
+    usual = usual_scales(stated, ratings, method)
+    if not usual or len(ratings) < _FEWEST_TO_HOLD_OUT:
+        return None
+    train, test = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed).split(0.1, run.seed)
+    quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
+    quiet = replace(run, progress=False, on_step=None, history=None)
 
-    def log_density(train: Ratings, test: Ratings, scales: Mapping[str, float]) -> np.ndarray:
-        return log_prob(fit_guide(model, train, quick, quiet, scales), test)
+    def log_density(scales: Scales) -> np.ndarray:
+        try:
+            return log_prob(fit_guide(model, train, quick, quiet, scales), test)
+        except FitError:  # with these scales the fit collapses; with others it may not
+            return np.array([-np.inf])
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tqdm(desc="scales", disable=not run.progress) as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
-        return learnt_scales(model, ratings, log_density, run.seed, run.progress)
+        on_device = train.to(run.device, run.dtype)
+        typical = typical_scales(stated, on_device, run.seed, bar.update)
+        return learnt_scales(candidate_scales(stated.terms, usual, typical), log_density)
 
 
 def _check_arguments(
@@ -208,27 +248,4 @@ def _check_arguments(
             f"These ratings have no lowest and no highest value, and {likelihood} needs both. "
             'Give PMF(likelihood=NormalIdentity()), or make the Ratings with transform="unit"; '
             'for counts, transform="count" with PMF(likelihood=NegativeBinomialLog()).'
-        )
-
-
-def _refuse_unbounded(model: Any, ratings: Ratings) -> None:
-    """Refuse a continuous likelihood with per-row noise on ratings that have few levels.
-
-    Its density is unbounded: where all ratings of a row are met exactly, its noise goes to zero.
-    """
-    noise = terms_of(model).noise
-    if all(isinstance(getattr(model.priors, term.scale), Fixed) for term in noise):
-        return  # no per-row noise, or a fixed spread, which keeps the noise from zero
-    if not isinstance(likelihood_of(model), NormalSigmoid | NormalIdentity):
-        return
-    assert ratings.value is not None  # `_check_arguments` has run
-    n_levels = len(ratings.value.unique())
-    if n_levels <= _MOST_LEVELS and 2 * n_levels < len(ratings):
-        sides = " and ".join(term.plate.removesuffix("s") for term in noise)
-        raise FitError(
-            f"These ratings have {n_levels} levels. A continuous likelihood with noise per "
-            f"{sides} then has an unbounded density: some rows are met exactly with noise near "
-            "zero, and chains get stuck there. If the levels are evenly spaced, give "
-            "PMF(likelihood=OrderedLogit(n)), with n levels from the lowest to the highest "
-            'rating; otherwise PMF(noise="shared").'
         )

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "inference": SHARED | MODEL,
     "prediction": SHARED | MODEL,
     "posterior": SHARED | MODEL | {"prediction"},
-    "fitting": SHARED | MODEL | {"prediction", "inference", "posterior"},
+    "sanity": SHARED | MODEL | {"prediction"},
+    "fitting": SHARED | MODEL | {"prediction", "inference", "posterior", "sanity"},
     "criticism": SHARED | MODEL | {"prediction", "inference", "posterior", "fitting"},
     "__init__": SHARED | MODEL | {"prediction", "inference", "posterior", "fitting"},
 }
@@ -145,9 +146,9 @@ def test_terms_are_asked_and_not_spelled(file):
 
 
 PUBLIC = """
-    HMC MAP NUTS PMF VI BernoulliLogit FitError Fixed HalfNormal Likelihood LogNormal
-    NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError Posterior Priors
-    Progress Ratings RatingsError StorageError __version__ fit load
+    MAP NUTS PMF VI BernoulliLogit FactorHalfNormal FitError Fixed Gibbs HalfNormal Likelihood
+    LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError
+    Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
 """
 
 
@@ -165,7 +166,7 @@ def test_version():
 @pytest.mark.parametrize(
     ("package", "names"),
     [
-        ("criticism", "compare cross_validate loo plot_loo_pit plot_ppc"),
+        ("criticism", "compare cross_validate loo plot_loo_pit plot_ppc prior_sensitivity"),
         ("datasets", "insteval lastfm_hetrec movielens simulate"),
         ("data", "with_sampled_negatives"),
         (
@@ -184,4 +185,4 @@ def test_fit_has_few_parameters():
     """The options of one inference are in its method, so `fit` has only what all share."""
     import inspect
 
-    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 8
+    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 9

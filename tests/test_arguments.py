@@ -39,7 +39,9 @@ def test_what_is_no_probability(value):
 @pytest.fixture(scope="module")
 def fitted():
     ratings, _ = simulate(PMF(2, noise="shared"), 12, 8, 60)
-    return fit(PMF(2, noise="shared"), ratings, VI(max_steps=5), progress=False), ratings
+    return fit(
+        PMF(2, noise="shared"), ratings, VI(max_steps=5, learn_scales=None), progress=False
+    ), ratings
 
 
 @pytest.mark.parametrize(

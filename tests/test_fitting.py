@@ -22,7 +22,7 @@ from pyro_pmf.model.likelihoods import Likelihood
 from pyro_pmf.moments.gaussian import Gaussian
 
 # With scales under which MAP, too, finds factors in `tiny`.
-WIDE = Priors(sigma=Fixed(0.1), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
+WIDE = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
 HIERARCHICAL = PMF(2, "hierarchical", "hierarchical", priors=WIDE)
 ABOUT_BIASES = Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5))
 BIASES = PMF(0, noise="shared", priors=ABOUT_BIASES)
@@ -31,8 +31,8 @@ each_method = pytest.mark.parametrize("method", [VI, MAP])
 
 
 def quick(model, ratings, method=VI, *, seed=0, dtype=None, callback=None, **options):
-    """Fit in at most 50 steps, if nothing else is said; options of the method by name."""
-    chosen = method(**{"max_steps": 50} | options)
+    """Fit in at most 50 steps with the usual scales, if nothing else is said."""
+    chosen = method(**{"max_steps": 50, "learn_scales": None} | options)
     return fit(model, ratings, chosen, seed=seed, dtype=dtype, progress=False, callback=callback)
 
 
@@ -59,7 +59,7 @@ def assert_same_steps(a, b):
 @pytest.fixture(scope="module")
 def tiny() -> Ratings:
     """Few ratings of strong factors: 12 users, 10 items, 1 to 5 stars and a little beyond."""
-    strong = Priors(sigma=Fixed(0.05), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
+    strong = Priors(sigma=Fixed(0.05), tau=Fixed(1.0), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
     model = PMF(2, noise="shared", priors=strong)
     return simulate(model, 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
 

@@ -42,7 +42,7 @@ def known_posterior(seed=0, **options):
     frame["item"] = "film" + frame["item"].astype(str)
     frame["rating"] = rng.integers(1, 6, len(frame)).astype(float)
     ratings = Ratings.from_frame(frame, dtype=torch.float64)
-    model = PMF(n_factors=K, noise="shared", **options)
+    model = PMF(n_factors=K, noise="shared", priors=Priors(tau=Fixed(1.0)), **options)
     latents = {name: log_gaussian(name, 0.2) for name in ("sigma", "sigma_U", "sigma_V")}
     latents["mu"] = gaussian(rng, "mu", sd=0.05)
     if model.biases:
@@ -129,6 +129,13 @@ def test_samples_are_joint():
     assert correlation[0, 1] > correlation[0, 2] + 0.15
 
 
+def one_of(posterior, site, counts):
+    """Mean and variance of a row with prior sd 0.2 about an effect drawn by these counts."""
+    effect, share = posterior.latents[site], np.array(counts) / sum(counts)
+    mean = share @ effect.mean.numpy()
+    return mean, share @ (effect.var.numpy() + (effect.mean.numpy() - mean) ** 2) + 0.2**2
+
+
 def test_unknown_ids_get_the_prior():
     posterior = known_posterior(users="hierarchical", items="hierarchical")
     pairs = pd.DataFrame({"user": [100, 999, 100, 998], "item": ["film1", "film1", "new", "new"]})
@@ -137,10 +144,15 @@ def test_unknown_ids_get_the_prior():
     assert predicted["known_item"].tolist() == [True, True, False, False]
     both = predicted.iloc[3]
     mu = posterior.latents["mu"]
-    # A new user's W-sum and a new film's Z-sum are empty: U, V, b and c are of mean 0.
-    var = mu.var.item() + 0.4**2 + 0.4**2 + K * 0.2**4
+    # b and c are of mean 0; U and V of the mean of W_j or Z_i over the training pairs (here all
+    # users have as many, film0 one less), and they vary as that and the row itself do.
+    (u, u_var), (v, v_var) = (
+        one_of(posterior, site, counts)
+        for site, counts in (("W", [4, 5, 5, 5, 5]), ("Z", [4] * 6))
+    )
+    var = mu.var.item() + 0.4**2 + 0.4**2 + u**2 @ v_var + v**2 @ u_var + u_var @ v_var
     grid = scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
-    rating = 1 + 4 / (1 + np.exp(-(mu.mean.item() + np.sqrt(var) * grid)))
+    rating = 1 + 4 / (1 + np.exp(-(mu.mean.item() + u @ v + np.sqrt(var) * grid)))
     assert both["mean"] == pytest.approx(rating.mean(), abs=2e-3)
     assert both["sd"] == pytest.approx(np.sqrt(rating.var() + 0.8**2), abs=2e-3)
     pd.testing.assert_frame_equal(
@@ -259,7 +271,7 @@ def test_checkerboard_puts_the_withheld_item_first():
         lambda rows: rows[rows["rating"] == 5].iloc[rows.name // 2], include_groups=False
     )["item"]
     keep = frame["item"] != frame["user"].map(withheld)
-    model = PMF(n_factors=2, priors=Priors(sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
+    model = PMF(n_factors=2, priors=Priors(tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
     posterior = fit(model, Ratings.from_frame(frame[keep]), MAP(), progress=False)
     # Items of the other kind were all seen: let them compete.
     ranked = posterior.recommend(range(n), n=n, exclude_seen=False)

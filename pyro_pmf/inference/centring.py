@@ -57,8 +57,7 @@ class PartlyCentred(Reparam):
         initial = msg["value"]  # set only while a guide looks for initial values
         scale, stretch = normal.scale, None
         if self.scales:
-            of_row = scale[..., :1] if event_dim else scale
-            scale, stretch = of_row**c, of_row ** (1 - c)
+            scale, stretch = scale**c, scale ** (1 - c)
         mean, shift = normal.loc * c, normal.loc * (1 - c)
         start = None
         if initial is not None:

@@ -1,30 +1,26 @@
-"""Standard deviations of a model's factors: the values that fits hold, and their search."""
+"""Standard deviations of a model's factors: the values that fits hold, and their choice."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
-from pyro_pmf.model.terms import terms_of
+from pyro_pmf.model.terms import TAU, Terms, terms_of
+
+Scales = Mapping[str, float | list[float]]  # values by site; tau has one for each factor
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
-_FACTOR = 1.4  # ratio of neighbouring values in the search
-_ERRORS = 2.0  # a step must gain this many standard errors of its gain
-_SHARE_HELD_OUT = 0.1  # of the ratings
+_SMALLER = 0.8  # of each factor of a product, which is then 0.64 of itself
 
 
-def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> dict[str, float]:
+def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> Scales:
     """Return the values at which variational inference holds standard deviations.
 
     The ELBO of a mean-field guide cannot choose the scales of factors. Its distance from the
@@ -55,7 +51,7 @@ def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> dic
     }
 
 
-def map_scales(model: Callable[..., Any], ratings: Pairs) -> dict[str, float]:
+def map_scales(model: Callable[..., Any], ratings: Pairs) -> Scales:
     """Return the values at which MAP holds standard deviations.
 
     The joint density of factors and free standard deviations has no useful maximum. It grows
@@ -91,7 +87,7 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> dict[str, float]:
         sums.index_add_(0, index, residual)
         residual = residual - (sums / (counts + _SHRINKAGE))[index]
     noise_sd = likelihood.noise_sd(ratings.value)
-    return {"sigma": float(residual.std())} | {
+    return {"sigma": likelihood.sigma_for(float(residual.std()))} | {
         term.scale: term.unit(noise_sd) * term.map_scale
         for term in terms
         if term.map_scale is not None
@@ -99,133 +95,60 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> dict[str, float]:
 
 
 def learnt_scales(
-    model: PMF,
-    ratings: Ratings,
-    log_density: Callable[[Ratings, Ratings, Mapping[str, float]], np.ndarray],
-    seed: int = 0,
-    progress: bool = False,
-) -> dict[str, float]:
-    """Learn the standard deviations of factors from prior and held-out predictive density.
+    candidates: Sequence[Scales],
+    log_density: Callable[[Scales], np.ndarray],
+) -> Scales:
+    """Return the scales with which held-out ratings are most probable.
 
-    p(sigma) p(R | sigma) would need the evidence. Variational inference only has a bound of it,
-    which is loosest for many weak factors. This search instead maximizes p(sigma) times the
-    densities of held-out ratings given the others and sigma. These densities are the part of the
-    evidence that says how well sigma predicts (Fong & Holmes, On the marginal likelihood and
-    cross-validation, Biometrika 2020; Lotfi et al., Bayesian model selection, the marginal
-    likelihood, and generalization, ICML 2022), with each held-out rating by itself.
-
-    The search begins at `factor_scales` and moves by factors of 1.4 up and down, in one standard
-    deviation after the other (sigma_U and sigma_V together). A step is taken if it gains more than
-    twice the standard error of its gain over the held-out ratings. Without a clear held-out gain,
-    the defaults stay. Fits from different starts may differ by tens of nats; this hardly misleads
-    the search.
+    The evidence p(R | sigma) would choose scales, but variational inference has only a bound of
+    it, which is loosest for many weak factors, and a point estimate has none. The density of
+    held-out ratings given the others is the part of the evidence that says how well sigma predicts
+    (Fong & Holmes, On the marginal likelihood and cross-validation, Biometrika 2020).
 
     Parameters
     ----------
-    model : PMF
-        The model.
-    ratings : Ratings
-        The training ratings; a tenth of them is held out here.
+    candidates : sequence of dict
+        Scales by site.
     log_density : callable
-        ``log_density(train, test, scales)`` returns the log predictive density of each test rating
-        given the training ratings, with the scales held at these values: shape (n_test,), nats.
-    seed : int
-        Seed of the split.
-    progress : bool
-        Whether to show the number of fits.
+        ``log_density(scales)`` returns the log predictive density of each held-out rating, with
+        the scales held at these values: shape (n,), nats.
 
     Returns
     -------
-    dict of str to float
-        Values on the scale of the score, for the sites of `factor_scales`.
-
-    Raises
-    ------
-    RatingsError
-        If there are too few ratings to hold some out.
+    dict
+        One of the candidates; the first if no density is finite.
     """
-    usual = factor_scales(model, ratings.value)
-    if not usual:
-        return {}
-    train, test = ratings.split(_SHARE_HELD_OUT, seed)
-    with tqdm(desc="scales", unit="fit", disable=not progress) as bar:
-
-        def held_out(scales: Mapping[str, float]) -> tuple[float, np.ndarray]:
-            log_prior = sum(_log_prior(model, site, value) for site, value in scales.items())
-            log_densities = log_density(train, test, scales)
-            bar.update()
-            return log_prior, log_densities
-
-        return search(usual, model.terms.scale_groups, held_out, _is_gain)
+    totals = [float(np.sum(log_density(scales))) for scales in candidates]
+    finite = np.where(np.isfinite(totals), totals, -np.inf)
+    return candidates[int(np.argmax(finite))]
 
 
-def search(
-    usual: Mapping[str, float],
-    groups: Sequence[Sequence[str]],
-    judge: Callable[[Mapping[str, float]], Any],
-    is_gain: Callable[[Any, Any], bool],
-) -> dict[str, float]:
-    """Search for the best scales on a grid around the usual ones.
+def candidate_scales(terms: Terms, usual: Scales, typical: Scales) -> list[Scales]:
+    """Return the scales that a fit chooses from: the usual ones, typical ones, and smaller ones.
+
+    Typical scales of the posterior are right for its draws. An approximation ignores how latents
+    depend on each other, and may predict better with smaller scales of factors.
 
     Parameters
     ----------
-    usual : mapping of str to float
-        Initial values by site.
-    groups : sequence of sequence of str
-        Sites that move together.
-    judge : callable
-        ``judge(scales)`` returns a judgement of scales by site. It is called once for each point
-        of the grid.
-    is_gain : callable
-        ``is_gain(new, old)`` says whether the judgement ``new`` is worth a step from ``old``.
+    terms : Terms
+        Terms of the model.
+    usual : dict
+        The values of `factor_scales` or `map_scales`.
+    typical : dict
+        Typical values under the posterior, see `gibbs.typical`.
 
     Returns
     -------
-    dict of str to float
-        The best values found, by site.
+    list of dict
+        Candidates, with the sites of ``usual`` and tau.
     """
-    moved = [here for group in groups if (here := [site for site in group if site in usual])]
-
-    def at(steps: tuple[int, ...]) -> dict[str, float]:
-        return {
-            site: usual[site] * _FACTOR**k
-            for sites, k in zip(moved, steps, strict=True)
-            for site in sites
-        }
-
-    judged = cache(lambda steps: judge(at(steps)))
-    return at(_climb(lambda new, old: is_gain(judged(new), judged(old)), len(moved)))
-
-
-def _is_gain(new: tuple[float, np.ndarray], old: tuple[float, np.ndarray]) -> bool:
-    """Return whether prior times density rises by more than chance explains."""
-    with np.errstate(invalid="ignore"):  # NaN counts as no gain
-        each = new[1] - old[1]
-        error = each.std() * len(each) ** 0.5
-        return bool(each.sum() + new[0] - old[0] > _ERRORS * error)
-
-
-def _log_prior(model: PMF, site: str, value: float) -> float:
-    x = torch.tensor(value, dtype=torch.float64)
-    return float(getattr(model.priors, site).distribution(x).log_prob(x))
-
-
-def _climb(
-    is_gain: Callable[[tuple[int, ...], tuple[int, ...]], bool], n_places: int
-) -> tuple[int, ...]:
-    """Move from the origin of a lattice to a point where no step along an axis is a gain."""
-    at = (0,) * n_places
-    n_settled = 0  # consecutive axes without a gain
-    for place in itertools.cycle(range(n_places)):
-        before = at
-        for direction in (1, -1):
-            while is_gain(ahead := _step(at, place, direction), at):
-                at = ahead
-        n_settled = n_settled + 1 if at == before else 1
-        if n_settled == n_places:
-            break
-    return at
-
-
-def _step(at: tuple[int, ...], place: int, direction: int) -> tuple[int, ...]:
-    return (*at[:place], at[place] + direction, *at[place + 1 :])
+    learnt = {name: typical[name] for name in (*usual, TAU) if name in typical}
+    if not learnt:
+        return [usual]
+    of_factors = {name for side in terms.factor_scales.values() for name in side}
+    smaller = {
+        name: _SMALLER * value if name in of_factors and isinstance(value, float) else value
+        for name, value in learnt.items()
+    }
+    return [usual, {**usual, **learnt}, {**usual, **smaller}]

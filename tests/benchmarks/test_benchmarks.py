@@ -89,16 +89,18 @@ def test_first_point_at_or_below_the_target():
     assert seconds_to_reach([], 0.7) is None
 
 
-def test_difference_of_rmse_has_the_error_of_the_bootstrap():
+def test_difference_of_rmse_has_the_error_of_the_bootstrap_over_users():
+    """200 users of 10 ratings each, and an error of each user that both methods do not share."""
     generator = np.random.default_rng(0)
+    user = np.repeat(np.arange(200), 10)
     rating = generator.normal(size=2000)
     ours = rating + generator.normal(scale=0.9, size=2000)
-    theirs = ours + generator.normal(scale=0.3, size=2000)
-    difference, error = rmse_difference(rating, ours, theirs)
+    theirs = ours + generator.normal(scale=0.3, size=2000) + generator.normal(size=200)[user]
+    difference, error = rmse_difference(rating, ours, theirs, user)
     squares = np.stack([(rating - ours) ** 2, (rating - theirs) ** 2])
-    rows = generator.integers(2000, size=(1000, 2000))
-    resampled = np.sqrt(squares[:, rows].mean(-1))
-    bootstrap = resampled[1] - resampled[0]
+    chosen = generator.integers(200, size=(2000, 200))
+    by_user = squares.reshape(2, 200, 10).mean(-1)
+    bootstrap = np.diff(np.sqrt(by_user[:, chosen].mean(-1)), axis=0)[0]
     assert difference == pytest.approx(np.diff(np.sqrt(squares.mean(1)))[0])
     assert error == pytest.approx(bootstrap.std(), rel=0.1)
 

@@ -13,7 +13,7 @@ import pytest
 from matplotlib import pyplot
 
 import pyro_pmf
-from pyro_pmf import HMC, MAP, FitError, fit
+from pyro_pmf import MAP, FitError, Gibbs, fit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -52,6 +52,12 @@ def _agg():
     pyplot.close("all")
     pyplot.switch_backend(backend)
     assert not left_open
+
+
+@pytest.fixture(autouse=True)
+def _usual_scales(monkeypatch):
+    """Make one fit of each model, not four: the choice of scales has tests of its own."""
+    monkeypatch.setattr("pyro_pmf.fitting._learn_scales", lambda *_: None)
 
 
 @pytest.fixture
@@ -131,7 +137,7 @@ def test_movies_of_a_folder(run, folder, tmp_path):
 @pytest.mark.slow
 def test_movies_with_draws(run, folder, tmp_path, monkeypatch):
     def few_draws(model, ratings, method, **options):
-        if isinstance(method, HMC):
+        if isinstance(method, Gibbs):
             method = replace(method, n_draws=4, n_warmup=4)
         return fit(model, ratings, method, **options)
 
@@ -139,7 +145,7 @@ def test_movies_with_draws(run, folder, tmp_path, monkeypatch):
     printed = run("movies.py", "--data", folder, "--sample", 600, "--out", tmp_path, "--draws")
     *others, last = table(printed)
     assert len(others) == len(MOVIES)
-    assert last.startswith("HMC, with ordered levels")
+    assert last.startswith("Gibbs, with ordered levels")
     assert "Not converged after 8 draws" in printed
 
 

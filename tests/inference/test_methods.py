@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
-from pyro_pmf import HMC, MAP, NUTS, PMF, VI, FitError, fit
+from pyro_pmf import MAP, NUTS, PMF, VI, FitError, Gibbs, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.methods import as_method
 
@@ -29,16 +29,17 @@ def test_defaults():
         "tolerance": 3e-4,
         "batches": 1,
         "n_draws": 100,
+        "learn_scales": "held_out",
     }
     assert asdict(MAP()) == ascent
-    assert asdict(VI()) == ascent | {"guide": None, "learn_scales": None}
-    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500, "n_chains": 2}
-    chains = {"n_draws": 150, "n_warmup": 100, "n_chains": 2}
-    assert asdict(HMC()) == chains | {"start": asdict(VI())}
+    assert asdict(VI()) == ascent | {"guide": None}
+    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500, "n_chains": 2, "thin": 1}
+    gibbs = {"n_draws": 100, "n_warmup": 30, "n_chains": 2, "thin": 1, "track": None}
+    assert asdict(Gibbs()) == gibbs
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("map", MAP()), ("vi", VI()), ("nuts", NUTS()), ("hmc", HMC())]
+    ("name", "method"), [("map", MAP()), ("vi", VI()), ("nuts", NUTS()), ("gibbs", Gibbs())]
 )
 def test_a_name_stands_for_the_defaults(name, method):
     assert as_method(name) == method
@@ -52,7 +53,7 @@ def test_a_name_stands_for_the_defaults(name, method):
         (VI(), "guide"),
         (VI(), "learn_scales"),
         (NUTS(), "n_draws"),
-        (HMC(), "start"),
+        (Gibbs(), "thin"),
     ],
 )
 def test_they_are_frozen(method, name):
@@ -64,7 +65,8 @@ def test_they_are_equal_where_their_options_are():
     assert VI(max_steps=5) == VI(max_steps=5) == replace(VI(), max_steps=5)
     assert len({MAP(), MAP(), VI(), VI(tolerance=1.0)}) == 3
     assert MAP() != VI()
-    assert HMC(start=VI(max_steps=5)) != HMC()
+    assert Gibbs(thin=2) != Gibbs()
+    assert Gibbs(n_draws=500, n_warmup=500) != NUTS()
 
 
 @pytest.mark.parametrize("method", [MAP, VI])
@@ -78,9 +80,12 @@ def test_guides(guide):
     assert VI(guide=guide).guide is guide
 
 
-@pytest.mark.parametrize("learn_scales", ["held_out", "elbo", None])
-def test_ways_to_learn_scales(learn_scales):
-    assert VI(learn_scales=learn_scales).learn_scales == learn_scales
+@pytest.mark.parametrize(
+    ("method", "learn_scales"),
+    [(VI, "held_out"), (VI, "elbo"), (VI, None), (MAP, "held_out"), (MAP, None)],
+)
+def test_ways_to_learn_scales(method, learn_scales):
+    assert method(learn_scales=learn_scales).learn_scales == learn_scales
 
 
 # --- options that cannot be ---
@@ -121,7 +126,6 @@ def test_impossible_options_of_an_ascent(method, options, message):
         ({"learn_scales": "always"}, 'learn_scales must be "held_out", "elbo" or None'),
         ({"learn_scales": True}, "learn_scales must be .*not True"),
         ({"learn_scales": "elbo", "guide": AutoDelta}, "leave out either guide or learn_scales"),
-        ({"learn_scales": "held_out", "guide": AutoNormal(PMF(0))}, "leave out either guide"),
     ],
 )
 def test_impossible_options_of_variational_inference(options, message):
@@ -129,7 +133,13 @@ def test_impossible_options_of_variational_inference(options, message):
         VI(**options)
 
 
-@pytest.mark.parametrize("method", [NUTS, HMC])
+@pytest.mark.parametrize("bad", ["elbo", "always", True])
+def test_impossible_options_of_a_point_estimate(bad):
+    with pytest.raises(FitError, match='learn_scales must be "held_out" or None, not'):
+        MAP(learn_scales=bad)
+
+
+@pytest.mark.parametrize("method", [NUTS, Gibbs])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,6 +149,8 @@ def test_impossible_options_of_variational_inference(options, message):
         ({"n_warmup": "5"}, "n_warmup must be .*not '5'"),
         ({"n_chains": 0}, "n_chains must be .*not 0"),
         ({"n_chains": True}, "n_chains must be .*not True"),
+        ({"thin": 0}, "thin must be .*not 0"),
+        ({"thin": 1.0}, "thin must be .*not 1.0"),
     ],
 )
 def test_impossible_options_of_chains(method, options, message):
@@ -147,43 +159,23 @@ def test_impossible_options_of_chains(method, options, message):
 
 
 @pytest.mark.parametrize(
-    "start",
-    [
-        "vi",
-        None,
-        VI,
-        MAP(),
-        NUTS(),
-        VI(guide=AutoDelta),
-        VI(learn_scales="elbo"),
-        VI(learn_scales="held_out"),
-        VI(batches=2),
-    ],
-    ids=str,
-)
-def test_what_chains_cannot_start_from(start):
-    with pytest.raises(FitError, match="HMC starts from VI with the default guide"):
-        HMC(start=start)
-
-
-@pytest.mark.parametrize(
     ("method", "option"),
     [
         (MAP, "guide"),
-        (MAP, "learn_scales"),
         (MAP, "n_chains"),
         (VI, "n_warmup"),
         (VI, "n_chains"),
-        (VI, "start"),
+        (VI, "thin"),
         (NUTS, "max_steps"),
         (NUTS, "tolerance"),
         (NUTS, "guide"),
         (NUTS, "start"),
-        (HMC, "max_steps"),
-        (HMC, "learning_rate"),
-        (HMC, "batches"),
-        (HMC, "guide"),
-        (HMC, "learn_scales"),
+        (Gibbs, "max_steps"),
+        (Gibbs, "learning_rate"),
+        (Gibbs, "batches"),
+        (Gibbs, "guide"),
+        (Gibbs, "learn_scales"),
+        (Gibbs, "start"),
     ],
 )
 def test_options_of_one_method_are_none_of_another(method, option):
@@ -194,9 +186,9 @@ def test_options_of_one_method_are_none_of_another(method, option):
 # --- what `fit` takes ---
 
 
-@pytest.mark.parametrize("method", ["nonsense", "VI", "normal", "svi", "", None, 3, ["vi"]])
+@pytest.mark.parametrize("method", ["nonsense", "hmc", "VI", "normal", "svi", "", None, 3, ["vi"]])
 def test_what_is_no_method(ratings, method):
-    with pytest.raises(FitError, match='method must be one of "map", "vi", "nuts", "hmc"'):
+    with pytest.raises(FitError, match='method must be one of "map", "vi", "gibbs", "nuts"'):
         fit(PMF(0), ratings, method, progress=False)
 
 

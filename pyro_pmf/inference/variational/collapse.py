@@ -1,4 +1,4 @@
-"""Checks that a fit has not collapsed: to a scale of zero, or to factors that change no score."""
+"""Checks of a fit that has ended: for a scale of zero, and for factors that change no score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_pmf.errors import FitError
+from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.variational.objective import Objective
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.running import run
@@ -19,7 +19,7 @@ _COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed fits were at 1e-12, live ones
 
 
 def refuse_collapse(learned: Learned, objective: Objective) -> None:
-    """Refuse a point estimate whose scale or factors are zero.
+    """Refuse a point estimate with a scale of zero.
 
     Parameters
     ----------
@@ -31,16 +31,8 @@ def refuse_collapse(learned: Learned, objective: Objective) -> None:
     Raises
     ------
     FitError
-        If a free standard deviation is below 0.001, or the factors change no score.
+        If a free standard deviation is below 0.001.
     """
-    if has_no_factors(learned):
-        raise FitError(
-            "The point estimate collapsed: U_i . V_j is zero for every pair, with "
-            f"{_scales(learned)}. "
-            'Integrate the factors out with method="vi", or hold larger sigma_U and sigma_V and a '
-            "smaller sigma, by Priors(sigma_U=Fixed(...), sigma_V=Fixed(...), sigma=Fixed(...)). "
-            "If the ratings hold no more than biases, give n_factors=0."
-        )
     for name in objective.scalar_scales:
         value: Any = learned.latents[name]
         scale = float(value if learned.n_draws is None else value[0])
@@ -51,6 +43,26 @@ def refuse_collapse(learned: Learned, objective: Objective) -> None:
                 f"to zero on interpolated ratings. Fix {name} in the model (in a PMF by "
                 f'Priors({name}=Fixed(...))), or integrate the latents out with method="vi".'
             )
+
+
+def warn_without_factors(learned: Learned) -> None:
+    """Warn if the factors of a fit change no score: it predicts by biases alone.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+
+    Warns
+    -----
+    UserWarning
+        If they do not.
+    """
+    if has_no_factors(learned):
+        warn(
+            f"{NO_FACTORS}: by the objective of this fit, these ratings hold no more than biases. "
+            'Give method="gibbs", which sees weaker factors, or n_factors=0.'
+        )
 
 
 def has_no_factors(learned: Learned) -> bool:
@@ -75,11 +87,3 @@ def has_no_factors(learned: Learned) -> bool:
     score: Any = dot(U, V, learned.ratings.pattern)
     mean = score if isinstance(score, Tensor) else score.mean
     return float(mean.std(correction=0)) < _COLLAPSED_SIGNAL
-
-
-def _scales(learned: Learned) -> str:
-    factors = terms_of(learned.model).factors or ()
-    names = ["sigma", *(factor.scale for factor in factors)]
-    scales = {name: learned.latents.get(name) for name in names}
-    shown = {name: x.flatten()[0] for name, x in scales.items() if isinstance(x, Tensor)}
-    return ", ".join(f"{name} = {float(x):.2g}" for name, x in shown.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +16,17 @@ from tqdm.auto import tqdm
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.errors import FitError, warn
+from pyro_pmf.errors import FitError
 from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.methods import MAP, VI
-from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors, refuse_collapse
+from pyro_pmf.inference.scales import Scales
+from pyro_pmf.inference.variational.collapse import refuse_collapse, warn_without_factors
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.objective import Objective, pose
 from pyro_pmf.inference.variational.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.inference.variational.readout import check_prediction, read_latents
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
-from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.random_state import (
     isolated_random_state,
@@ -172,7 +173,8 @@ class Loop:
             latents=latents,
             n_draws=self.method.n_draws if drawn else None,
             steps=pd.DataFrame(self.state.steps),
-            converged=self.optimizer.finished,
+            converged=Converged(self.optimizer.finished, self.optimizer.finished),
+            history=self.run.history,
         )
 
     def _read(self) -> None:
@@ -235,7 +237,7 @@ def fit_guide(
     ratings: Ratings,
     method: MAP | VI,
     run: Conditions,
-    scales: Mapping[str, float] | None = None,
+    scales: Scales | None = None,
 ) -> Learned:
     """Fit a guide to a model.
 
@@ -249,7 +251,7 @@ def fit_guide(
         Options of the fit.
     run : Conditions
         Conditions of the fit.
-    scales : mapping of str to float, optional
+    scales : dict, optional
         Values at which standard deviations are held, see `pose`.
 
     Returns
@@ -271,7 +273,7 @@ def fit_guide(
     """
     train = ratings.to(run.device, run.dtype)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
-        objective = pose(model, train, method, scales)
+        objective = pose(model, train, method, scales, run.history)
         loop = Loop(objective, method, run)
         if not terms_of(objective.stated):
             check_prediction(objective)
@@ -293,11 +295,8 @@ def fit_guide(
         learned = loop.learned()
         if objective.is_point_estimate():
             refuse_collapse(learned, objective)
-        elif learned.converged and has_no_factors(learned):
-            warn(
-                f"{NO_FACTORS}: by the ELBO, these ratings hold no more than biases. Give fewer "
-                "n_factors, or n_factors=0."
-            )
+        if learned.converged:
+            warn_without_factors(learned)
     return learned
 
 

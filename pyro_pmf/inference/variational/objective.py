@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,11 +24,18 @@ from pyro_pmf.inference.initialization import initial_value, is_positive
 from pyro_pmf.inference.memory import fit_memory, require_memory
 from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
-from pyro_pmf.inference.scales import factor_scales, map_scales
+from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.model.pmf import for_point_estimate
-from pyro_pmf.model.running import is_latent, require_possible, takes_history, trace_of
+from pyro_pmf.model.running import (
+    is_latent,
+    require_possible,
+    takes_history,
+    trace_of,
+    with_history,
+)
+from pyro_pmf.model.terms import TAU
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import NoClosedForm
 
@@ -227,7 +234,8 @@ def pose(
     model: Callable[..., Any],
     ratings: Ratings,
     method: MAP | VI,
-    scales: Mapping[str, float] | None = None,
+    scales: Scales | None = None,
+    history: Pairs | None = None,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
 
@@ -239,9 +247,12 @@ def pose(
         The training ratings, on the device of the fit.
     method : MAP or VI
         Options of the fit.
-    scales : mapping of str to float, optional
-        Values at which the default guide of `VI` holds standard deviations, by site; all others
-        are latents. The default is `factor_scales`. `MAP` uses `map_scales`.
+    scales : dict, optional
+        Values at which `MAP` and the default guide of `VI` hold standard deviations, by site; all
+        others are latents. The default is `usual_scales`, and tau = 1; with an empty dict, tau
+        is a latent too.
+    history : Pairs, optional
+        All pairs with I_ij = 1; by default those of the ratings.
 
     Returns
     -------
@@ -267,17 +278,22 @@ def pose(
         fit_memory(len(ratings), n_parameters, method.batches, ratings.dtype), ratings.device
     )
     held: dict[str, Tensor] = {}
-    fitted = stated
+    known = None if history is None else history.to(ratings.device, ratings.dtype)
+    fitted = with_history(stated, known)
     guide: Callable[..., Any]
     if isinstance(method, VI) and method.guide is not None:
-        guide = method.guide(stated) if isinstance(method.guide, type) else method.guide
+        guide = method.guide(fitted) if isinstance(method.guide, type) else method.guide
     else:
-        if isinstance(method, MAP):
-            scales = map_scales(stated, ratings)
-        elif scales is None:
-            scales = factor_scales(stated, ratings.value)
+        if scales is None:  # usual scales are those of factors that are all alike
+            scales = {TAU: 1.0, **usual_scales(stated, ratings, method)}
+        elif scales:  # with none of them, tau is learnt like all scales
+            scales = {TAU: 1.0, **scales}
         like = torch.empty((), dtype=ratings.dtype, device=ratings.device)
-        held = {name: like.new_tensor(x) for name, x in scales.items() if name in latents}
+        held = {
+            name: like.new_tensor(x).expand(latents[name].shape)
+            for name, x in scales.items()
+            if name in latents
+        }
         if held:
             fitted = poutine.condition(fitted, data=held)
         if reparametrized := centring(stated, ratings):
@@ -286,6 +302,23 @@ def pose(
         guide = family(fitted, init_loc_fn=initial_value)
     elbo = _choose_elbo(fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held)
+
+
+def usual_scales(model: Callable[..., Any], ratings: Pairs, method: MAP | VI) -> Scales:
+    """Return the values at which a fit holds standard deviations unless it learns them.
+
+    Parameters
+    ----------
+    model : callable
+        The model as stated for the method.
+    ratings : Pairs
+        The training ratings.
+    method : MAP or VI
+        Options of the fit.
+    """
+    if isinstance(method, MAP):
+        return map_scales(model, ratings)
+    return factor_scales(model, ratings.value)
 
 
 def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:

@@ -19,7 +19,7 @@ from pyro_pmf.moments.gaussian import LogGaussian
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 TRUE_SD = {"sigma": 0.05, "sigma_U": 0.8, "sigma_V": 0.8, "sigma_b": 0.3, "sigma_c": 0.3}
-KNOWN = Priors(mu=Fixed(0.2), **{name: Fixed(sd) for name, sd in TRUE_SD.items()})
+KNOWN = Priors(mu=Fixed(0.2), tau=Fixed(1.0), **{name: Fixed(sd) for name, sd in TRUE_SD.items()})
 # Biases only, with known scales: its posterior is nearly Gaussian, its mode unique.
 ABOUT_BIASES = Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5))
 BIASES = PMF(0, noise="shared", priors=ABOUT_BIASES)
@@ -36,8 +36,9 @@ each_method = pytest.mark.parametrize("method", [VI, MAP])
 
 
 def quick(model, ratings, method=VI, **options):
-    """Fit in at most 50 steps, if nothing else is said; options of the method by name."""
-    return fit(model, ratings, method(**{"max_steps": 50} | options), progress=False)
+    """Fit in at most 50 steps with the usual scales, if nothing else is said."""
+    chosen = method(**{"max_steps": 50, "learn_scales": None} | options)
+    return fit(model, ratings, chosen, progress=False)
 
 
 def all_cells(n_users, n_items) -> pd.DataFrame:
@@ -48,7 +49,8 @@ def all_cells(n_users, n_items) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def tiny() -> Ratings:
     """Few ratings of strong factors: 12 users, 10 items, 1 to 5 stars and a little beyond."""
-    strong = Priors(sigma=Fixed(0.05), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
+    sd = Fixed(1.5)
+    strong = Priors(sigma=Fixed(0.05), tau=Fixed(1.0), sigma_U=sd, sigma_V=sd)
     model = PMF(2, noise="shared", priors=strong)
     return simulate(model, 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
 
@@ -81,6 +83,8 @@ def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
     held, of_map = factor_scales(model), map_scales(model, train)
     assert set(held) == {"sigma_U", "sigma_V", "sigma_W", "sigma_Z"}
     assert of_map == pytest.approx(HELD_BY_MAP | {"sigma": of_map["sigma"]})
+    assert isinstance(learnt["tau"], LogGaussian)
+    assert normal["tau"].tolist() == delta["tau"].tolist() == [1.0, 1.0]
     for name, value in of_map.items():
         assert isinstance(learnt[name], LogGaussian)
         assert float(delta[name]) == pytest.approx(value)
@@ -108,9 +112,8 @@ def test_priors_fix_a_scale(simulated, method):
 def test_held_scales_give_the_factors_like_standard_deviations(simulated, options, sd_U, sd_V):
     """Of draws of U and V from the prior; within 10%: their standard error is 2%."""
     model = PMF(20, **{k: v for k, v in options.items() if k != "n_factors"})
-    known = pyro.poutine.condition(
-        model, {name: torch.tensor(x) for name, x in factor_scales(model).items()}
-    )
+    held = factor_scales(model) | {"tau": [1.0] * 20}
+    known = pyro.poutine.condition(model, {name: torch.tensor(x) for name, x in held.items()})
     trace = pyro.poutine.trace(known).get_trace(simulated[0])
     for name, sd in (("U", sd_U), ("V", sd_V)):
         assert trace.nodes[name]["value"].std().item() == pytest.approx(sd, rel=0.1)
@@ -151,7 +154,8 @@ def test_noise_of_users_is_found():
 def test_a_point_estimate_is_of_shared_noise(noise):
     ratings, _ = noisy_and_exact_users()
     differing, shared = (quick(PMF(0, noise=n), ratings, MAP) for n in (noise, "shared"))
-    assert differing.model == shared.model == PMF(0, noise="shared")
+    stated = PMF(0, noise="shared").for_ratings(ratings)[0]
+    assert differing.model == shared.model == stated
     assert not {"s", "t", "sigma_s", "sigma_t"} & set(differing.latents)
     assert differing.latents.keys() == shared.latents.keys()
     for name, value in differing.latents.items():

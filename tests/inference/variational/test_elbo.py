@@ -131,7 +131,7 @@ def test_a_score_read_as_gaussian_misplaces_a_rating_by_little(sd, bound, rating
 # Against formulas
 
 
-POSITIVE = ["sigma", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c"]
+POSITIVE = ["sigma", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c", "tau"]
 LOG_NORMAL = Priors(**{name: LogNormal(0.3 + 0.1 * i, 0.4) for i, name in enumerate(POSITIVE)})
 
 
@@ -156,8 +156,9 @@ def dense_terms(q, ratings):
         log_mean, log_sd = q[name]
         return (-2 * log_mean + 2 * log_sd**2).exp()
 
-    def log_normal(square, name):  # E log Normal(x; 0, sigma^2), over E x^2 and sigma
-        return -0.5 * (np.log(2 * np.pi) + precision(name) * square) - q[name][0]
+    def log_normal(square, *names):  # E log Normal(x; 0, sd^2), over E x^2 and sd, a product
+        factor = torch.stack([precision(name).expand(square.shape) for name in names]).prod(0)
+        return -0.5 * (np.log(2 * np.pi) + factor * square) - sum(q[name][0] for name in names)
 
     terms = {"rating": log_normal((ratings.value - mean) ** 2 + var, "sigma").sum()}
     prior_mean, prior_var = seen @ q["W"][0], seen**2 @ q["W"][1] ** 2  # of U
@@ -167,12 +168,13 @@ def dense_terms(q, ratings):
         square = loc**2 + scale**2
         if site == "U":
             square = (loc - prior_mean) ** 2 + scale**2 + prior_var
-        terms[site] = (log_normal(square, f"sigma_{site}") + entropy).sum()
+        scales = [f"sigma_{site}", "tau"] if site in "UW" else [f"sigma_{site}"]
+        terms[site] = (log_normal(square, *scales) + entropy).sum()
     terms["mu"] = -kl_divergence(dist.Normal(*q["mu"]), dist.Normal(0.0, 1.0))
     for name in POSITIVE:
         prior = getattr(LOG_NORMAL, name)
         target = dist.Normal(np.log(prior.median), prior.scale)
-        terms[name] = -kl_divergence(dist.Normal(*q[name]), target)
+        terms[name] = -kl_divergence(dist.Normal(*q[name]), target).sum()
     return terms
 
 
@@ -195,7 +197,7 @@ def test_standard_deviations_with_half_normal_priors(ratings):
     weight = stats.norm.pdf(z) / stats.norm.pdf(z).sum()
     for name in ("sigma", "sigma_U", "sigma_b"):
         loc, scale = (x.item() for x in guide_moments(guide)[name])
-        prior = stats.halfnorm(scale=getattr(model.priors, name).scale)
+        prior = stats.halfnorm(scale=model.priors.of(name, 3).scale)
         cross = prior.logpdf(np.exp(loc + scale * z)) @ weight
         entropy = stats.lognorm(scale, scale=np.exp(loc)).entropy()
         assert terms[name].item() == pytest.approx(cross + entropy, abs=1e-6)

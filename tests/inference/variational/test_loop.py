@@ -24,19 +24,26 @@ from pyro_pmf.inference.variational.optimizers import LBFGS, Adam
 from pyro_pmf.random_state import isolated_random_state
 
 # With scales under which MAP, too, finds factors in `tiny`.
-WIDE = Priors(sigma=Fixed(0.1), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
+WIDE = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
 HIERARCHICAL = PMF(2, "hierarchical", "hierarchical", priors=WIDE)
 ABOUT_BIASES = Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5))
 BIASES = PMF(0, noise="shared", priors=ABOUT_BIASES)
-TRUE_SD = {"sigma": 0.05, "sigma_U": 0.8, "sigma_V": 0.8, "sigma_b": 0.3, "sigma_c": 0.3}
+TRUE_SD = {
+    "sigma": 0.05,
+    "tau": 1.0,
+    "sigma_U": 0.8,
+    "sigma_V": 0.8,
+    "sigma_b": 0.3,
+    "sigma_c": 0.3,
+}
 KNOWN = Priors(mu=Fixed(0.2), **{name: Fixed(sd) for name, sd in TRUE_SD.items()})
 
 each_method = pytest.mark.parametrize("method", [VI, MAP])
 
 
 def quick(model, ratings, method=VI, *, seed=0, callback=None, progress=False, **options):
-    """Fit in at most 50 steps, if nothing else is said; options of the method by name."""
-    chosen = method(**{"max_steps": 50} | options)
+    """Fit in at most 50 steps with the usual scales, if nothing else is said."""
+    chosen = method(**{"max_steps": 50, "learn_scales": None} | options)
     return fit(model, ratings, chosen, seed=seed, progress=progress, callback=callback)
 
 
@@ -58,7 +65,7 @@ def assert_equal(a, b):
 @pytest.fixture(scope="module")
 def tiny() -> Ratings:
     """Few ratings of strong factors: 12 users, 10 items, 1 to 5 stars and a little beyond."""
-    strong = Priors(sigma=Fixed(0.05), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
+    strong = Priors(sigma=Fixed(0.05), tau=Fixed(1.0), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
     model = PMF(2, noise="shared", priors=strong)
     return simulate(model, 12, 10, 100, seed=2, scale=(1.0, 5.0))[0]
 
@@ -200,7 +207,9 @@ def test_a_fit_in_batches_of_one_block_is_a_fit(tiny):
 # --- the state ---
 
 
-STRONG = PMF(2, noise="shared", priors=Priors(sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
+STRONG = PMF(
+    2, noise="shared", priors=Priors(tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
+)
 # A model, a method, the steps before the state is taken, the optimiser, and whether it finishes.
 # L-BFGS lets standard deviations loose after 40 steps; Adam judges its losses every 25.
 FITS = {

@@ -103,9 +103,10 @@ def test_each_site_of_variational_inference_has_its_family(ratings):
     latents, drawn = read_latents(objective, 1)
     assert not drawn
     assert latents.keys() == latent_sites(BOTH, ratings).keys()
+    held = factor_scales(BOTH) | {"tau": [1.0, 1.0]}
     for name, x in latents.items():
-        if name in factor_scales(BOTH):
-            assert torch.equal(x, torch.tensor(factor_scales(BOTH)[name]))
+        if name in held:
+            assert torch.equal(x, torch.tensor(held[name]))
             continue
         assert isinstance(x, LogGaussian if name.startswith("sigma") else Gaussian)
         assert x.sites == {name}
@@ -124,7 +125,7 @@ def test_a_point_estimate_has_no_spread(ratings):
     trace = poutine.trace(poutine.replay(objective.model, at)).get_trace(ratings)
     assert latents.keys() == latent_sites(objective.stated, ratings).keys()
     for name, x in latents.items():
-        if name.startswith("sigma"):
+        if name == "tau" or name.startswith("sigma"):
             assert torch.equal(x, trace.nodes[name]["value"])
         else:
             assert isinstance(x, Gaussian)

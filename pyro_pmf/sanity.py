@@ -1,0 +1,216 @@
+"""A check of every fit: whether its predictions are sane, of training ratings and of strangers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_pmf.errors import FitError, warn
+from pyro_pmf.model.learned import Converged, Learned
+from pyro_pmf.model.likelihoods import (
+    BernoulliLogit,
+    Likelihood,
+    NegativeBinomialLog,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+    likelihood_of,
+)
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.terms import terms_of
+from pyro_pmf.prediction.discrete import DiscretePredictive
+from pyro_pmf.prediction.located import LocatedPairs
+
+_OURS = NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit, NegativeBinomialLog
+_N_RATINGS = 20_000  # training ratings that are looked at
+_N_UNKNOWN = 20  # users, items and pairs that the fit has not seen
+_N_DRAWS = 20  # of a posterior that consists of draws
+# The sd of a prediction is measured by the ratings. Below the least, a density has collapsed on
+# single numbers: a float32 does not hold finer differences of ratings. Above the most, a
+# prediction says far less than the range of the ratings does: it has run away.
+_LEAST_SD = 1e-6  # of the sd of the ratings; levels and counts may be as good as certain
+_MOST_SD = 10.0  # of the range of the ratings
+_SLACK = 0.05  # by which a fit may be worse than the mean: draws are few, priors pull
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Predictions: mean and sd on the model scale, log scores in rating units, and their kind."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    log_score: np.ndarray
+    is_discrete: bool
+
+
+AnyLearned = TypeVar("AnyLearned", bound=Learned)
+
+
+def checked(learned: AnyLearned) -> AnyLearned:
+    """Return a fit whose predictions are sane.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+
+    Returns
+    -------
+    Learned
+        The same; ``converged`` is False if it predicts its ratings worse than their mean does.
+
+    Raises
+    ------
+    FitError
+        If a mean, a standard deviation or a log score is not finite; if a standard deviation is
+        above 10 times the range of the ratings, or, of continuous ratings, below a millionth of
+        their standard deviation.
+
+    Warns
+    -----
+    UserWarning
+        If the fit has converged, and predicts its ratings worse than their mean does.
+    """
+    # What is not a number is reported here; parameters of the model are neither read nor left.
+    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        return _checked(learned)
+
+
+def _checked(learned: AnyLearned) -> AnyLearned:
+    train, few = learned.ratings, _with_few_draws(learned)
+    assert train.value is not None  # `fit` has checked it
+    assert train.rating is not None
+    likelihood = likelihood_of(learned.model)
+    rows = _some(len(train), _N_RATINGS)
+    seen = _predict(few, train.user[rows], train.item[rows], train.rating[rows])
+    if not np.isfinite(seen.log_score).all():
+        raise _nonsense(learned, "the log score of a training rating is not finite")
+    if not isinstance(likelihood, _OURS):
+        return learned  # the ratings of a model of one's own may have no moments
+    _require_sane(learned, seen, "a training rating")
+    strangers = _predict(few, *_strangers(learned))
+    _require_sane(learned, strangers, "an unknown user or item")
+    return _compared_with_the_mean(learned, likelihood, seen.mean, train.value[rows])
+
+
+def _predict(
+    learned: Learned, user: Tensor, item: Tensor, rating: np.ndarray | None = None
+) -> _Predicted:
+    """Predict pairs in training indices; without ratings, the log scores are 0."""
+    where = LocatedPairs(learned, user, item)
+    mean, sd, log_score = (np.zeros(len(where)) for _ in range(3))
+    is_discrete = False
+    for rows, predictive in where.predictives():
+        is_discrete = isinstance(predictive, DiscretePredictive)
+        if isinstance(likelihood_of(learned.model), _OURS):
+            means = [part.mean.double() for _, part in predictive.parts]
+            variances = [part.variance.double() for _, part in predictive.parts]
+            weights = torch.tensor([weight for weight, _ in predictive.parts]).double()
+            of_parts, average = torch.stack(means), weights @ torch.stack(means)
+            spread = weights @ (torch.stack(variances) + (of_parts - average) ** 2)
+            # On a scale of logs, finite moments may be those of ratings that have none.
+            told = predictive.mean.isfinite() & predictive.sd.isfinite()
+            mean[rows] = torch.where(told, average, torch.nan).numpy()
+            sd[rows] = spread.sqrt().numpy()
+        if rating is not None:
+            log_score[rows] = predictive.log_prob(torch.from_numpy(rating[rows])).numpy()
+    return _Predicted(mean, sd, log_score, is_discrete)
+
+
+def _strangers(learned: Learned) -> tuple[Tensor, Tensor]:
+    """Return pairs of a known user and an unknown item, the reverse, and two unknown ones."""
+    train = learned.ratings
+    users, items = _some(train.n_users, _N_UNKNOWN), _some(train.n_items, _N_UNKNOWN)
+    nobody, nothing = torch.tensor([train.n_users]), torch.tensor([train.n_items])
+    return (
+        torch.cat([users, nobody.expand(len(items)), nobody]),
+        torch.cat([nothing.expand(len(users)), items, nothing]),
+    )
+
+
+def _some(n: int, at_most: int) -> Tensor:
+    """Return some of the numbers below n, ascending, the same in every call."""
+    if n <= at_most:
+        return torch.arange(n)
+    chosen = np.random.default_rng(0).choice(n, at_most, replace=False)
+    return torch.from_numpy(np.sort(chosen))
+
+
+def _with_few_draws(learned: Learned) -> Learned:
+    if learned.n_draws is None or learned.n_draws <= _N_DRAWS:
+        return learned
+    latents = {
+        site: torch.stack(draws) for site, draws in _by_site(list(learned.draws(_N_DRAWS))).items()
+    }
+    return Learned(**vars(learned) | {"latents": latents, "n_draws": _N_DRAWS})
+
+
+def _by_site(draws: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
+    return {site: [draw[site] for draw in draws] for site in draws[0]}
+
+
+def _require_sane(learned: Learned, predicted: _Predicted, whose: str) -> None:
+    """Raise `FitError` if a mean or a standard deviation is none of a prediction."""
+    value = learned.ratings.value
+    assert value is not None
+    sd, width = float(value.double().std(correction=0)), float(value.max() - value.min())
+    if not (np.isfinite(predicted.mean).all() and np.isfinite(predicted.sd).all()):
+        raise _nonsense(learned, f"the prediction of {whose} is not finite")
+    if (largest := float(predicted.sd.max())) > _MOST_SD * width:
+        raise _nonsense(
+            learned,
+            f"the prediction of {whose} has a standard deviation of {largest / width:.2g} times "
+            "the range of the ratings",
+        )
+    if not predicted.is_discrete and (least := float(predicted.sd.min())) < _LEAST_SD * sd:
+        raise _nonsense(
+            learned,
+            f"the prediction of {whose} has a standard deviation of {least / sd:.1g} times the "
+            "standard deviation of the ratings",
+        )
+
+
+def _nonsense(learned: Learned, what: str) -> FitError:
+    return FitError(f"This fit predicts nonsense: {what}. {_remedy(learned)}")
+
+
+def _compared_with_the_mean(
+    learned: AnyLearned, likelihood: Likelihood, mean: np.ndarray, value: Tensor
+) -> AnyLearned:
+    """Warn of a fit that is worse than the mean, and say that it has not converged."""
+    observed = likelihood.linearized(value.double())
+    predicted = likelihood.linearized(torch.from_numpy(mean))
+    constant = likelihood.linearized(value.double().mean())
+    error, error_of_mean = (
+        float((observed - x).square().mean().sqrt()) for x in (predicted, constant)
+    )
+    # A fit that was stopped has not converged, and says so. A few ratings hardly move priors.
+    if not learned.converged or error <= error_of_mean * (1 + _SLACK + len(value) ** -0.5):
+        return learned
+    warn(
+        f"This fit predicts its own ratings {error / error_of_mean:.2f} times as badly as their "
+        f"mean does (root mean square error). {_remedy(learned)}"
+    )
+    return replace(learned, converged=Converged(False, False))
+
+
+def _remedy(learned: Learned) -> str:
+    """Say what to try: what the model has not got already."""
+    model = learned.model
+    if not isinstance(model, PMF):
+        return "Check the priors of the model, and the scale of the ratings."
+    auto, ratings = replace(model, likelihood="auto").for_ratings(learned.ratings)
+    same = isinstance(model.likelihood, type(auto.likelihood))
+    remedies = []
+    if not same or ratings.transform != learned.ratings.transform:
+        remedies.append('PMF(likelihood="auto"), which chooses by the ratings')
+    if terms_of(model).noise:
+        remedies.append('PMF(noise="shared"), which has no noise of users and items')
+    if not remedies:
+        remedies.append("priors that suit the scale of the ratings, fewer n_factors, or NUTS()")
+    return f"Give {', or '.join(remedies)}."
