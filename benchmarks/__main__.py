@@ -114,7 +114,7 @@ def run_methods(
                 if "error" not in run:
                     predicted = np.load(Path(folder) / f"{run['method']}.npy")
                     pair = np.load(reference), predicted
-                    run["against_reference"] = rmse_difference(test.rating, *pair)
+                    run["against_reference"] = rmse_difference(test.rating, *pair, test.user)
     return runs
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 
+from pyro_pmf.prediction.metrics import clustered_error
+
 
 def rmse_difference(
-    rating: np.ndarray, ours: np.ndarray, theirs: np.ndarray
+    rating: np.ndarray, ours: np.ndarray, theirs: np.ndarray, user: np.ndarray
 ) -> tuple[float, float]:
     """Return RMSE(theirs) - RMSE(ours) and the standard error of this difference.
 
     The standard error is by the delta method: the influence of a rating on an RMSE is its
-    squared error / (2 RMSE).
+    squared error / (2 RMSE). It is clustered by user, since ratings of a user share an estimate.
     """
     squares = np.stack([(rating - mean) ** 2 for mean in (ours, theirs)])
     roots = np.sqrt(squares.mean(axis=1))
     each = squares[1] / (2 * roots[1]) - squares[0] / (2 * roots[0])
-    return float(roots[1] - roots[0]), float(each.std(ddof=1) / math.sqrt(len(rating)))
+    return float(roots[1] - roots[0]), clustered_error(each, user)
 
 
 def pool(differences: list[tuple[float, float]]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Compare variational inference and HMC with NUTS: means, standard deviations, accuracy.
+"""Compare variational inference and Gibbs sampling with NUTS: means, standard deviations, accuracy.
 
 python -m benchmarks.nuts            # some minutes on one core
 """
@@ -22,10 +22,11 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.sbc import posterior_draws, scores_of
-from pyro_pmf import HMC, NUTS, PMF, VI, Fixed, Posterior, Priors, Ratings, fit
+from pyro_pmf import NUTS, PMF, VI, Fixed, Gibbs, Posterior, Priors, Ratings, fit
 from pyro_pmf.datasets import movielens, simulate
 
-MODEL = PMF(2, users="hierarchical", noise="shared")
+# One scale of all factors, so that each standard deviation has a true value of its own.
+MODEL = PMF(2, users="hierarchical", noise="shared", priors=Priors(tau=Fixed(1.0)))
 SCALES = ("sigma", "sigma_U", "sigma_V", "sigma_W", "sigma_b", "sigma_c")
 TRUE = {
     "sigma": 0.1,
@@ -35,7 +36,12 @@ TRUE = {
     "sigma_b": 0.4,
     "sigma_c": 0.4,
 }
-BY_NUTS, BY_HMC, LEARNT, HELD = METHODS = ("NUTS", "HMC", "VI, scales learnt", "VI, scales held")
+BY_NUTS, BY_GIBBS, LEARNT, HELD = METHODS = (
+    "NUTS",
+    "Gibbs",
+    "VI, scales learnt",
+    "VI, scales held",
+)
 N_VI_DRAWS = 2000
 
 
@@ -66,13 +72,13 @@ def main() -> None:
     }
     methods = {
         BY_NUTS: NUTS(**chains),
-        BY_HMC: HMC(**chains),
+        BY_GIBBS: Gibbs(**chains),
         LEARNT: VI(learn_scales="elbo"),
         HELD: VI(),
     }
     command = " ".join(["python -m benchmarks.nuts", *sys.argv[1:]])
     lines = [
-        "# Variational inference and HMC beside NUTS",
+        "# Variational inference and Gibbs sampling beside NUTS",
         "",
         f"`{command}`, {datetime.date.today().isoformat()}",
         "",
@@ -80,7 +86,7 @@ def main() -> None:
         "",
         f"    {MODEL}",
         "",
-        f"NUTS and HMC: {options.chains} chains of {options.draws} draws after {options.warm_up} "
+        f"NUTS and Gibbs: {options.chains} chains of {options.draws} draws after {options.warm_up} "
         "steps of warm-up, all standard deviations learnt.",
     ]
     panels = []
@@ -97,7 +103,8 @@ def main() -> None:
 
 def simulated() -> Data:
     """Return 250 ratings from a known model, and a held-out rating of each other pair."""
-    priors = Priors(mu=Fixed(0.2), **{name: Fixed(x) for name, x in TRUE.items()})
+    known = {name: Fixed(x) for name, x in TRUE.items()}
+    priors = replace(MODEL.priors, mu=Fixed(0.2), **known)
     ratings, sites = simulate(replace(MODEL, priors=priors), 25, 20, 250, seed=1)
     truth = {name: value.double() for name, value in sites.items()}
     seen = ratings.user.numpy() * ratings.n_items + ratings.item.numpy()
@@ -132,7 +139,7 @@ class Fitted:
         Draws of the score and of U_i . V_j at every pair.
     """
 
-    def __init__(self, data: Data, method: NUTS | HMC | VI) -> None:
+    def __init__(self, data: Data, method: NUTS | Gibbs | VI) -> None:
         started = time.process_time()
         train = data.train.to("cpu", torch.float64)
         self.posterior: Posterior = fit(MODEL, train, method, progress=False)
@@ -154,7 +161,7 @@ def section(data: Data, found: dict[str, Fitted]) -> Iterator[str]:
         f"{train.n_users} users, {train.n_items} items, {len(train)} ratings, "
         f"{len(data.test)} held out."
     )
-    for name in (BY_NUTS, BY_HMC):
+    for name in (BY_NUTS, BY_GIBBS):
         yield from ("", diagnostics(found[name], name))
     yield from accuracy(data, found, ~observed)
     yield from beside_nuts(found, observed)
@@ -190,7 +197,7 @@ def beside_nuts(found: dict[str, Fitted], observed: Tensor) -> Iterator[str]:
         "NUTS (median, 5% and 95%)."
     )
     yield from ("", "| | | slope | RMS difference | sd, share | 5% | 95% |", "|---" * 7 + "|")
-    for method in (BY_HMC, LEARNT, HELD):
+    for method in (BY_GIBBS, LEARNT, HELD):
         for kind, name in (("scores", "score"), ("products", "U_i . V_j")):
             for among, where in ((observed, "observed"), (~observed, "other")):
                 ours, theirs = (getattr(found[m], kind)[:, among] for m in (method, BY_NUTS))
@@ -257,7 +264,7 @@ def draw(panels: list[tuple[Data, dict[str, Fitted]]], path: Path) -> None:
 
     from pyro_pmf.criticism.plots import BLUE, GREEN, VERMILLION
 
-    looks = {BY_HMC: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
+    looks = {BY_GIBBS: (GREEN, "s"), LEARNT: (VERMILLION, "o"), HELD: (BLUE, "^")}
     figure, grid = pyplot.subplots(len(panels), 2, figsize=(8, 7.6), layout="constrained")
     for (data, found), row in zip(panels, grid, strict=True):
         for panel, what in zip(row, ("mean", "standard deviation"), strict=True):

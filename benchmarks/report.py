@@ -16,7 +16,7 @@ RMSE and MAE are in rating units, ± the standard deviation over several seeds. 
 every method are clipped to the rating scale. NLL is the mean negative log predictive density in
 nats, for methods that have a density. *Behind* is the RMSE minus the RMSE of {reference} on the
 same held-out ratings: the mean over the seeds that both have, ± a standard error from the pairs of
-errors. A positive number is worse than {reference}.
+errors, clustered by user. A positive number is worse than {reference}.
 
 *Fit* is the time from arrays of user index, item index and rating to a fitted model. It includes
 the conversion to the package's own input and the extra cost of a first call; it excludes imports

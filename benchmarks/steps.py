@@ -96,7 +96,7 @@ def measure(data: str, method: str, device: str) -> dict[str, Any]:
     if method == "dense":
         return dense(train)
     model = PMF(N_FACTORS, users="hierarchical", items="hierarchical")
-    short = METHODS[method](max_steps=LAST)
+    short = METHODS[method](max_steps=LAST, learn_scales=None)
     before = start_memory_peak()
     timed = fit(model, train, short, device=device, progress=False)
     added = memory("VmHWM") - before
@@ -126,7 +126,8 @@ def training_ratings(data: str) -> Ratings:
         read, scale = DATA[data]
         return Ratings.from_frame(read(), scale=scale).split(test_fraction=0.1, seed=0)[0]
     scales = {"sigma": 0.18, "sigma_U": 0.3, "sigma_V": 0.3, "sigma_b": 0.4, "sigma_c": 0.6}
-    priors = Priors(**{name: Fixed(value) for name, value in scales.items()}, mu=Fixed(0.5))
+    known = {name: Fixed(value) for name, value in scales.items()}
+    priors = Priors(mu=Fixed(0.5), tau=Fixed(1.0), **known)
     return simulate(PMF(8, priors=priors), *SIMULATED[int(data)], int(data), seed=0)[0]
 
 
@@ -204,7 +205,7 @@ def dense(train: Ratings) -> dict[str, Any]:
         optimizer.step()
 
     model = PMF(DENSE_FACTORS, biases=False)
-    steps = fit(model, train, MAP(max_steps=200), progress=False).steps
+    steps = fit(model, train, MAP(max_steps=200, learn_scales=None), progress=False).steps
     return {
         "n_ratings": len(train),
         "n_users": train.n_users,

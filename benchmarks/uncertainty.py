@@ -39,7 +39,7 @@ from pyro_pmf.prediction.mixture import mixture
 
 LEVELS = {"movielens-small": 10, "insteval": 5, "movielens-100k": 5}
 RANK, ITERATIONS = 10, 300  # of myFM
-DRAWS, PEER = "ordinal, HMC", "myFM"
+DRAWS, PEER = "ordinal, Gibbs", "myFM"
 BY_COUNT = (DRAWS, "default")  # methods reported by the number of training ratings too
 INTERVALS = (0.5, 0.8, 0.9, 0.95)
 COLORS = {
@@ -53,17 +53,17 @@ COLORS = {
 NOTES = """
 *default* is `fit(PMF(users="hierarchical", items="hierarchical"), train)` on every data set.
 *shared noise* adds `noise="shared"`. *ordinal* adds `likelihood=OrderedLogit(n_levels)` instead.
-*ordinal, HMC* is *ordinal* by `fit(..., "hmc")`: draws from the posterior, all standard deviations
-learnt. *myFM* is Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; *myFM, ordered
-probit* has the same settings.
+*ordinal, Gibbs* is *ordinal* by `fit(..., "gibbs")`: draws from the posterior, all standard
+deviations learnt. *myFM* is Gibbs sampling with both SVD++ blocks, rank 10, 300 iterations; *myFM,
+ordered probit* has the same settings.
 
 *Against myFM* is the RMSE minus the RMSE of myFM on the same held-out ratings: the mean over
-splits, ± a standard error from the pairs of errors. Negative is better. NLL is of the continuous
-density, per rating unit. Log loss is of the possible levels; continuous predictions are rounded to
-the nearest level. CRPS is in rating units. Coverage is the share inside central 90% intervals, by
-the probability integral transform; it is randomised for levels, so that 90% is right for them too.
-Spearman, Pearson and RPI measure how well the predicted standard deviation tells large errors from
-small ones (see `metrics.summarize`).
+splits, ± a standard error from the pairs of errors, clustered by user. Negative is better. NLL is
+of the continuous density, per rating unit. Log loss is of the possible levels; continuous
+predictions are rounded to the nearest level. CRPS is in rating units. Coverage is the share inside
+central 90% intervals, by the probability integral transform; it is randomised for levels, so that
+90% is right for them too. Spearman, Pearson and RPI measure how well the predicted standard
+deviation tells large errors from small ones (see `metrics.summarize`).
 """
 
 
@@ -119,7 +119,7 @@ def ours(
     model = PMF(users="hierarchical", items="hierarchical", **options)
     posterior = fit(model, train, method, progress=False)
     scores = posterior.scores(test, levels=levels)
-    if method == "hmc":
+    if method == "gibbs":
         scores.attrs["mixing"] = mixing(posterior)
     return scores
 
@@ -184,7 +184,7 @@ def methods(n_levels: int) -> dict[str, Score]:
         "default": ours,
         "shared noise": partial(ours, noise="shared"),
         "ordinal": partial(ours, likelihood=OrderedLogit(n_levels)),
-        DRAWS: partial(ours, likelihood=OrderedLogit(n_levels), method="hmc"),
+        DRAWS: partial(ours, likelihood=OrderedLogit(n_levels), method="gibbs"),
         "myFM": myfm,
         "myFM, ordered probit": partial(myfm, ordinal=True),
     }
@@ -206,7 +206,7 @@ def run(
             started = time.perf_counter()
             scores = score(train, test, seed, levels)
             seconds.setdefault(method, []).append(time.perf_counter() - started)
-            found.setdefault(method, []).append(scores)
+            found.setdefault(method, []).append(scores.assign(user=test.user.numpy()))
             line = f"{name}  seed {seed}  {method:22} RMSE {summarize(scores)['rmse']:.4f}"
             print(f"{line}  {seconds[method][-1]:.1f} s", file=sys.stderr, flush=True)
     return found, {method: float(np.mean(values)) for method, values in seconds.items()}
@@ -217,7 +217,8 @@ def against(found: Found, method: str) -> tuple[float, float]:
     pairs = []
     for peer, own in zip(found[PEER], found[method], strict=True):
         zero = np.zeros(len(own))
-        pairs.append(rmse_difference(zero, peer["error"].to_numpy(), own["error"].to_numpy()))
+        errors = peer["error"].to_numpy(), own["error"].to_numpy()
+        pairs.append(rmse_difference(zero, *errors, own["user"].to_numpy()))
     return pool(pairs)
 
 

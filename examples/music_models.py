@@ -55,9 +55,10 @@ def models(n_factors: int, max_steps: int) -> dict[str, tuple[str, PMF, MAP | VI
     counts = {"likelihood": count, "priors": level}
     recipe = replace(shared, n_factors=4 * n_factors)
     vi = VI(max_steps=max_steps)
+    article = MAP(batches=20, max_steps=max_steps, learn_scales=None)
     return {
         "Biases only": ("standardize", shared, vi),
-        RECIPE: ("standardize", recipe, MAP(batches=20, max_steps=max_steps)),
+        RECIPE: ("standardize", recipe, article),
         POOLED: ("log1p", shared, vi),
         BEST: ("log1p", both, vi),
         f"{COUNTS}, biases only": ("count", replace(shared, **counts), vi),
