@@ -1,4 +1,4 @@
-"""Compare variational inference and Gibbs sampling with NUTS: means, standard deviations, accuracy.
+"""Compare variational inference and Gibbs sampling with NUTS: means, sds, accuracy.
 
 python -m benchmarks.nuts            # some minutes on one core
 """
@@ -86,8 +86,8 @@ def main() -> None:
         "",
         f"    {MODEL}",
         "",
-        f"NUTS and Gibbs: {options.chains} chains of {options.draws} draws after {options.warm_up} "
-        "steps of warm-up, all standard deviations learnt.",
+        f"NUTS and Gibbs: {options.chains} chains of {options.draws} draws after "
+        f"{options.warm_up} steps of warm-up, all standard deviations learnt.",
     ]
     panels = []
     for data in (simulated(), film_ratings()):

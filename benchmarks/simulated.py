@@ -3,9 +3,9 @@
 python -m benchmarks.simulated              # all tables, three seeds, about 15 minutes on one core
 python -m benchmarks.simulated --seeds 0 --tables "strong" "weak, rank 2"
 
-No option is given: every table is read as it is, and fitted as ``PMF(likelihood="auto")``. myFM has
-its ids only, rank 8, 300 sweeps, and standardized ratings. Each table is drawn anew for each seed, and 15% of its ratings
-are held out. Coverage is that of 90% intervals by the sampler.
+No option is given: every table is read as it is, and fitted as ``PMF(likelihood="auto")``. myFM
+has its ids only, rank 8, 300 sweeps, and standardized ratings. Each table is drawn anew for each
+seed, and 15% of its ratings are held out. Coverage is that of 90% intervals.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Kind:
     def draw(self, seed: int) -> pd.DataFrame:
         """Return a table with the columns user, item and rating."""
         rng = np.random.default_rng([seed, self.n_users, self.rank])
-        U, V = rng.normal(size=(self.n_users, self.rank)), rng.normal(size=(self.n_items, self.rank))
+        U = rng.normal(size=(self.n_users, self.rank))
+        V = rng.normal(size=(self.n_items, self.rank))
         score = self.level + self.signal * (U @ V.T) / np.sqrt(self.rank)
         score += self.biases * rng.normal(size=(self.n_users, 1))
         score += self.biases * rng.normal(size=(1, self.n_items))
@@ -99,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulated")
     parser.add_argument("--tables", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--write", action="store_true", help="write the table to benchmarks/results")
+    parser.add_argument("--write", action="store_true", help="write it to benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

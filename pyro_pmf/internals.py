@@ -33,7 +33,7 @@ PRIVATE_NAMES = {
 }
 # Private attributes that only instances have: of a guide that has run, of a kernel.
 GUIDE_ATTRIBUTES = ("_event_dims", "_pyro_name")
-KERNEL_ATTRIBUTES = ("_adapter", "_t", "_warmup_steps")
+KERNEL_ATTRIBUTES = ("_adapter",)
 ADAPTER_ATTRIBUTES = ("_adapt_start_buffer", "_adapt_initial_window", "_adapt_end_buffer")
 
 
@@ -82,11 +82,6 @@ def shorten_adaptation(kernel: HMC, start: int, window: int, end: int) -> None:
     adapter: WarmupAdapter = kernel._adapter
     adapter._adapt_start_buffer, adapter._adapt_initial_window = start, window
     adapter._adapt_end_buffer = end
-
-
-def is_warming_up(kernel: HMC) -> bool:
-    """Return whether a kernel still adapts its step size."""
-    return kernel._t < kernel._warmup_steps
 
 
 class QuietDispatchMode(TorchDispatchMode):

@@ -433,14 +433,6 @@ def test_a_fallback_blames_the_callers_line(tiny):
     assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_a_fallback_while_scales_are_learnt_blames_the_callers_line(tiny):
-    model = PMF(1, noise="shared", likelihood=Tanh())
-    with pytest.warns(UserWarning, match="Falling back to Trace_ELBO") as caught:
-        quick(model, tiny, learn_scales="held_out", max_steps=2, n_draws=2)
-    assert len(caught) > 1
-    assert {warning.filename for warning in caught} == {__file__}
-
-
 @pytest.mark.slow
 def test_factors_of_zero_blame_the_callers_line(noise):
     with pytest.warns(UserWarning, match="shrunk to zero") as caught:

@@ -56,8 +56,8 @@ def cross_validate(
     pandas.DataFrame
         One row per model: elpd, the mean log predictive density of a held-out rating (nats; log
         mass for discrete ratings); difference from the best model, and se, its standard error,
-        paired over ratings and clustered by user (`metrics.clustered_error`); rmse (rating units); coverage of 90%
-        intervals, see `metrics.calibration`.
+        paired over ratings and clustered by user (`metrics.clustered_error`); rmse (rating
+        units); coverage of 90% intervals, see `metrics.calibration`.
 
     Raises
     ------

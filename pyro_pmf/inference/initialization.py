@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 _INITIAL_SPREAD = 0.1  # standard deviation of the initial values of real sites
+_SMALL = 0.4  # initial standard deviations, in prior means
 
 
 def initial_value(site: dict[str, Any]) -> Tensor:
@@ -35,7 +37,24 @@ def initial_value(site: dict[str, Any]) -> Tensor:
         mean = fn.mean.expand(fn.shape())
         if is_real(fn.support):
             return mean.nan_to_num(0.0, 0.0, 0.0) + _INITIAL_SPREAD * torch.randn_like(mean)
-        return 0.4 * mean.nan_to_num(1.0, 1.0, 1.0)
+        return _SMALL * mean.nan_to_num(1.0, 1.0, 1.0)
+
+
+def with_large(names: Collection[str]) -> Callable[[dict[str, Any]], Tensor]:
+    """Return `initial_value`, but with some standard deviations at their prior means.
+
+    From small scales, factors of any strength shrink to zero.
+
+    Parameters
+    ----------
+    names : collection of str
+        Sites of standard deviations.
+    """
+
+    def value(site: dict[str, Any]) -> Tensor:
+        return initial_value(site) / (_SMALL if site["name"] in names else 1.0)
+
+    return value
 
 
 def is_real(support: constraints.Constraint | None) -> bool:

@@ -123,7 +123,8 @@ def _csr(row_pointers: Tensor, columns: Tensor, values: Tensor, n_columns: int) 
 
 
 def _sampled_product(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:
-    if _has_sparse_kernels(U.device):
+    # torch's kernel refuses more cells than the matrix has, as pairs that are repeated may be
+    if _has_sparse_kernels(U.device) and len(columns) <= len(U) * len(V):
         if U.shape[-1] < _NARROW:  # torch's kernel for narrow matrices is slow
             U, V = (F.pad(x, (0, _NARROW - x.shape[-1])) for x in (U, V))
         values = U.new_zeros(len(columns))

@@ -96,6 +96,30 @@ def test_float32_stays_float32(case):
     torch.testing.assert_close(sparse(*inputs), dense(*(x.double() for x in inputs)).float())
 
 
+@pytest.mark.parametrize("n_cells", [7, 40])
+def test_pairs_may_repeat_and_be_more_than_the_cells_of_the_matrix(n_cells):
+    """Of 20 cells: a matrix of fewer, and of more, stored values."""
+    cells = torch.randint(N * M, (n_cells,)).sort().values
+    user, item = cells // M, cells % M
+    pattern = Pairs(user, item, N, M).pattern
+    U, V, weights = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((N, K), (M, K), (n_cells,))
+    )
+    onehot = torch.nn.functional.one_hot(user, N).double()
+    for got, wanted in (
+        (dot(U, V, pattern), (U @ V.T)[user, item]),
+        (weighted_sum(weights, V, pattern), onehot.T @ (weights[:, None] * V[item])),
+    ):
+        torch.testing.assert_close(got, wanted)
+        sides = (U, V, weights)
+        ours, theirs = (
+            grad(x.square().sum(), sides, allow_unused=True, materialize_grads=True)
+            for x in (got, wanted)
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_no_cells_and_no_factors():
     nothing = torch.zeros(0, dtype=torch.int64)
     empty = Pairs(nothing, nothing, N, M).pattern

@@ -56,7 +56,7 @@ warnings.simplefilter("error")  # such as the FutureWarning with which ArviZ 0.2
 from pyro_pmf import PMF, VI, Ratings, fit
 
 frame = pd.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "rating": [1.0, 2, 3, 5]})
-posterior = fit(PMF(0, noise="shared"), Ratings.from_frame(frame), VI(max_steps=3, learn_scales=None), progress=False)
+posterior = fit(PMF(0, noise="shared"), Ratings.from_frame(frame), VI(max_steps=3), progress=False)
 posterior.evaluate(frame)
 require_neither("a fit")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.centring import centring
-from pyro_pmf.inference.initialization import initial_value, is_positive
+from pyro_pmf.inference.initialization import is_positive, with_large
 from pyro_pmf.inference.memory import fit_memory, require_memory
 from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
@@ -35,7 +36,7 @@ from pyro_pmf.model.running import (
     trace_of,
     with_history,
 )
-from pyro_pmf.model.terms import TAU
+from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import NoClosedForm
 
@@ -278,6 +279,7 @@ def pose(
         fit_memory(len(ratings), n_parameters, method.batches, ratings.dtype), ratings.device
     )
     held: dict[str, Tensor] = {}
+    terms = terms_of(stated)
     known = None if history is None else history.to(ratings.device, ratings.dtype)
     fitted = with_history(stated, known)
     guide: Callable[..., Any]
@@ -299,7 +301,8 @@ def pose(
         if reparametrized := centring(stated, ratings):
             fitted = poutine.reparam(fitted, reparametrized)
         family = AutoDelta if isinstance(method, MAP) else NormalGuide
-        guide = family(fitted, init_loc_fn=initial_value)
+        learnt = [] if held else [TAU, *itertools.chain(*terms.factor_scales.values())]
+        guide = family(fitted, init_loc_fn=with_large(learnt))
     elbo = _choose_elbo(fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held)
 

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from pyro_pmf import PMF
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.inference.mcmc.gibbs import invariances
-from pyro_pmf.inference.mcmc.gibbs.level import draw_level
+from pyro_pmf.inference.mcmc.gibbs import invariances, level
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
@@ -35,6 +34,7 @@ from pyro_pmf.model.terms import Bias, Factor, LogNoise, SumOverSeen
 
 N_USERS, N_ITEMS = 8, 6
 _CENTRE = 0.3  # where likelihoods are expanded; any number is right
+_LARGEST = 1e70  # of a quantity; a mistake may lead anywhere
 _FAR = 1e12  # sweeps after which the running mean of the scores stands still
 Moves = dict[str, Callable[[], object]]
 
@@ -109,8 +109,13 @@ class Joint:
         sampler, state = self.sampler, self.sampler.state
         found: Moves = {
             "noise": lambda: draw_noise(state),
-            "level": lambda: draw_level(state, adapt=False),
+            "level": lambda: level.draw_level(state, adapt=False),
         }
+        if "cut 0" in state.steps:
+            found |= {
+                "cut points": lambda: level._draw_cutpoints(state, state.likelihood, adapt=False),
+                "stretch": lambda: level._stretch(state, state.likelihood, adapt=False),
+            }
         if state.n_factors:
             found |= {
                 "tau": lambda: draw_factor_scales(state),
@@ -146,14 +151,14 @@ class Joint:
                 take()
                 after = quantities(self.sampler.state)
                 names = list(after)
-                x, y = np.array(list(before.values())), np.array(list(after.values()))
-                changes[move].append(np.concatenate([y - x, y**2 - x**2]))
+                x, y = (np.array([*q.values()]).clip(-_LARGEST, _LARGEST) for q in (before, after))
+                changes[move].append(np.concatenate([y - x, (y - x) * (y + x)]))
         names += [f"square of {name}" for name in names]
         found = {}
         for move, rows in changes.items():
             change = np.array(rows)
             spread = np.sqrt((change**2).sum(0))
-            moved = spread > 1e-8 * math.sqrt(n_replications)
+            moved = ~(spread <= 1e-8 * math.sqrt(n_replications))
             z = change.sum(0) / np.where(moved, spread, 1.0)
             found |= {f"{move}: {names[j]}": float(z[j]) for j in np.flatnonzero(moved)}
         return found

@@ -77,9 +77,9 @@ _WITHOUT_ITS_JACOBIAN = {
     "tau and scales": Mutation(
         "ordered", "tau and scales", invariances, "sum(y + prior(tau", "sum(prior(tau"
     ),
-    "stretch": Mutation("ordered", "level", level, ".sum()) + len(old) * y", ".sum())"),
+    "stretch": Mutation("ordered", "stretch", level, ".sum()) + len(old) * y", ".sum())"),
     "stretched scales": Mutation(
-        "ordered", "level", invariances, "power * y + state.densities", "state.densities"
+        "ordered", "stretch", invariances, "power * y + state.densities", "state.densities"
     ),
     "stretched noise": Mutation(
         "ordered", "noise and users", invariances, "density += len(cuts) * y +", "density +="
@@ -119,16 +119,20 @@ _ACCEPTANCE = {
         "gain",
     ),
     "cut points inverted": Mutation(
-        "ordered", "level", level, "by_level[index + 1] + prior", "by_level[index + 1] - prior"
+        "ordered",
+        "cut points",
+        level,
+        "by_level[index + 1] + prior",
+        "by_level[index + 1] - prior",
     ),
     "cut points of one level": Mutation(
-        "ordered", "level", level, "by_level[index] + by_level[index + 1]", "by_level[index]"
+        "ordered", "cut points", level, "by_level[index] + by_level[index + 1]", "by_level[index]"
     ),
     "cut points that pass each other": Mutation(
-        "ordered", "level", level, "accepted = between & (", "accepted = ("
+        "ordered", "cut points", level, "accepted = between & (", "accepted = ("
     ),
     "stretch inverted": Mutation(
-        "ordered", "level", level, "random()) < ratio", "random()) < -ratio"
+        "ordered", "stretch", level, "random()) < ratio", "random()) < -ratio"
     ),
 }
 _POTENTIAL = {  # the log likelihood, times 0.8
@@ -175,13 +179,13 @@ _POTENTIAL = {  # the log likelihood, times 0.8
         "by_level.index_add_(0, likelihood.level, 0.8 * (",
     ),
     "stretch": Mutation(
-        "ordered", "level", level, "ratio = float((log_prob", "ratio = 0.8 * float((log_prob"
+        "ordered", "stretch", level, "ratio = float((log_prob", "ratio = 0.8 * float((log_prob"
     ),
 }
 _PRIOR = {  # without a prior term
     "cut points": Mutation(
         "ordered",
-        "level",
+        "cut points",
         level,
         "return torch.nn.functional.logsigmoid(cuts) + torch.nn.functional.logsigmoid(-cuts)",
         "return 0 * cuts",
@@ -195,14 +199,14 @@ _PRIOR = {  # without a prior term
     ),
     "stretched cut points": Mutation(
         "ordered",
-        "level",
+        "stretch",
         level,
         "ratio += log_prior_of_cutpoints(likelihood.cutpoints) - log_prior_of_cutpoints(old)",
         "pass",
     ),
     "stretched scales": Mutation(
         "ordered",
-        "level",
+        "stretch",
         invariances,
         "power * y + state.densities[name](state.scales[name] * math.exp(power * y))",
         "power * y",
@@ -288,12 +292,13 @@ _FORGOTTEN = {
         "ordered", "shift of users", invariances, "side.tau.double() ** -2", "side.tau * 0 + 1"
     ),
     "biases with mu": Mutation(
-        "sigmoid", "level and users", invariances, "-(total * d + n * d * d / 2)", "-(total * d)"
+        "sigmoid",
+        "level and users",
+        invariances,
+        "-(total * d + n * d * d / 2)",
+        "-(total * d + n * d * d)",
     ),
     "s with sigma": Mutation("sigmoid", "noise", noise, "(total * y - n", "(0 * y - n"),
-    "mu moves all scores": Mutation(
-        "sigmoid, no biases", "level", level, "+ prior(mu + d)", "- prior(mu + d)"
-    ),
     "size of counts": Mutation(
         "counts", "noise", working, "+ self._count * odds - (", "- size * F.softplus(odds) - ("
     ),

@@ -4,7 +4,7 @@ The mean change of every quantity, of its square, too, must be zero. All quantit
 together raise one false alarm in 1,000 random seeds. The seeds here are fixed.
 
 Power: a test finds a mean change of 4.4 / sqrt(n) standard deviations of the change with
-probability 1/2, of 6 / sqrt(n) with probability 0.95: half a standard deviation in 150
+probability 1/2, of 6 / sqrt(n) with probability 0.95: 0.6 standard deviations in 100
 replications, 0.15 in 1,500. `test_mutations` says which mistakes in the code that finds.
 """
 
@@ -28,7 +28,7 @@ def joint_of(name: str) -> Joint:
 @pytest.mark.statistical
 def test_sweeps_leave_the_joint_distribution_alone(name):
     joint = joint_of(name)
-    assert not failures(joint.z_scores(joint.sweeps(2), 150), FALSE_ALARM)
+    assert not failures(joint.z_scores(joint.sweeps(2), 100), FALSE_ALARM)
 
 
 @each_model
@@ -49,7 +49,6 @@ def test_each_block_leaves_the_joint_distribution_alone(name):
 
 @pytest.mark.slow
 @pytest.mark.statistical
-@pytest.mark.parametrize("name", ["ordered", "counts"])
-def test_each_block_leaves_the_joint_distribution_alone_quickly(name):
-    joint = joint_of(name)
-    assert not failures(joint.z_scores(joint.blocks(), 100, seed=3), FALSE_ALARM)
+def test_each_block_of_levels_leaves_the_joint_distribution_alone():
+    joint = joint_of("ordered")
+    assert not failures(joint.z_scores(joint.blocks(), 60, seed=3), FALSE_ALARM)

@@ -40,7 +40,6 @@ def _cholesky_never_fails(monkeypatch):
     monkeypatch.setattr(RowUpdate, "_approximate", watched)
 
 
-each_type = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 BOTH = {"users": "hierarchical", "items": "hierarchical"}
 SITES = "UVWZbc"
 
@@ -119,10 +118,12 @@ def sampler_of(model: PMF, frame: pd.DataFrame, dtype: torch.dtype) -> Sampler:
     return Sampler(model, ratings, ratings, np.random.default_rng(0))
 
 
-@each_type
+CASES = [(name, torch.float32) for name in TABLES] + [("two", torch.float64)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_odd_tables(name, likelihood, dtype):
     noise = "shared" if likelihood == "identity, exact" else "user_and_item"
     model = PMF(3, likelihood=LIKELIHOODS[likelihood], noise=noise, **BOTH)
@@ -137,7 +138,7 @@ def test_binary_ratings_of_users_who_always_say_the_same():
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [1e-6, 1e3])
 @pytest.mark.parametrize("likelihood", ["ordered", "sigmoid", "identity"])
-@pytest.mark.parametrize("sites", [SITES, "U", "V", "W", "b"])
+@pytest.mark.parametrize("sites", [SITES, "U", "W", "b"])
 def test_scales_at_their_ends(sites, likelihood, value):
     priors = Priors(**{f"sigma_{site}": Fixed(value) for site in sites})
     model = PMF(2, likelihood=LIKELIHOODS[likelihood], noise="shared", priors=priors, **BOTH)
