@@ -369,7 +369,7 @@ def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
 @pytest.mark.slow
 def test_a_point_estimate_is_the_same_in_all_coordinates(monkeypatch):
     """The density is, and so its maximum; a fit leaves less than a nat to gain."""
-    ratings, found = uneven(0), {}
+    ratings, found = uneven(2), {}
     method = MAP(max_steps=5000, tolerance=1e-5, learn_scales=None)
     for coordinates in COORDINATES:
         centre(monkeypatch, coordinates)

@@ -133,6 +133,7 @@ def simulated(noise="user", n=3000, **fixed):
         **{
             "mu": Fixed(4.0),
             "sigma": Fixed(0.7),
+            "tau": Fixed(1.0),
             "sigma_U": Fixed(0.5),
             "sigma_V": Fixed(0.5),
             "sigma_b": Fixed(0.8),
@@ -162,6 +163,7 @@ def test_elbo_against_sampling(noise):
     assert abs(np.mean(losses) - exact_loss) < 5 * error + 1e-3 * abs(exact_loss)
 
 
+@pytest.mark.filterwarnings("ignore:The factors have shrunk")  # a prior of tau has weak ones
 class TestFit:
     @pytest.mark.slow
     def test_recovers_what_made_the_counts(self):
