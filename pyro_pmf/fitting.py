@@ -29,10 +29,11 @@ from pyro_pmf.inference.variational.objective import usual_scales
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
-from pyro_pmf.model.running import takes_history
+from pyro_pmf.model.running import require_possible, takes_history
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import log_prob
+from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.sanity import checked
 
 _FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
@@ -206,6 +207,8 @@ def _learn_scales(
     if method.learn_scales is None or own_guide or not is_known(model):
         return None
     stated = cast(PMF, for_point_estimate(model) if isinstance(method, MAP) else model)
+    with isolated_random_state(run.seed):
+        require_possible(stated, ratings)
     usual = usual_scales(stated, ratings, method)
     if not usual or len(ratings) < _FEWEST_TO_HOLD_OUT:
         return None
