@@ -34,9 +34,9 @@ def name(page: Path) -> str:
 def films(tmp_path, monkeypatch) -> None:
     """Write a small ratings.csv like MovieLens' into the working directory."""
     generator = np.random.default_rng(0)
-    cells = generator.choice(50 * 60, 1400, replace=False)
-    user, item = np.divmod(np.sort(cells), 60)
-    score = generator.normal(size=50)[user] + generator.normal(size=60)[item]
+    cells = generator.choice(40 * 40, 1300, replace=False)
+    user, item = np.divmod(np.sort(cells), 40)
+    score = generator.normal(size=40)[user] + generator.normal(size=40)[item]
     stars = (3.25 + 0.7 * score + 0.7 * generator.normal(size=len(user))).clip(0.5, 5)
     frame = pd.DataFrame({"userId": user, "movieId": item, "rating": (2 * stars).round() / 2})
     frame.to_csv(tmp_path / "ratings.csv", index=False)

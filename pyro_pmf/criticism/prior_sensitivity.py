@@ -78,11 +78,11 @@ def prior_sensitivity(
 
     Examples
     --------
-    >>> from pyro_pmf import NUTS, PMF, fit
+    >>> from pyro_pmf import PMF, Gibbs, fit
     >>> from pyro_pmf.datasets import simulate
     >>> model = PMF(0, noise="shared")
     >>> ratings, _ = simulate(model, n_users=8, n_items=6, n_ratings=40)
-    >>> posterior = fit(model, ratings, NUTS(n_draws=50, n_warmup=50), progress=False)
+    >>> posterior = fit(model, ratings, Gibbs(n_draws=50), progress=False)
     >>> table = prior_sensitivity(posterior, n_pairs=3)
     >>> list(table)
     ['quantity', 'prior', 'likelihood', 'diagnosis']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ Scales = Mapping[str, float | list[float]]  # values by site; tau has one for ea
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
 _SMALLER = 0.8  # of each factor of a product, which is then 0.64 of itself
+_HARDLY_ANY = 0.1  # of each factor of a product, which is then 0.01 of itself
+_CLEAR = 2.0  # standard errors
 
 
 def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> Scales:
@@ -105,6 +108,9 @@ def learnt_scales(
     held-out ratings given the others is the part of the evidence that says how well sigma predicts
     (Fong & Holmes, On the marginal likelihood and cross-validation, Biometrika 2020).
 
+    A few held-out ratings may favour any candidate by chance. The first one gives way to another
+    that is ahead by two standard errors of the paired differences.
+
     Parameters
     ----------
     candidates : sequence of dict
@@ -118,16 +124,23 @@ def learnt_scales(
     dict
         One of the candidates; the first if no density is finite.
     """
-    totals = [float(np.sum(log_density(scales))) for scales in candidates]
-    finite = np.where(np.isfinite(totals), totals, -np.inf)
-    return candidates[int(np.argmax(finite))]
+    each = [log_density(scales) for scales in candidates]
+    totals = np.array([float(np.sum(x)) for x in each])
+    totals[~np.isfinite(totals)] = -np.inf
+    best = int(np.argmax(totals))
+    if totals[0] == -np.inf:
+        return candidates[best]
+    ahead = each[best] - each[0]
+    enough = _CLEAR * math.sqrt(len(ahead)) * float(ahead.std())
+    return candidates[best if ahead.sum() > enough else 0]
 
 
 def candidate_scales(terms: Terms, usual: Scales, typical: Scales) -> list[Scales]:
-    """Return the scales that a fit chooses from: the usual ones, typical ones, and smaller ones.
+    """Return the scales that a fit chooses from.
 
     Typical scales of the posterior are right for its draws. An approximation ignores how latents
-    depend on each other, and may predict better with smaller scales of factors.
+    depend on each other, and may predict better with smaller scales of factors. A point estimate
+    follows the noise of a table without a signal, unless its factors are too weak to do so.
 
     Parameters
     ----------
@@ -141,14 +154,20 @@ def candidate_scales(terms: Terms, usual: Scales, typical: Scales) -> list[Scale
     Returns
     -------
     list of dict
-        Candidates, with the sites of ``usual`` and tau.
+        With the sites of ``usual`` and tau: the typical ones, these with smaller factors, the
+        usual ones, these with hardly any factors. The usual ones alone if there are no typical
+        ones.
     """
     learnt = {name: typical[name] for name in (*usual, TAU) if name in typical}
     if not learnt:
         return [usual]
     of_factors = {name for side in terms.factor_scales.values() for name in side}
-    smaller = {
-        name: _SMALLER * value if name in of_factors and isinstance(value, float) else value
-        for name, value in learnt.items()
-    }
-    return [usual, {**usual, **learnt}, {**usual, **smaller}]
+
+    def times(factor: float, scales: Scales) -> Scales:
+        return {
+            name: factor * value if name in of_factors and isinstance(value, float) else value
+            for name, value in scales.items()
+        }
+
+    found = [learnt, times(_SMALLER, learnt), {}, times(_HARDLY_ANY, usual)]
+    return [{**usual, **scales} for scales in found]

@@ -203,21 +203,22 @@ TYPICAL = {
 }
 
 
-def test_candidates_are_the_usual_the_typical_and_smaller_factors():
+def test_candidates():
     terms = PMF(2, users="hierarchical").terms
-    usual, typical, smaller = candidate_scales(terms, USUAL, TYPICAL)
+    typical, smaller, usual, hardly_any = candidate_scales(terms, USUAL, TYPICAL)
     assert usual == USUAL
     assert typical == {site: TYPICAL[site] for site in (*USUAL, "tau")}
     assert smaller.pop("tau") == typical.pop("tau")
     of_factors = {"sigma_U": 0.8, "sigma_V": 0.4, "sigma_W": 0.08}
     assert smaller == pytest.approx(typical | of_factors)
+    assert hardly_any == pytest.approx(USUAL | {x: 0.1 * USUAL[x] for x in of_factors})
 
 
 def test_scales_that_the_sampler_has_not_got_stay_as_usual():
     """MAP holds sigma of ordered levels, which have none; a prior may fix others."""
     typical = {"sigma_U": 2.0}
     candidates = candidate_scales(PMF(2).terms, USUAL, typical)
-    assert candidates == [USUAL, USUAL | typical, USUAL | {"sigma_U": 1.6}]
+    assert candidates[:3] == [USUAL | typical, USUAL | {"sigma_U": 1.6}, USUAL]
     assert candidate_scales(PMF(2).terms, USUAL, {}) == [USUAL]
     assert candidate_scales(PMF(2).terms, USUAL, {"sigma_c": 1.0}) == [USUAL]
 
@@ -225,13 +226,14 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
 @pytest.mark.parametrize(
     ("densities", "best"),
     [
-        ([[-1.0, -2.0], [-0.5, -0.5], [-3.0, 0.0]], 1),
+        ([[-1.0, -2.0], [-0.5, -1.4], [-3.0, 0.0]], 1),
+        ([[-1.0, -2.0], [-0.5, -2.1], [-3.0, 0.0]], 0),
         ([[-1.0, -2.0], [-2.0, -1.0], [-9.0, 0.0]], 0),
         ([[-1.0, -2.0], [np.nan, 5.0], [np.inf, 5.0]], 0),
         ([[np.nan, 1.0], [-np.inf, 5.0], [-7.0, -7.0]], 2),
         ([[np.nan, 1.0], [-np.inf, 5.0], [np.nan, 2.0]], 0),
     ],
-    ids=["highest", "first of equals", "no number", "only one", "none"],
+    ids=["highest", "not clearly higher", "first of equals", "no number", "only one", "none"],
 )
 def test_the_most_probable_held_out_ratings_decide(densities, best):
     asked = []
@@ -363,7 +365,7 @@ def test_every_likelihood_and_way_of_fitting(likelihood, method, dtype):
     typical = typical_scales(model, train, 0, lambda: None)
     candidates = candidate_scales(model.terms, usual_scales(model, ratings, short), typical)
     found = posterior.latents
-    held = {name: np.asarray(found[name]) for name in candidates[1] if name in found}
+    held = {name: np.asarray(found[name]) for name in candidates[0] if name in found}
     assert any(
         all(np.allclose(held[name], scales.get(name, 1.0)) for name in held)
         for scales in candidates
@@ -385,8 +387,8 @@ def test_what_a_fit_asks_of_the_choice(monkeypatch):
     monkeypatch.setattr("pyro_pmf.fitting.learnt_scales", choice)
     found = fit(model, ratings, seed=7, progress=False)
     [(candidates, nothing, strong)] = asked
-    assert candidates[0] == factor_scales(model)
-    assert len(candidates) == 3
+    assert candidates[2] == factor_scales(model)
+    assert len(candidates) == 4
     assert nothing.shape == strong.shape == (150,)
     assert strong.mean() > nothing.mean() + 0.1
     assert float(found.latents["sigma_U"]) == 1.0

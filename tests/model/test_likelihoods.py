@@ -324,7 +324,7 @@ def fit_quietly(monkeypatch, model, ratings):
     monkeypatch.setattr(pyro_pmf.inference.variational.loop, "Adam", unwanted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return fit(model, ratings, progress=False)
+        return fit(model, ratings, VI(learn_scales=None), progress=False)
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from pyro_pmf.prediction.mixture import mixture
 SCORE = np.array([-1.0, 0.0, 3.0, 6.0, 12.0])
 SIGMA = np.array([0.3, 2.0, 1.0, 0.7, 1.2])
 COUNTS = [0.0, 1.0, 7.0, 400.0, 300_000.0]
+HELD = VI(learn_scales=None)
 LEVEL = Priors(mu=Normal(5.0, 2.0))
 
 
@@ -169,7 +170,7 @@ class TestFit:
     def test_recovers_what_made_the_counts(self):
         ratings, sites, _ = simulated("shared")
         model = PMF(2, noise="shared", priors=LEVEL, likelihood=NegativeBinomialLog())
-        posterior = fit(model, ratings, progress=False)
+        posterior = fit(model, ratings, HELD, progress=False)
         assert posterior.converged
         assert float(posterior.latents["sigma"].mean) == pytest.approx(0.7, rel=0.15)
         assert np.corrcoef(posterior.latents["b"].mean, sites["b"])[0, 1] > 0.95
@@ -178,7 +179,7 @@ class TestFit:
     def test_predictions_are_calibrated_and_in_counts(self):
         whole, _, model = simulated("user")
         train, test = whole.split(0.3, seed=0)
-        posterior = fit(model, train, progress=False)
+        posterior = fit(model, train, HELD, progress=False)
         table = posterior.predict(test, at_least=50)
         assert (table[["lower", "upper"]] % 1 == 0).all(axis=None)
         assert (table["mean"] > 0).all()
@@ -194,7 +195,7 @@ class TestFit:
         nll = {}
         for noise in ("shared", "user"):
             model = PMF(2, noise=noise, priors=LEVEL, likelihood=NegativeBinomialLog())
-            posterior = fit(model, train, progress=False)
+            posterior = fit(model, train, HELD, progress=False)
             nll[noise] = posterior.scores(test)["nll"].mean()
         assert nll["user"] < nll["shared"] - 0.01
 
@@ -204,7 +205,7 @@ class TestFit:
         posterior = fit(
             PMF(2, priors=LEVEL, likelihood=NegativeBinomialLog()),
             ratings,
-            MAP(),
+            MAP(learn_scales=None),
             progress=False,
         )
         assert 0.5 < float(posterior.latents["sigma"]) < 1.3

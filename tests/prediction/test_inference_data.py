@@ -274,7 +274,7 @@ class TestPrior:
 
     @pytest.mark.slow
     def test_moments_of_ratings(self):
-        n = 1500
+        n = 600
         pairs = pd.DataFrame({"user": ["ann", "ann", "bob"], "item": [3, 9, 3]})
         data = self.prior(pairs, n, n_factors=0)
         assert set(data["prior"].data_vars) == {"mu"}
@@ -296,10 +296,10 @@ class TestPrior:
     def test_knows_which_pairs_were_rated(self):
         # W reaches the factors of users with training ratings; a new user gets it of one item.
         pairs = pd.DataFrame({"user": ["ann", "new"], "item": [3, 3]})
-        data = self.prior(pairs, 1500, n_factors=8, biases=False, users="hierarchical")
+        data = self.prior(pairs, 600, n_factors=8, biases=False, users="hierarchical")
         var = data["prior_predictive"]["rating"].to_numpy()[0].var(0) / 16
         expected = 8 * 0.5**2 * (0.3**2 + 0.6**2) + 0.3**2 + 0.1**2
-        np.testing.assert_allclose(var, expected, rtol=0.22)
+        np.testing.assert_allclose(var, expected, rtol=0.3)
 
     def test_without_pairs(self, posterior):
         data = posterior.to_arviz(n_draws=5, prior=True)

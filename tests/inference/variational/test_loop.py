@@ -154,7 +154,7 @@ def test_batches_reach_nearly_the_elbo_of_all_ratings_at_once(simulated, family)
 
     def elbo(**options):
         own = family(model, init_loc_fn=initial_value)
-        options = {"max_steps": 500, "learning_rate": 0.05} | options
+        options = {"max_steps": 350, "learning_rate": 0.05} | options
         start = quick(model, simulated, guide=own, **options).steps["elbo"].iloc[0]
         return start, -GaussianELBO().loss(model, own, simulated)
 
