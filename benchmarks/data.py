@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +37,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rating)
+
+    def part(self, rows: np.ndarray) -> Table:
+        """Return the ratings at these places."""
+        return replace(self, user=self.user[rows], item=self.item[rows], rating=self.rating[rows])
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns user, item and rating."""

@@ -120,18 +120,27 @@ def ours(
     posterior = fit(model, train, method, progress=False)
     scores = posterior.scores(test, levels=levels)
     if method == "gibbs":
-        scores.attrs["mixing"] = mixing(posterior)
+        scores.attrs["mixing"] = mixing(scores_by_chain(posterior))
     return scores
 
 
-def mixing(posterior: Posterior) -> tuple[float, float, float]:
-    """Return the median and 95% quantile of R-hat, and the median ESS, of 200 training scores."""
-    train, draws = posterior.ratings, posterior.latents
-    some = torch.linspace(0, len(train) - 1, 200).long()
-    scores = scores_of(draws, train.user[some], train.item[some]).double().numpy()
-    by_chain = [score.reshape(posterior.n_chains, -1) for score in scores.T]
-    rhat = [float(arviz.rhat(draws)) for draws in by_chain]
-    ess = [float(arviz.ess(draws)) for draws in by_chain]
+def some_of(train: Ratings) -> torch.Tensor:
+    """Return the places of 200 training pairs."""
+    return torch.linspace(0, len(train) - 1, 200).long()
+
+
+def scores_by_chain(posterior: Posterior) -> np.ndarray:
+    """Return the draws of scores of some training pairs, shape (n_chains, n_draws, n_pairs)."""
+    train = posterior.ratings
+    some = some_of(train)
+    scores = scores_of(posterior.latents, train.user[some], train.item[some]).double().numpy()
+    return scores.reshape(posterior.n_chains, -1, len(some))
+
+
+def mixing(draws: np.ndarray) -> tuple[float, float, float]:
+    """Return the median and 95% quantile of R-hat, and the median ESS, of (chain, draw, pair)."""
+    rhat = [float(arviz.rhat(x)) for x in np.moveaxis(draws, 2, 0)]
+    ess = [float(arviz.ess(x)) for x in np.moveaxis(draws, 2, 0)]
     return float(np.median(rhat)), float(np.quantile(rhat, 0.95)), float(np.median(ess))
 
 
@@ -155,7 +164,9 @@ def myfm(
         probs = sampler.predict_proba(*features.of(held_out))
         parts: list[tuple[float, Distribution]] = [(1.0, Levels(torch.from_numpy(probs)))]
     else:
-        each = torch.from_numpy(OfSamples(sampler, features).each(held_out))
+        samples = OfSamples(sampler, features)
+        chain = samples.each(table.part(some_of(train).numpy()))
+        each = torch.from_numpy(samples.each(held_out))
         alpha = [h.alpha for h in sampler.history_.hypers[-len(each) :]]
         parts = [
             (1 / len(each), Normal((mean - low) / (high - low), a**-0.5 / (high - low)))
@@ -164,6 +175,9 @@ def myfm(
     predictive = mixture(parts, train.scale)
     rating = torch.from_numpy(held_out.rating)
     scores = score_each(predictive, rating, levels=levels)
+    if not ordinal:
+        half = len(chain) // 2  # R-hat needs two
+        scores.attrs["mixing"] = mixing(np.stack([chain[:half], chain[half : 2 * half]]))
     scores["error"] = (rating - predictive.mean.clamp(low, high)).numpy()
     return scores.assign(
         n_user=counts(held_out.user, table.user), n_item=counts(held_out.item, table.item)
@@ -243,13 +257,14 @@ def section(name: str, found: Found, seconds: dict[str, float]) -> list[str]:
             f"{seconds[method]:.1f}",
         ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    rhat, high, ess = np.mean([part.attrs["mixing"] for part in found[DRAWS]], 0)
-    lines += [
-        "",
-        f"*{DRAWS}*: over the scores of 200 training pairs, the median R-hat is {rhat:.3f}, the "
-        f"95% quantile {high:.3f}, and the median effective sample size {ess:.0f} (means over "
-        "splits).",
-    ]
+    lines.append("")
+    for method in (DRAWS, PEER):
+        rhat, high, ess = np.mean([part.attrs["mixing"] for part in found[method]], 0)
+        lines.append(
+            f"*{method}*: over the scores of 200 training pairs, the median split R-hat is "
+            f"{rhat:.3f}, the 95% quantile {high:.3f}, and the median effective sample size "
+            f"{ess:.0f}, {ess / seconds[method]:.1f} a second (means over splits).\n"
+        )
     lines += ["", f"Coverage of central intervals, all {len(found[PEER])} splits together:", ""]
     lines += [
         f"| | {' | '.join(f'{p:.0%}' for p in INTERVALS)} |",
