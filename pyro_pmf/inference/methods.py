@@ -36,10 +36,10 @@ class Ascent:
         Number of draws that represent a posterior without a closed form.
     learn_scales : {"held_out"}, optional
         How to learn the standard deviations that the fit holds and that the priors do not fix.
-        "held_out" chooses between values that suit films, and those of a short run of the blocked
-        Gibbs sampler (also made a little smaller), by quick fits: those with which a held-out
-        tenth of the training ratings is most probable. This about doubles the time of a fit. With
-        None the values that suit films are held.
+        "held_out" holds those of a short run of the blocked Gibbs sampler, unless a held-out tenth
+        of the training ratings is clearly more probable, by quick fits, with the same made a
+        little smaller, with values that suit films, or with hardly any factors. This doubles the
+        time of a fit or more. With None the values that suit films are held.
 
     Raises
     ------
