@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -32,14 +32,14 @@ from pyro_pmf.model.pmf import PMF, for_point_estimate
 from pyro_pmf.model.running import require_possible, takes_history
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.posterior import Posterior
-from pyro_pmf.prediction.tables import log_prob
+from pyro_pmf.prediction.tables import crps
 from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.sanity import checked
 
 _FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
 _MOST_TO_LEARN_FROM = 100_000  # ratings; those of fewer users say as much about scales
-# Factor on the tolerance while scales are learnt: fits from different starts differ by more.
-_ROUGHER = 10.0
+# Factor on the tolerance of fits that only compare scales.
+_ROUGHER = 3.0
 
 
 @dataclass(frozen=True)
@@ -210,23 +210,26 @@ def _learn_scales(
     with isolated_random_state(run.seed):
         require_possible(stated, ratings)
     usual = usual_scales(stated, ratings, method)
-    if not usual or len(ratings) < _FEWEST_TO_HOLD_OUT:
+    if not usual:
         return None
-    train, test = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed).split(0.1, run.seed)
+    some = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed)
+    few = len(some) < _FEWEST_TO_HOLD_OUT
+    train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
 
-    def log_density(scales: Scales) -> np.ndarray:
+    def loss(scales: Scales) -> float:
         try:
-            return log_prob(fit_guide(model, train, quick, quiet, scales), test)
+            return crps(fit_guide(model, train, quick, quiet, scales), test)
         except FitError:  # with these scales the fit collapses; with others it may not
-            return np.array([-np.inf])
+            return math.inf
 
     with warnings.catch_warnings(), tqdm(desc="scales", disable=not run.progress) as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         on_device = train.to(run.device, run.dtype)
         typical = typical_scales(stated, on_device, run.seed, bar.update)
-        return learnt_scales(candidate_scales(stated.terms, usual, typical), log_density)
+        candidates = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
+        return learnt_scales(candidates[:1] if few else candidates, loss)
 
 
 def _check_arguments(

@@ -82,7 +82,7 @@ def test_imports_go_downwards_only(file):
     ("module", "source"),
     [
         ("prediction.tables", "from pyro_pmf.inference.scales import factor_scales"),
-        ("inference.scales", "def f():\n    from pyro_pmf.prediction.tables import log_prob"),
+        ("inference.scales", "def f():\n    from pyro_pmf.prediction.tables import crps"),
         ("inference.variational.loop", "import pyro_pmf.posterior"),
         ("data.pairs", "from pyro_pmf.moments import bilinear"),
         ("model.pmf", "from pyro_pmf import fit"),

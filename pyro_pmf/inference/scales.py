@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,9 +17,8 @@ from pyro_pmf.model.terms import TAU, Terms, terms_of
 Scales = Mapping[str, float | list[float]]  # values by site; tau has one for each factor
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
-_SMALLER = 0.8  # of each factor of a product, which is then 0.64 of itself
-_HARDLY_ANY = 0.1  # of each factor of a product, which is then 0.01 of itself
-_CLEAR = 2.0  # standard errors
+_SMALLER = (1.0, 0.8, 0.65)  # times a typical scale, of each factor of a product
+_HARDLY_ANY = 0.1
 
 
 def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> Scales:
@@ -99,48 +97,42 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> Scales:
 
 def learnt_scales(
     candidates: Sequence[Scales],
-    log_density: Callable[[Scales], np.ndarray],
+    loss: Callable[[Scales], float],
 ) -> Scales:
-    """Return the scales with which held-out ratings are most probable.
+    """Return the scales with which held-out ratings are predicted best.
 
     The evidence p(R | sigma) would choose scales, but variational inference has only a bound of
-    it, which is loosest for many weak factors, and a point estimate has none. The density of
-    held-out ratings given the others is the part of the evidence that says how well sigma predicts
-    (Fong & Holmes, On the marginal likelihood and cross-validation, Biometrika 2020).
-
-    A few held-out ratings may favour any candidate by chance. The first one gives way to another
-    that is ahead by two standard errors of the paired differences.
+    it, which is loosest for many weak factors, and a point estimate has none. Held-out ratings say
+    how well sigma predicts.
 
     Parameters
     ----------
     candidates : sequence of dict
         Scales by site.
-    log_density : callable
-        ``log_density(scales)`` returns the log predictive density of each held-out rating, with
-        the scales held at these values: shape (n,), nats.
+    loss : callable
+        ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
+        values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
+        as they can decide a mean log density.
 
     Returns
     -------
     dict
-        One of the candidates; the first if no density is finite.
+        One of the candidates; the first if no loss is finite.
     """
-    each = [log_density(scales) for scales in candidates]
-    totals = np.array([float(np.sum(x)) for x in each])
-    totals[~np.isfinite(totals)] = -np.inf
-    best = int(np.argmax(totals))
-    if totals[0] == -np.inf:
-        return candidates[best]
-    ahead = each[best] - each[0]
-    enough = _CLEAR * math.sqrt(len(ahead)) * float(ahead.std())
-    return candidates[best if ahead.sum() > enough else 0]
+    if len(candidates) == 1:
+        return candidates[0]
+    losses = np.array([loss(scales) for scales in candidates])
+    return candidates[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
 
 
-def candidate_scales(terms: Terms, usual: Scales, typical: Scales) -> list[Scales]:
-    """Return the scales that a fit chooses from.
+def candidate_scales(
+    terms: Terms, usual: Scales, typical: Scales, is_point_estimate: bool
+) -> list[Scales]:
+    """Return the scales that a fit chooses from: typical ones, with smaller factors.
 
     Typical scales of the posterior are right for its draws. An approximation ignores how latents
-    depend on each other, and may predict better with smaller scales of factors. A point estimate
-    follows the noise of a table without a signal, unless its factors are too weak to do so.
+    depend on each other, adds up their errors, and predicts better with smaller factors. A point
+    estimate follows the noise of a table without a signal, unless it has hardly any factors.
 
     Parameters
     ----------
@@ -150,24 +142,23 @@ def candidate_scales(terms: Terms, usual: Scales, typical: Scales) -> list[Scale
         The values of `factor_scales` or `map_scales`.
     typical : dict
         Typical values under the posterior, see `gibbs.typical`.
+    is_point_estimate : bool
+        Whether the fit is one by MAP.
 
     Returns
     -------
     list of dict
-        With the sites of ``usual`` and tau: the typical ones, these with smaller factors, the
-        usual ones, these with hardly any factors. The usual ones alone if there are no typical
+        Candidates, with the sites of ``usual`` and tau. ``usual`` alone if there are no typical
         ones.
     """
     learnt = {name: typical[name] for name in (*usual, TAU) if name in typical}
     if not learnt:
         return [usual]
     of_factors = {name for side in terms.factor_scales.values() for name in side}
-
-    def times(factor: float, scales: Scales) -> Scales:
-        return {
-            name: factor * value if name in of_factors and isinstance(value, float) else value
-            for name, value in scales.items()
-        }
-
-    found = [learnt, times(_SMALLER, learnt), {}, times(_HARDLY_ANY, usual)]
-    return [{**usual, **scales} for scales in found]
+    free = {name: x for name, x in learnt.items() if name in of_factors and isinstance(x, float)}
+    if not free:
+        return [{**usual, **learnt}]
+    return [
+        {**usual, **learnt, **{name: factor * x for name, x in free.items()}}
+        for factor in (*_SMALLER, _HARDLY_ANY)[: 4 if is_point_estimate else 3]
+    ]

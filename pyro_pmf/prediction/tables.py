@@ -166,20 +166,20 @@ def scores(
     return _saying(table, rated)
 
 
-def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
-    """Return the log predictive density or mass of each rating.
+def crps(learned: Learned, pairs: Ratings | pd.DataFrame) -> float:
+    """Return the mean continuous ranked probability score of ratings.
 
     Parameters
     ----------
     learned : Learned
         Result of a fit.
     pairs : Ratings or pandas.DataFrame
-        Observed ratings.
+        Observed ratings, at least one.
 
     Returns
     -------
-    ndarray, shape (n_pairs,)
-        Log density per rating unit, or log mass of a level, in nats; in the order of ``pairs``.
+    float
+        In rating units; smaller is better.
 
     Raises
     ------
@@ -188,10 +188,8 @@ def log_prob(learned: Learned, pairs: Ratings | pd.DataFrame) -> np.ndarray:
         because of their type.
     """
     rating = torch.from_numpy(observed(pairs))
-    logs = np.empty(len(rating))
-    for rows, predictive in LocatedPairs.of(learned, pairs).predictives():
-        logs[rows] = predictive.log_prob(rating[rows]).numpy()
-    return logs
+    parts = LocatedPairs.of(learned, pairs).predictives()
+    return float(np.concatenate([each.crps(rating[rows]) for rows, each in parts]).mean())
 
 
 def is_discrete(learned: Learned) -> bool:
