@@ -37,9 +37,9 @@ from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.sanity import checked
 
 _FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
-_MOST_TO_LEARN_FROM = 100_000  # ratings; those of fewer users say as much about scales
+_MOST_TO_LEARN_FROM = 50_000  # ratings; those of fewer users say as much about scales
 # Factor on the tolerance of fits that only compare scales.
-_ROUGHER = 3.0
+_ROUGHER = 10.0
 
 
 @dataclass(frozen=True)

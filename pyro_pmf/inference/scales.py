@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +108,8 @@ def learnt_scales(
     Parameters
     ----------
     candidates : sequence of dict
-        Scales by site.
+        Scales by site, in an order along which the loss falls and then rises: the first that is
+        no better than the one before ends the search.
     loss : callable
         ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
         values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
@@ -119,10 +120,14 @@ def learnt_scales(
     dict
         One of the candidates; the first if no loss is finite.
     """
-    if len(candidates) == 1:
-        return candidates[0]
-    losses = np.array([loss(scales) for scales in candidates])
-    return candidates[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
+    best, least = candidates[0], math.inf
+    for scales in candidates if len(candidates) > 1 else ():
+        found = loss(scales)
+        if found < least:
+            best, least = scales, found
+        elif least < math.inf:
+            break
+    return best
 
 
 def candidate_scales(

@@ -226,26 +226,27 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
 
 
 @pytest.mark.parametrize(
-    ("losses", "best"),
+    ("losses", "best", "n"),
     [
-        ([2.0, 0.5, 3.0], 1),
-        ([2.0, 2.0, 9.0], 0),
-        ([2.0, np.nan, -np.inf], 0),
-        ([np.nan, np.inf, 7.0], 2),
-        ([np.nan, np.inf, np.nan], 0),
+        ([2.0, 0.5, 3.0], 1, 3),
+        ([2.0, 1.0, 0.5], 2, 3),
+        ([2.0, 2.0, 1.0], 0, 2),
+        ([2.0, np.nan, 1.0], 0, 2),
+        ([np.inf, np.inf, 7.0], 2, 3),
+        ([np.inf, np.nan, np.inf], 0, 3),
     ],
-    ids=["lowest", "first of equals", "no number", "only one", "none"],
+    ids=["lowest", "last", "first of equals", "no number", "only one", "none"],
 )
-def test_the_best_predictions_decide(losses, best):
+def test_the_best_predictions_decide(losses, best, n):
     asked = []
 
     def loss(scales):
         asked.append(scales)
         return losses[len(asked) - 1]
 
-    candidates = [{"sigma_U": x} for x in (0.1, 0.2, 0.3)]
+    candidates = [{"sigma_U": x} for x in (0.3, 0.2, 0.1)]
     assert learnt_scales(candidates, loss) is candidates[best]
-    assert asked == candidates
+    assert asked == candidates[:n]
 
 
 def test_one_candidate_needs_no_fit():
