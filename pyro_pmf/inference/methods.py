@@ -36,10 +36,10 @@ class Ascent:
         Number of draws that represent a posterior without a closed form.
     learn_scales : {"held_out"}, optional
         How to learn the standard deviations that the fit holds and that the priors do not fix.
-        "held_out" holds those of a short run of the blocked Gibbs sampler, unless a held-out tenth
-        of the training ratings is clearly more probable, by quick fits, with the same made a
-        little smaller, with values that suit films, or with hardly any factors. This doubles the
-        time of a fit or more. With None the values that suit films are held.
+        "held_out" holds those of a short run of the blocked Gibbs sampler, or the same with
+        smaller factors if quick fits predict a held-out tenth of the training ratings better with
+        them. This takes a few times as long as the fit itself. With None, values that suit films
+        are held.
 
     Raises
     ------
