@@ -37,9 +37,9 @@ from pyro_pmf.random_state import isolated_random_state
 from pyro_pmf.sanity import checked
 
 _FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
-_MOST_TO_LEARN_FROM = 50_000  # ratings; those of fewer users say as much about scales
+_MOST_TO_LEARN_FROM = 100_000  # ratings; those of fewer users say as much about scales
 # Factor on the tolerance of fits that only compare scales.
-_ROUGHER = 10.0
+_ROUGHER = 3.0
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,13 @@ def _learn_scales(
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
 
+    before: list[Learned] = []  # where a fit with other scales ended, the next one begins
+
     def loss(scales: Scales) -> float:
         try:
-            return crps(fit_guide(model, train, quick, quiet, scales), test)
+            found = fit_guide(model, train, quick, quiet, scales, before[-1] if before else None)
+            before.append(found)
+            return crps(found, test)
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
 

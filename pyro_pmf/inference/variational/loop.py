@@ -238,6 +238,7 @@ def fit_guide(
     method: MAP | VI,
     run: Conditions,
     scales: Scales | None = None,
+    start: Learned | None = None,
 ) -> Learned:
     """Fit a guide to a model.
 
@@ -253,6 +254,8 @@ def fit_guide(
         Conditions of the fit.
     scales : dict, optional
         Values at which standard deviations are held, see `pose`.
+    start : Learned, optional
+        An earlier fit, from whose result this one begins.
 
     Returns
     -------
@@ -273,7 +276,7 @@ def fit_guide(
     """
     train = ratings.to(run.device, run.dtype)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
-        objective = pose(model, train, method, scales, run.history)
+        objective = pose(model, train, method, scales, run.history, start)
         loop = Loop(objective, method, run)
         if not terms_of(objective.stated):
             check_prediction(objective)

@@ -28,6 +28,8 @@ from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
+from pyro_pmf.inference.variational.warm_start import Initial, WarmStart
+from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import for_point_estimate
 from pyro_pmf.model.running import (
     is_latent,
@@ -237,6 +239,7 @@ def pose(
     method: MAP | VI,
     scales: Scales | None = None,
     history: Pairs | None = None,
+    start: Learned | None = None,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
 
@@ -254,6 +257,8 @@ def pose(
         is a latent too.
     history : Pairs, optional
         All pairs with I_ij = 1; by default those of the ratings.
+    start : Learned, optional
+        An earlier fit, from whose result the guide begins.
 
     Returns
     -------
@@ -300,11 +305,29 @@ def pose(
             fitted = poutine.condition(fitted, data=held)
         if reparametrized := centring(stated, ratings):
             fitted = poutine.reparam(fitted, reparametrized)
-        family = AutoDelta if isinstance(method, MAP) else NormalGuide
         learnt = [] if held else [TAU, *itertools.chain(*terms.factor_scales.values())]
-        guide = family(fitted, init_loc_fn=with_large(learnt))
+        guide = _guide(fitted, ratings, method, with_large(learnt), start)
     elbo = _choose_elbo(fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held)
+
+
+def _guide(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    method: MAP | VI,
+    initial: Initial,
+    start: Learned | None,
+) -> Callable[..., Any]:
+    """Return the guide of a method, with its initial values."""
+    family = AutoDelta if isinstance(method, MAP) else NormalGuide
+    if start is None:
+        return family(model, init_loc_fn=initial)
+    warm = WarmStart(start, ratings, initial)
+    guide = family(model, init_loc_fn=warm.value)
+    if isinstance(guide, NormalGuide):
+        guide.set_up(ratings)
+        warm.set_scales(guide)
+    return guide
 
 
 def usual_scales(model: Callable[..., Any], ratings: Pairs, method: MAP | VI) -> Scales:
