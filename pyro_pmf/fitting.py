@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_pmf.arguments import require_seed
@@ -30,7 +31,7 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
 from pyro_pmf.model.running import require_possible, takes_history
-from pyro_pmf.model.terms import terms_of
+from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import crps
 from pyro_pmf.random_state import isolated_random_state
@@ -76,6 +77,7 @@ def fit(
     progress: bool = True,
     callback: Callable[[Progress], None] | None = None,
     history: Ratings | pd.DataFrame | None = None,
+    start: Posterior | None = None,
 ) -> Posterior:
     """Fit a model to ratings.
 
@@ -108,6 +110,10 @@ def fit(
         training pairs, in the fit and in predictions. Their ratings, if any, are not looked at.
         Users and items without training ratings join ``posterior.ratings``. Scales that are learnt
         from held-out ratings are learnt without the history.
+    start : Posterior, optional
+        An earlier fit, from whose result `VI` or `MAP` begins, and whose standard deviations it
+        holds; of the same model, and of some of the same users and items. Chains need no start;
+        they begin apart, so that they can be compared.
 
     Returns
     -------
@@ -152,10 +158,25 @@ def fit(
     run = Conditions(seed, as_device(device), dtype, progress, history=seen)
     if callback is not None:
         run = replace(run, on_step=_as_on_step(callback))
+    if start is not None and (isinstance(method, Gibbs | NUTS) or not isinstance(start, Learned)):
+        raise FitError(
+            "start must be a posterior, and is for variational inference and MAP; chains begin "
+            f"apart, so that they can be compared: leave start={start!r} out."
+        )
     if isinstance(method, Gibbs | NUTS):
         return checked(_as_posterior(_draw(model, ratings, method, run)))
-    scales = _learn_scales(model, ratings, method, run)
-    return checked(_as_posterior(fit_guide(model, ratings, method, run, scales)))
+    scales = _learn_scales(model, ratings, method, run) if start is None else _held_by(start)
+    return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, start)))
+
+
+def _held_by(start: Posterior) -> Scales | None:
+    """Return the standard deviations that an earlier fit held; None if they were latents."""
+    held = {
+        name: value.tolist()
+        for name, value in start.latents.items()
+        if name.startswith(("sigma", TAU)) and isinstance(value, Tensor)
+    }
+    return held if start.n_draws is None and held else None
 
 
 def _with_history(

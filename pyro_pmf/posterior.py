@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_pmf import folding
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model import storage
@@ -287,6 +288,101 @@ class Posterior(Learned):
         ['user', 'rank', 'item', 'mean', 'sd']
         """
         return recommendation.recommend(self, users, n, exclude_seen)
+
+    def fold_in(self, ratings: Ratings | pd.DataFrame, seed: int = 0) -> Posterior:
+        """Return a posterior that knows some more ratings, without fitting all ratings again.
+
+        New users get factors, a bias and a noise level given all items; new items given all
+        users; a pair of an old user and an old item tells of its user. All other latents stay. The
+        rows of a user are learnt from all ratings of the user, old and new, and from the pairs
+        that the user rated, in the same way as in the fit: by the ELBO, by the joint density for
+        MAP, or by one draw of the row for each draw of the rest.
+
+        Parameters
+        ----------
+        ratings : Ratings or pandas.DataFrame
+            New ratings. A frame has the columns ``user``, ``item`` and ``rating``. Of a pair that
+            occurs more than once the last rating counts; a new rating replaces an old one.
+        seed : int
+            Seed of all random numbers. The caller's random state is left unchanged.
+
+        Returns
+        -------
+        Posterior
+            Of the same kind, given all ratings; this one is unchanged.
+
+        Raises
+        ------
+        RatingsError
+            If a column or an id is missing, ids are of another type than the training ids, or a
+            rating is not a finite number inside the scale of the training ratings.
+        FitError
+            If the likelihood cannot produce a rating, such as a level between two levels.
+        PMFError
+            If the model is not a `PMF`, or draws are not of a likelihood of this package.
+
+        Warns
+        -----
+        UserWarning
+            If the rows have not converged.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from pyro_pmf import PMF, VI, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+        >>> posterior = fit(PMF(1), ratings, VI(learn_scales=None), progress=False)
+        >>> new = pd.DataFrame({"user": 77, "item": [3, 5, 8], "rating": [0.9, 0.8, 0.7]})
+        >>> more = posterior.fold_in(new)
+        >>> pair = pd.DataFrame({"user": [77], "item": [11]})
+        >>> before, after = (x.predict(pair).loc[0] for x in (posterior, more))
+        >>> bool(before["known_user"]), bool(after["known_user"])
+        (False, True)
+        >>> bool(after["sd"] < before["sd"])
+        True
+        """
+        return Posterior(**vars(folding.fold_in(self, ratings, seed)))
+
+    def update(
+        self, ratings: Ratings | pd.DataFrame, discount: float = 1.0, seed: int = 0
+    ) -> Posterior:
+        """Return a posterior that has moved with some more ratings: a step of a stream.
+
+        The rows of all users and items among the new ratings are learnt again, users given items
+        and items given users in turn, from all their ratings, old and new. Where `fold_in` takes
+        old items as they are, they move here. All other rows, the standard deviations, the mean
+        and the cut points stay: after many updates, fit again, with ``fit(..., start=posterior)``.
+
+        Parameters
+        ----------
+        ratings : Ratings or pandas.DataFrame
+            New ratings, as for `fold_in`.
+        discount : float
+            For data that drift: each earlier rating is kept with this probability, so that a
+            rating still counts after k updates with probability ``discount ** k``. Forgotten
+            ratings leave ``posterior.ratings``.
+        seed : int
+            Seed of all random numbers. The caller's random state is left unchanged.
+
+        Returns
+        -------
+        Posterior
+            Of the same kind, given all ratings that are kept; this one is unchanged.
+
+        Raises
+        ------
+        RatingsError, FitError
+            As for `fold_in`.
+        PMFError
+            As for `fold_in`, or if ``discount`` is not inside (0, 1].
+
+        Warns
+        -----
+        UserWarning
+            If the rows have not converged.
+        """
+        return Posterior(**vars(folding.update(self, ratings, discount, seed)))
 
     def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare users by their average score over all items, highest first.

@@ -54,34 +54,11 @@ def with_history(
             history, rating=None, scale=ratings.scale, on_duplicate="last", dtype=ratings.dtype
         )
     ratings.locate(also)  # refuses ids of another type
-    ratings = _indexed_by(
-        ratings, ratings.user_ids.union(also.user_ids), ratings.item_ids.union(also.item_ids)
+    ratings = ratings.indexed_by(
+        ratings.user_ids.union(also.user_ids), ratings.item_ids.union(also.item_ids)
     )
     user, item = ratings.locate(also)
     n = ratings.n_items
     cells = torch.cat([ratings.user * n + ratings.item, user * n + item]).unique()
     shape = ratings.n_users, n
     return ratings, Pairs(cells // n, cells % n, *shape, dtype=ratings.dtype)
-
-
-def _indexed_by(ratings: Ratings, user_ids: pd.Index, item_ids: pd.Index) -> Ratings:
-    """Return the same ratings with indices into longer lists of ids; their order stays."""
-    user, item = (
-        torch.from_numpy(longer.get_indexer(shorter)).to(index.device)[index]
-        for longer, shorter, index in (
-            (user_ids, ratings.user_ids, ratings.user),
-            (item_ids, ratings.item_ids, ratings.item),
-        )
-    )
-    return Ratings(
-        user,
-        item,
-        user_ids,
-        item_ids,
-        ratings.scale,
-        ratings.rating,
-        ratings.time,
-        ratings.dtype,
-        ratings.transform,
-        ratings.recorded,
-    )

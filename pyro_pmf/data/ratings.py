@@ -369,6 +369,55 @@ class Ratings(Pairs):
             )
         return aligned
 
+    def keep(self, kept: np.ndarray) -> Ratings:
+        """Return some of the ratings, with the indices of all ids.
+
+        Parameters
+        ----------
+        kept : ndarray of bool, shape (n,)
+            Whether to keep each rating.
+        """
+        rows = torch.from_numpy(kept).to(self.device)
+        return Ratings(
+            self.user[rows],
+            self.item[rows],
+            self.user_ids,
+            self.item_ids,
+            self.scale,
+            *self._given(kept),
+            self.dtype,
+            self.transform,
+            self.recorded,
+        )
+
+    def indexed_by(self, user_ids: pd.Index, item_ids: pd.Index) -> Ratings:
+        """Return the same ratings, in the same order, with indices into longer lists of ids.
+
+        Parameters
+        ----------
+        user_ids, item_ids : pandas.Index
+            Sorted ids, all those of these ratings among them.
+        """
+        user, item = (
+            torch.from_numpy(longer.get_indexer(shorter)).to(index.device)[index]
+            for longer, shorter, index in (
+                (user_ids, self.user_ids, self.user),
+                (item_ids, self.item_ids, self.item),
+            )
+        )
+        return Ratings(
+            user,
+            item,
+            user_ids,
+            item_ids,
+            self.scale,
+            self.rating,
+            self.time,
+            self.dtype,
+            self.transform,
+            self.recorded,
+        )
+
     def of_some_users(self, n_ratings: int, seed: int = 0) -> Ratings:
         """Return the ratings of random users, at most about ``n_ratings`` of them.
 

@@ -182,8 +182,8 @@ class PMF:
         sigma_U, sigma_V = sample.scale("U"), sample.scale("V")
         W = sample.rows("W", sample.scale("W"), tau)  # W_j ~ Normal(0, sigma_W^2 T^2)
         Z = sample.rows("Z", sample.scale("Z"))  # Z_i ~ Normal(0, sigma_Z^2 I)
-        U = sample.rows("U", sigma_U, tau, mean=self._sum_over_seen(W, seen.pattern))
-        V = sample.rows("V", sigma_V, mean=self._sum_over_seen(Z, seen.pattern.T))
+        U = sample.rows("U", sigma_U, tau, mean=self.sum_over_seen(W, seen.pattern))
+        V = sample.rows("V", sigma_V, mean=self.sum_over_seen(Z, seen.pattern.T))
 
         score = mu + sample.at_pairs(U, V, b, c)  # mu + b_i + c_j + U_i . V_j
 
@@ -247,8 +247,21 @@ class PMF:
         """
         return n.sqrt() if self.divisor == "sqrt_count" else n
 
-    def _sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
-        """Return sum_j I_ij W_j / d(n_i) for each row i, 0 in an empty row; None without W."""
+    def sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
+        """Return sum_j I_ij W_j / d(n_i), the prior mean of the factors of each row i.
+
+        Parameters
+        ----------
+        W : Tensor, shape (n_columns, n_factors), or None
+            Effects of the other side.
+        seen : Pattern
+            Cells with I_ij = 1.
+
+        Returns
+        -------
+        Tensor, shape (n_rows, n_factors), or None
+            0 in an empty row; None without ``W``.
+        """
         if W is None:
             return None
         n = seen.row_pointers.diff()

@@ -24,7 +24,7 @@ def draw_noise(state: State) -> None:
     """
     for side, _ in state.sides:
         if side.has(LogNoise):
-            _draw_rows(state, side)
+            draw_log_noise(state, side)
             draw_noise_scale(state, side)
     if state.is_free("sigma"):
         _draw_sigma(state)
@@ -35,8 +35,16 @@ def draw_noise(state: State) -> None:
         state.compute_log_prob()
 
 
-def _draw_rows(state: State, side: Side) -> None:
-    """Move the log noise of each row by a random walk of its own."""
+def draw_log_noise(state: State, side: Side) -> None:
+    """Move the log noise of each row by a random walk of its own.
+
+    Parameters
+    ----------
+    state : State
+        The state.
+    side : Side
+        The side, whose terms have log noise.
+    """
     sd = state.scales[side.terms[LogNoise].scale]
     counts = side.pattern.row_pointers.diff().to(side.s)
     spread = _STEP * (state.likelihood.information * counts + sd**-2).rsqrt()

@@ -104,6 +104,12 @@ class RowUpdate:
         self._take(rows, score, log_prob, accepted)
         return float(accepted.double().mean())
 
+    def begin_anew(self) -> None:
+        """Draw the rows from the approximation at the centre, whatever they are, uncorrected."""
+        if self._old.shape[1]:
+            gaussian = self._approximate(self._centre, safe=True)
+            self._take(*self._draw(gaussian, independent=True), None, gaussian.is_sound)
+
     def _approximate(self, at: Tensor, safe: bool) -> _Gaussian:
         side, columns = self._side, self._columns
         weight = self._likelihood.weight(at, self._noise, safe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +13,11 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs, Pattern
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
-from pyro_pmf.inference.mcmc.gibbs.working import Working, working_likelihood
+from pyro_pmf.inference.mcmc.gibbs.working import (
+    LogisticWorking,
+    Working,
+    working_likelihood,
+)
 from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
@@ -24,6 +29,7 @@ _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
 _INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
+_NAMES: dict[type[Term], str] = {Factor: "F", SumOverSeen: "W", Bias: "b", LogNoise: "s"}
 
 
 @dataclass
@@ -163,6 +169,27 @@ class State:
         """Return whether a scalar parameter is a latent of this model."""
         return name in self.densities
 
+    def take(self, sites: Mapping[str, Tensor]) -> None:
+        """Set the latents to the values of a draw; scores, noise and means are computed by others.
+
+        Parameters
+        ----------
+        sites : mapping of str to Tensor
+            Values by site, of the latents that the priors do not fix.
+        """
+        for side, _ in self.sides:
+            for kind in side.terms:
+                setattr(side, _NAMES[kind], sites[side.site(kind)].to(self.score))
+        self.scales.update({name: float(sites[name]) for name in self.scales if name in sites})
+        self.users.tau = sites.get(TAU, self.users.tau).to(self.score)
+        if self.is_free("mu"):
+            self.mu = float(sites["mu"])
+        if self.is_free("sigma"):
+            self.log_sigma = math.log(float(sites["sigma"]))
+        if isinstance(self.likelihood, LogisticWorking) and self.likelihood.is_ordered:
+            below = sites["shares"].double().cumsum(0)[:-1]
+            self.likelihood.set_cutpoints(torch.logit(below).to(self.score))
+
     def compute_scores(self) -> None:
         """Compute the scores anew, so that rounding does not add up over sweeps."""
         u, v = self.users, self.items
@@ -292,7 +319,7 @@ def _scales(
 def _initial_level(model: PMF, value: Tensor) -> tuple[float, float]:
     """Return initial values of mu and log sigma: the fixed ones, or the level of the ratings."""
     likelihood, priors = model.likelihood, model.priors
-    mean, sd = float(value.double().mean()), float(value.double().std())
+    mean, sd = float(value.double().mean()), float(value.double().std(correction=0))
     mu = log_sigma = 0.0
     if likelihood.has_mu:
         inside = min(max(mean, 0.01), 0.99)
@@ -304,7 +331,8 @@ def _initial_level(model: PMF, value: Tensor) -> tuple[float, float]:
         if isinstance(priors.mu, Fixed):
             mu = priors.mu.value
     if likelihood.has_sigma:
-        log_sigma = 0.0 if isinstance(likelihood, NegativeBinomialLog) else math.log(sd)
+        is_unit = isinstance(likelihood, NegativeBinomialLog) or sd == 0
+        log_sigma = 0.0 if is_unit else math.log(sd)
         if isinstance(priors.sigma, Fixed):
             log_sigma = math.log(priors.sigma.value)
     return mu, log_sigma

@@ -1,0 +1,97 @@
+"""Draws of some rows given draws of all other latents."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.inference.mcmc.gibbs.noise import draw_log_noise
+from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
+from pyro_pmf.inference.mcmc.gibbs.state import Side, State, initial_state
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.terms import Bias, Factor, LogNoise, Plate, SumOverSeen
+from pyro_pmf.random_state import isolated_random_state
+
+_SAFE = 10  # first updates, which find the rows from anywhere
+_ADAPTED = 20  # further ones, in which steps adapt
+_EACH = 3  # updates for each draw; a row is hardly correlated after one
+_MEMORY = 30  # updates that the running mean of the scores remembers
+
+
+def draw_rows(
+    learned: Learned, ratings: Ratings, seen: Pairs, plate: Plate, seed: int
+) -> dict[str, Tensor]:
+    """Return one draw of the rows of one side for each draw of the rest.
+
+    The rows of a side are independent given the rest, so a few updates of the blocked sampler
+    suffice. Draws of the rest may come from chains whose factors are rotated in different ways.
+    Each draw therefore begins with rows from a Gaussian approximation at the scores, which no
+    rotation changes, and a few updates make it exact.
+
+    Parameters
+    ----------
+    learned : Learned
+        Draws from the posterior of a `PMF` that the sampler knows, with the rows of ``ratings``.
+    ratings : Ratings
+        Ratings of the rows to draw.
+    seen : Pairs
+        The pairs with I_ij = 1, in the matrix of ``ratings``.
+    plate : {"users", "items"}
+        The side of the rows.
+    seed : int
+        Seed of all random numbers.
+
+    Returns
+    -------
+    dict of str to Tensor, shape (n_draws, n_rows, ...)
+        By site: factors, biases and log noise of this side.
+    """
+    model = cast(PMF, learned.model)
+    state = initial_state(model, ratings, np.random.default_rng(seed))
+    side, other = state.sides[0 if plate == "users" else 1]
+    pattern = seen.pattern if plate == "users" else seen.pattern.T
+    kept: dict[str, list[Tensor]] = {
+        side.site(kind): [] for kind in (Factor, Bias, LogNoise) if side.has(kind)
+    }
+    rows = side.F, side.b, side.s
+    with isolated_random_state(seed):
+        for k, draw in enumerate(learned.draws()):
+            state.take(draw)
+            if side.has(SumOverSeen):
+                side.M = cast(Tensor, model.sum_over_seen(side.W, pattern))
+            side.F, side.b, side.s = (side.M, side.b * 0, side.s * 0) if k == 0 else rows
+            state.compute_log_noise()
+            state.compute_scores()
+            if k == 0:
+                _find(state, side, other)
+            else:
+                RowUpdate(state, side, other).begin_anew()
+            for _ in range(_EACH):
+                _update(state, side, other, safe=False, adapt=False)
+            rows = side.F, side.b, side.s
+            for kind, value in zip((Factor, Bias, LogNoise), rows, strict=True):
+                if side.has(kind):
+                    kept[side.site(kind)].append(value)
+    return {site: torch.stack(values) for site, values in kept.items()}
+
+
+def _find(state: State, side: Side, other: Side) -> None:
+    """Bring the rows to where they belong from their prior means."""
+    for _ in range(_SAFE):
+        _update(state, side, other, safe=True, adapt=False)
+        state.centre = state.score
+    for _ in range(_ADAPTED):
+        _update(state, side, other, safe=False, adapt=True)
+
+
+def _update(state: State, side: Side, other: Side, safe: bool, adapt: bool) -> None:
+    RowUpdate(state, side, other)(safe, adapt)
+    if side.has(LogNoise) and not safe:
+        draw_log_noise(state, side)
+    state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)
