@@ -186,4 +186,4 @@ def test_fit_has_few_parameters():
     """The options of one inference are in its method, so `fit` has only what all share."""
     import inspect
 
-    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 9
+    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 10

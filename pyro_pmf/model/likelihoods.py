@@ -300,7 +300,7 @@ class NormalIdentity(_Normal):
         return dist.Normal(score, self._with_rounding(sigma))
 
     def noise_sd(self, value: Tensor | None = None) -> float:
-        return 0.2 if value is None else 0.8 * float(value.std())
+        return 0.2 if value is None or len(value) < 2 else 0.8 * float(value.std())
 
 
 @dataclass(frozen=True)

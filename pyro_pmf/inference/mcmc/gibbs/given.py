@@ -53,6 +53,13 @@ def draw_rows(
         By site: factors, biases and log noise of this side.
     """
     model = cast(PMF, learned.model)
+    with isolated_random_state(seed):
+        return _draw_rows(learned, model, ratings, seen, plate, seed)
+
+
+def _draw_rows(
+    learned: Learned, model: PMF, ratings: Ratings, seen: Pairs, plate: Plate, seed: int
+) -> dict[str, Tensor]:
     state = initial_state(model, ratings, np.random.default_rng(seed))
     side, other = state.sides[0 if plate == "users" else 1]
     pattern = seen.pattern if plate == "users" else seen.pattern.T
@@ -60,24 +67,23 @@ def draw_rows(
         side.site(kind): [] for kind in (Factor, Bias, LogNoise) if side.has(kind)
     }
     rows = side.F, side.b, side.s
-    with isolated_random_state(seed):
-        for k, draw in enumerate(learned.draws()):
-            state.take(draw)
-            if side.has(SumOverSeen):
-                side.M = cast(Tensor, model.sum_over_seen(side.W, pattern))
-            side.F, side.b, side.s = (side.M, side.b * 0, side.s * 0) if k == 0 else rows
-            state.compute_log_noise()
-            state.compute_scores()
-            if k == 0:
-                _find(state, side, other)
-            else:
-                RowUpdate(state, side, other).begin_anew()
-            for _ in range(_EACH):
-                _update(state, side, other, safe=False, adapt=False)
-            rows = side.F, side.b, side.s
-            for kind, value in zip((Factor, Bias, LogNoise), rows, strict=True):
-                if side.has(kind):
-                    kept[side.site(kind)].append(value)
+    for k, draw in enumerate(learned.draws()):
+        state.take(draw)
+        if side.has(SumOverSeen):
+            side.M = cast(Tensor, model.sum_over_seen(side.W, pattern))
+        side.F, side.b, side.s = (side.M, side.b * 0, side.s * 0) if k == 0 else rows
+        state.compute_log_noise()
+        state.compute_scores()
+        if k == 0:
+            _find(state, side, other)
+        else:
+            RowUpdate(state, side, other).begin_anew()
+        for _ in range(_EACH):
+            _update(state, side, other, safe=False, adapt=False)
+        rows = side.F, side.b, side.s
+        for kind, value in zip((Factor, Bias, LogNoise), rows, strict=True):
+            if side.has(kind):
+                kept[side.site(kind)].append(value)
     return {site: torch.stack(values) for site, values in kept.items()}
 
 
