@@ -108,7 +108,8 @@ def _widened(learned: Learned, new: Ratings | pd.DataFrame, seed: int) -> Learne
             f"this package, not in {learned.model}: fit all ratings again."
         )
     ratings = merged(learned.ratings, new)
-    require_possible(learned.model, ratings)
+    with isolated_random_state(seed):
+        require_possible(learned.model, ratings)
     history = learned.history
     if history is not None:
         old = learned.ratings

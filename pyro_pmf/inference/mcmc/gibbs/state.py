@@ -29,7 +29,6 @@ _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
 _INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
-_NAMES: dict[type[Term], str] = {Factor: "F", SumOverSeen: "W", Bias: "b", LogNoise: "s"}
 
 
 @dataclass
@@ -178,8 +177,9 @@ class State:
             Values by site, of the latents that the priors do not fix.
         """
         for side, _ in self.sides:
-            for kind in side.terms:
-                setattr(side, _NAMES[kind], sites[side.site(kind)].to(self.score))
+            rows = {kind: sites[side.site(kind)].to(self.score) for kind in side.terms}
+            side.F, side.b = rows.get(Factor, side.F), rows.get(Bias, side.b)
+            side.s, side.W = rows.get(LogNoise, side.s), rows.get(SumOverSeen, side.W)
         self.scales.update({name: float(sites[name]) for name in self.scales if name in sites})
         self.users.tau = sites.get(TAU, self.users.tau).to(self.score)
         if self.is_free("mu"):
