@@ -146,8 +146,8 @@ def test_terms_are_asked_and_not_spelled(file):
 
 
 PUBLIC = """
-    MAP NUTS PMF VI BernoulliLogit FactorHalfNormal FitError Fixed Gibbs HalfNormal Likelihood
-    LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError
+    MAP NUTS PMF VI BernoulliLogit Checkpoint FactorHalfNormal FitError Fixed Gibbs HalfNormal
+    Likelihood LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError
     Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
 """
 
@@ -185,4 +185,4 @@ def test_fit_has_few_parameters():
     """The options of one inference are in its method, so `fit` has only what all share."""
     import inspect
 
-    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 9
+    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 11
