@@ -246,8 +246,8 @@ def _learn_scales(
     few = len(some) < _FEWEST_TO_HOLD_OUT
     train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
-    nothing = {"on_step": None, "history": None, "checkpoint": None}
-    quiet = replace(run, progress=False, interruptible=False, **nothing)
+    quiet = replace(run, progress=False, on_step=None, history=None)
+    quiet = replace(quiet, checkpoint=None, interruptible=False)
 
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 

@@ -147,8 +147,8 @@ def test_terms_are_asked_and_not_spelled(file):
 
 PUBLIC = """
     MAP NUTS PMF VI BernoulliLogit Checkpoint FactorHalfNormal FitError Fixed Gibbs HalfNormal
-    Likelihood LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError
-    Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
+    Likelihood LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit
+    PMFError Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
 """
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from numbers import Real
@@ -98,7 +98,7 @@ class OpenCheckpoint:
         self._folder, self._every = Path(options.path), options.every
         self._fingerprint = fingerprint
         self._values: dict[str, Any] = {}
-        self._parts: list[dict[str, str]] = []
+        self._parts: list[dict[str, Any]] = []
         self._state: Any = None
         self._has_warned = False
         self.seconds = 0.0
@@ -120,8 +120,13 @@ class OpenCheckpoint:
         state, self._state = self._state, None
         return state
 
-    def parts(self) -> Iterator[Any]:
-        """Iterate over the parts, in the order in which they were written.
+    def parts(self, owner: int) -> Iterator[Any]:
+        """Iterate over the parts of one owner, in the order in which they were written.
+
+        Parameters
+        ----------
+        owner : int
+            What they are parts of, such as a chain.
 
         Raises
         ------
@@ -129,6 +134,8 @@ class OpenCheckpoint:
             If a part is damaged or of another fit.
         """
         for part in self._parts:
+            if part["owner"] != owner:
+                continue
             tree, checksum = read_packed(self._folder / part["name"])
             if checksum != part["checksum"]:
                 raise StorageError(
@@ -152,15 +159,17 @@ class OpenCheckpoint:
             self.write(None)
         return self._values[name]
 
-    def write(self, state: Any, part: Any = None, finished: bool = False) -> bool:
+    def write(
+        self, state: Any, new: Sequence[tuple[int, Any]] = (), finished: bool = False
+    ) -> bool:
         """Write the state of a fit; where that fails, warn once and leave the old one.
 
         Parameters
         ----------
         state : object
             Everything that the fit needs to continue, see `packing.write_packed`.
-        part : object, optional
-            What has come since the last part, such as draws.
+        new : sequence of (int, object)
+            Owners and parts that have come since the last write, such as chains and draws.
         finished : bool
             Whether the fit has ended.
 
@@ -176,10 +185,10 @@ class OpenCheckpoint:
         """
         parts = list(self._parts)
         try:
-            if part is not None:
+            for owner, part in new:
                 name = _PART.format(len(parts))
                 checksum = write_packed(self._folder / name, part)
-                parts.append({"name": name, "checksum": checksum})
+                parts.append({"owner": owner, "name": name, "checksum": checksum})
             record = {
                 "fingerprint": self._fingerprint,
                 "finished": finished,

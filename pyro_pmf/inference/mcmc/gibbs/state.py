@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs, Pattern
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
-from pyro_pmf.inference.mcmc.gibbs.working import Working, working_likelihood
+from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working, working_likelihood
 from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
@@ -24,6 +25,9 @@ _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
 _INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
+# Attributes that sweeps change, beside cut points and the generator; the others are constant.
+_OF_SIDE = ("F", "b", "s", "W", "M", "tau", "step")
+_OF_BOTH = ("scales", "mu", "log_sigma", "score", "log_noise", "log_prob", "centre", "steps")
 
 
 @dataclass
@@ -162,6 +166,24 @@ class State:
     def is_free(self, name: str) -> bool:
         """Return whether a scalar parameter is a latent of this model."""
         return name in self.densities
+
+    def present(self) -> dict[str, Any]:
+        """Return everything that sweeps change, which the next one does."""
+        return {
+            "both": {name: getattr(self, name) for name in _OF_BOTH},
+            "sides": [{name: getattr(x, name) for name in _OF_SIDE} for x, _ in self.sides],
+            "cutpoints": getattr(self.likelihood, "cutpoints", None),
+            "generator": self.generator.bit_generator.state,
+        }
+
+    def restore(self, present: dict[str, Any]) -> None:
+        """Continue from a result of `present` of the same model and ratings."""
+        vars(self).update(present["both"])
+        for (side, _), values in zip(self.sides, present["sides"], strict=True):
+            vars(side).update(values)
+        if isinstance(self.likelihood, LogisticWorking):
+            self.likelihood.set_cutpoints(present["cutpoints"])
+        self.generator.bit_generator.state = present["generator"]
 
     def compute_scores(self) -> None:
         """Compute the scores anew, so that rounding does not add up over sweeps."""
