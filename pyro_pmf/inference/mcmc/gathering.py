@@ -195,9 +195,9 @@ class Gathered:
             return Chain(self.latents, self.steps), self.trackers, self._n_chains
         n_complete, n_last = divmod(len(self.steps), self._n_draws)
         n_chains, n = n_complete, self._n_draws
-        if (n_complete + 1) * n_last >= n_complete * n:
+        if n_last >= _FEWEST and (n_complete + 1) * n_last >= n_complete * n:
             n_chains, n = n_complete + 1, n_last
-        if n < _FEWEST or not n_chains:
+        if not n_chains:
             raise KeyboardInterrupt(
                 f"This fit was interrupted before a chain had {_FEWEST} draws after the warm-up, "
                 "so there is nothing to return. With checkpoint=PATH, the next fit can continue "
