@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from pyro_pmf import MAP, NUTS, PMF, VI, Checkpoint, Fixed, Gibbs, OrderedLogit,
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference import packing
 
+torch.set_num_threads(1)  # a process that has threads cannot be forked
 WIDE = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
 STRONG = Priors(sigma=Fixed(0.05), tau=Fixed(1.0), sigma_U=Fixed(1.5), sigma_V=Fixed(1.5))
 ABOUT_BIASES = Priors(sigma=Fixed(0.1), sigma_b=Fixed(0.5), sigma_c=Fixed(0.5))
@@ -110,7 +114,6 @@ def slowly(function: Callable) -> Callable:
 
 def resumed_fit(name: str, folder: str) -> None:
     """Fit from the checkpoint in a folder on, and write the digest of the result beside it."""
-    torch.set_num_threads(1)
     packing.open = lambda *args: Slow(open(*args))  # noqa: SIM115
     os.replace, os.fsync = slowly(os.replace), slowly(os.fsync)
     found = digest(run(name, checkpoint=Checkpoint(folder, every=0), resume=True))
@@ -121,6 +124,9 @@ def processes() -> multiprocessing.context.BaseContext:
     """Return a source of processes that have loaded the package, but run nothing yet."""
     source = multiprocessing.get_context("forkserver")
     source.set_forkserver_preload(["killed"])
+    # Before Python 3.13, the process that loads them looks only where the environment says.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        ensure_running()
     return source
 
 

@@ -73,7 +73,7 @@ CUTS = {
     "sampled": [(2, 26)],
     "map": [(2,), (24, 25, 26, 49)],
     "map-held-out": [(3, 30)],
-    "gibbs": [(1, 9), (17, 19, 20), (21, 22, 37)],
+    "gibbs": [(1, 9), (17, 19, 20), (21, 22, 37), (31, 31, 31)],
     "gibbs-levels": [(2, 10, 20), (46, 50, 56), (103, 110)],
     "nuts": [(5, 13, 15), (12,)],
 }
@@ -213,7 +213,8 @@ def test_a_fit_survives_kills(tmp_path, name):
 def test_fits_survive_a_hundred_kills(tmp_path):
     killed = [survive(name, tmp_path / name, 10, seed=2) for name in FITS]
     assert sum(each.n_kills for each in killed) >= 100
-    assert sum(each.n_in_a_write for each in killed) > 20
+    n_in_a_write = sum(each.n_in_a_write for each in killed)
+    assert n_in_a_write > 20, n_in_a_write
 
 
 # --- refusals ---

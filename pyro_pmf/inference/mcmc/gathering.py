@@ -121,13 +121,14 @@ class Gathered:
         return tracker
 
     def add(self, chain: Chain) -> None:
-        """Add a chain; the last one may have ended early. A complete one is written.
+        """Add a chain; the last one may have ended early. A complete one is written if it is new.
 
         Parameters
         ----------
         chain : Chain
             The next chain.
         """
+        number = len(self.steps) // self._n_draws
         here = slice(len(self.steps), len(self.steps) + len(chain.steps))
         self.steps += chain.steps
         if chain.tracker is not None:
@@ -137,7 +138,8 @@ class Gathered:
                 shape = self._n_chains * self._n_draws, *draws.shape[1:]
                 self.latents[name] = draws.new_empty(shape)
             self.latents[name][here] = draws
-        if len(chain.steps) == self._n_draws:
+        # A chain from the checkpoint must not be written: the next one may be under way there.
+        if self._n_written[number] < len(chain.steps) == self._n_draws:
             self.write()
 
     def is_whole(self) -> bool:
