@@ -25,9 +25,10 @@ _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
 _INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
-# Attributes that sweeps change, beside cut points and the generator; the others are constant.
-_OF_SIDE = ("F", "b", "s", "W", "M", "tau", "step")
-_OF_BOTH = ("scales", "mu", "log_sigma", "score", "log_noise", "log_prob", "centre", "steps")
+# Fields that follow from the model and the ratings, or that have a state of their own; sweeps
+# change all others.
+_NOT_OF_SIDE = ("pattern", "order", "back", "terms", "row_of_user_order")
+_NOT_OF_BOTH = ("users", "items", "densities", "likelihood", "generator")
 
 
 @dataclass
@@ -170,8 +171,8 @@ class State:
     def present(self) -> dict[str, Any]:
         """Return everything that sweeps change, which the next one does."""
         return {
-            "both": {name: getattr(self, name) for name in _OF_BOTH},
-            "sides": [{name: getattr(x, name) for name in _OF_SIDE} for x, _ in self.sides],
+            "both": _without(self, _NOT_OF_BOTH),
+            "sides": [_without(side, _NOT_OF_SIDE) for side, _ in self.sides],
             "cutpoints": getattr(self.likelihood, "cutpoints", None),
             "generator": self.generator.bit_generator.state,
         }
@@ -200,6 +201,10 @@ class State:
         u, v = self.users, self.items
         none = u.F[:, :0], v.F[:, :0]
         self.log_noise = dot(*none, u.pattern, u.s, v.s) + self.log_sigma
+
+
+def _without(x: Side | State, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in vars(x).items() if name not in names}
 
 
 def knows_terms(model: PMF) -> bool:
