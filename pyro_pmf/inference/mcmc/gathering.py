@@ -151,11 +151,13 @@ class Gathered:
 
         Parameters
         ----------
-        running : RunningChain, optional
+        running : Continuable, optional
             The chain under way. If it cannot be continued, nothing is written.
         """
+        if self._checkpoint is None:
+            return
         state = None if running is None else running.present_state()
-        if self._checkpoint is None or (running is not None and state is None):
+        if running is not None and state is None:
             return
         n_complete, n_draws = len(self.steps) // self._n_draws, self._n_draws
         counts = list(self._n_written)
