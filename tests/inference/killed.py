@@ -89,7 +89,7 @@ class Slow:
         for piece in np.array_split(np.frombuffer(data, np.uint8), 4):
             self._file.write(piece.tobytes())
             self._file.flush()
-            time.sleep(0.001)
+            time.sleep(0.003)
 
     def __enter__(self) -> Slow:
         return self
@@ -117,7 +117,7 @@ def resumed_fit(name: str, folder: str) -> None:
     packing.open = lambda *args: Slow(open(*args))  # noqa: SIM115
     os.replace, os.fsync = slowly(os.replace), slowly(os.fsync)
     found = digest(run(name, checkpoint=Checkpoint(folder, every=0), resume=True))
-    Path(folder, "digest").write_text(found)
+    packing.write_packed(Path(folder, "digest"), found)
 
 
 def processes() -> multiprocessing.context.BaseContext:
@@ -162,4 +162,4 @@ class Killed:
 
     def end(self) -> str:
         """Return the digest of the fit that has ended."""
-        return (self.folder / "digest").read_text()
+        return packing.read_packed(self.folder / "digest")[0]

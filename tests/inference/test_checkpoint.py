@@ -217,7 +217,7 @@ def test_fits_survive_a_hundred_kills(tmp_path):
     killed = [survive(name, tmp_path / name, 10, seed=2) for name in FITS]
     assert sum(each.n_kills for each in killed) >= 100
     n_in_a_write = sum(each.n_in_a_write for each in killed)
-    assert n_in_a_write > 20, n_in_a_write
+    assert n_in_a_write > 10, n_in_a_write
 
 
 # --- refusals ---
