@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, PMFError, RatingsError, StorageError
 from pyro_pmf.fitting import Progress, fit
+from pyro_pmf.inference.checkpoint import Checkpoint
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
@@ -26,6 +27,7 @@ __all__ = [
     "PMF",
     "VI",
     "BernoulliLogit",
+    "Checkpoint",
     "FactorHalfNormal",
     "FitError",
     "Fixed",

@@ -21,7 +21,7 @@ class FitError(PMFError):
 
 
 class StorageError(PMFError):
-    """Raised when a saved posterior cannot be written or read."""
+    """Raised when a saved posterior or a checkpoint cannot be written or read."""
 
 
 def warn(message: str) -> None:

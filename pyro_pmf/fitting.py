@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pyro_pmf.data.history import with_history
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
+from pyro_pmf.inference.checkpoint import Checkpoint, fingerprint_of, open_checkpoint
 from pyro_pmf.inference.conditions import Conditions, as_device
 from pyro_pmf.inference.mcmc.chains import sample_chains
 from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
@@ -78,6 +80,8 @@ def fit(
     callback: Callable[[Progress], None] | None = None,
     history: Ratings | pd.DataFrame | None = None,
     start: Posterior | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    resume: bool = False,
 ) -> Posterior:
     """Fit a model to ratings.
 
@@ -114,6 +118,14 @@ def fit(
         An earlier fit, from whose result `VI` or `MAP` begins, and whose standard deviations it
         holds; of the same model, and of some of the same users and items. Chains need no start;
         they begin apart, so that they can be compared.
+    checkpoint : path-like or Checkpoint, optional
+        A folder to which the state of the fit is written every minute, or as often as a
+        `Checkpoint` says. A process that is killed at any moment leaves a whole state.
+    resume : bool
+        Whether to continue from the state in ``checkpoint``, if there is one. The fit then ends
+        with the same numbers as without a break, on the same machine and with as many threads;
+        ``callback`` sees the remaining steps. The posterior of a fit that has ended is returned
+        again. A chain of `NUTS` is kept when it is complete, and begins anew otherwise.
 
     Returns
     -------
@@ -133,13 +145,21 @@ def fit(
         rating can be, see `sanity.checked`).
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
+    StorageError
+        If ``checkpoint`` cannot be written, is damaged, or holds another fit; or, without
+        ``resume``, one that has not ended.
+    KeyboardInterrupt
+        If Ctrl-C ends the fit before there is a result: while scales are learnt, or before a
+        chain has 4 draws.
 
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply, variational inference shrinks all factors to
-        zero, or the fit predicts the training ratings worse than their mean does. In the last
-        case, ``posterior.converged`` is False.
+        If the deterministic ELBO does not apply; if variational inference shrinks all factors to
+        zero; if a checkpoint cannot be written any more; if the fit predicts the training ratings
+        worse than their mean does; or if Ctrl-C ends it early. In the last two cases,
+        ``posterior.converged`` is False. An interrupted fit returns its present parameters, or the
+        draws so far, as many of each chain. A second Ctrl-C ends it without a result.
 
     Examples
     --------
@@ -163,9 +183,12 @@ def fit(
             "start must be a posterior, and is for variational inference and MAP; chains begin "
             f"apart, so that they can be compared: leave start={start!r} out."
         )
+    what = model, ratings, method, seed, run.device, dtype, seen, start
+    if (saved := open_checkpoint(checkpoint, resume, lambda: fingerprint_of(*what))) is not None:
+        run = replace(run, checkpoint=saved, started=run.started - saved.seconds)
     if isinstance(method, Gibbs | NUTS):
         return checked(_as_posterior(_draw(model, ratings, method, run)))
-    scales = _learn_scales(model, ratings, method, run) if start is None else _held_by(start)
+    scales = _scales(model, ratings, method, run) if start is None else _held_by(start)
     return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, start)))
 
 
@@ -216,10 +239,17 @@ def _draw(
     return sample_chains(model, ratings.to(run.device, run.dtype), method, run)
 
 
+def _scales(model: Any, ratings: Ratings, method: MAP | VI, run: Conditions) -> Scales | None:
+    """Return the standard deviations that the fit holds; None for the usual ones."""
+    if run.checkpoint is None:
+        return _learn_scales(model, ratings, method, run)
+    return run.checkpoint.once("scales", lambda: _learn_scales(model, ratings, method, run))
+
+
 def _learn_scales(
     model: Any, ratings: Ratings, method: MAP | VI, run: Conditions
 ) -> Scales | None:
-    """Return the standard deviations that the fit holds; None for the usual ones."""
+    """Choose the standard deviations that the fit holds; None for the usual ones."""
     if method.learn_scales == "elbo":
         if not terms_of(model):
             raise FitError('learn_scales="elbo" needs a PMF: leave learn_scales out.')
@@ -238,6 +268,7 @@ def _learn_scales(
     train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
+    quiet = replace(quiet, checkpoint=None, interruptible=False)
 
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 

@@ -147,9 +147,9 @@ def test_terms_are_asked_and_not_spelled(file):
 
 
 PUBLIC = """
-    MAP NUTS PMF VI BernoulliLogit FactorHalfNormal FitError Fixed Gibbs HalfNormal Likelihood
-    LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit PMFError
-    Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
+    MAP NUTS PMF VI BernoulliLogit Checkpoint FactorHalfNormal FitError Fixed Gibbs HalfNormal
+    Likelihood LogNormal NegativeBinomialLog Normal NormalIdentity NormalSigmoid OrderedLogit
+    PMFError Posterior Priors Progress Ratings RatingsError StorageError __version__ fit load
 """
 
 
@@ -186,4 +186,4 @@ def test_fit_has_few_parameters():
     """The options of one inference are in its method, so `fit` has only what all share."""
     import inspect
 
-    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 10
+    assert len(inspect.signature(pyro_pmf.fit).parameters) <= 12

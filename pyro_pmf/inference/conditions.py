@@ -11,6 +11,7 @@ import torch
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
+from pyro_pmf.inference.checkpoint import OpenCheckpoint
 from pyro_pmf.model.learned import Learned
 
 # Called after each step with its row of `Learned.steps` and a function that returns the `Learned`
@@ -36,6 +37,10 @@ class Conditions:
         Callback of each step, see `OnStep`.
     history : Pairs or None
         All pairs with I_ij = 1, the training pairs among them; None if these are all.
+    checkpoint : OpenCheckpoint or None
+        Where the state of the fit is written, and read if it continues.
+    interruptible : bool
+        Whether Ctrl-C ends the fit early with a result; it is an error otherwise.
     started : float
         `time.perf_counter` at the start of the fit.
     """
@@ -46,6 +51,8 @@ class Conditions:
     progress: bool
     on_step: OnStep | None = None
     history: Pairs | None = None
+    checkpoint: OpenCheckpoint | None = None
+    interruptible: bool = True
     started: float = field(default_factory=time.perf_counter)
 
     @property

@@ -66,6 +66,14 @@ class Tracker:
         self.second += var + mean.square()
         self.n_draws += 1
 
+    def present_state(self) -> dict[str, Any]:
+        """Return the sums, which the next draw changes."""
+        return {"n_draws": self.n_draws, "first": self.first, "second": self.second}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a result of `present_state` for the same pairs."""
+        vars(self).update(state)
+
 
 def tracked(trackers: Sequence[Tracker]) -> pd.DataFrame | None:
     """Return mean and sd of the rating of each pair, in rating units, over all chains.

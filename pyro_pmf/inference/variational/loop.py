@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -16,9 +16,11 @@ from tqdm.auto import tqdm
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.errors import FitError
+from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.conditions import Conditions
+from pyro_pmf.inference.interruption import interruption
 from pyro_pmf.inference.methods import MAP, VI
+from pyro_pmf.inference.packing import filled
 from pyro_pmf.inference.scales import Scales
 from pyro_pmf.inference.variational.collapse import refuse_collapse, warn_without_factors
 from pyro_pmf.inference.variational.guides import NormalGuide
@@ -55,7 +57,7 @@ class FitState:
     blocks_left : list of int
         Blocks of users that the current pass over the ratings has not visited, the next one last.
     random_state : dict, optional
-        Random state of Python, NumPy and torch; only `Loop.take_state` sets it.
+        Random state of Python, NumPy and torch; only `Loop.present_state` sets it.
     """
 
     parameters: Tensor
@@ -126,10 +128,14 @@ class Loop:
         """Return whether no step is left to take."""
         return len(self.state.steps) + len(self._launched) >= self.optimizer.last_step
 
+    def present_state(self) -> FitState:
+        """Return everything that the fit needs to continue; the next step changes it."""
+        self._read()
+        return FitState(**vars(self.state) | {"random_state": take_random_state()})
+
     def take_state(self) -> FitState:
         """Return a copy of everything that the fit needs to continue."""
-        self._read()
-        return copy.deepcopy(FitState(**vars(self.state) | {"random_state": take_random_state()}))
+        return copy.deepcopy(self.present_state())
 
     def restore(self, state: FitState) -> None:
         """Continue from a state that a loop of the same fit returned.
@@ -271,8 +277,8 @@ def fit_guide(
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply, or variational inference shrinks all factors to
-        zero.
+        If the deterministic ELBO does not apply, variational inference shrinks all factors to
+        zero, or Ctrl-C ends the fit early. In the last case, it returns its present parameters.
     """
     train = ratings.to(run.device, run.dtype)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
@@ -280,27 +286,51 @@ def fit_guide(
         loop = Loop(objective, method, run)
         if not terms_of(objective.stated):
             check_prediction(objective)
-        with (
-            pyro.validation_enabled(False),  # `_require_finite` reports a diverging step
-            tqdm(total=method.max_steps, desc="fit", unit="step", disable=not run.progress) as bar,
-        ):
-            while not loop.is_at_its_end():
-                if not loop.step():
-                    continue
-                row = loop.state.steps[-1]
-                bar.update(row["step"] - bar.n)
-                if run.on_step is not None:
-                    with isolated_random_state(run.seed):  # its draws do not change the fit
-                        run.on_step(row, loop.learned)
-                bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)
-                bar.total = loop.optimizer.last_step
+        if run.checkpoint is not None and (saved := run.checkpoint.take_state()) is not None:
+            loop.restore(filled(loop.state, saved))
+        is_whole = _take_steps(loop)
+        state = loop.present_state()  # before the check, which may draw
+        with pyro.validation_enabled(False):  # `_require_finite` reports a diverging step
             loop.check_end()
+        if run.checkpoint is not None:
+            run.checkpoint.write(state, finished=is_whole)
         learned = loop.learned()
+        if not is_whole:
+            warn(
+                f"This fit was interrupted after step {len(learned.steps)}, so it has not "
+                f"converged: fit again{', with resume=True' if run.checkpoint else ''}."
+            )
+            return replace(learned, converged=Converged(False, False))
         if objective.is_point_estimate():
             refuse_collapse(learned, objective)
         if learned.converged:
             warn_without_factors(learned)
     return learned
+
+
+def _take_steps(loop: Loop) -> bool:
+    """Take steps until the fit has ended, or is interrupted; return whether it has ended."""
+    run = loop.run
+    with (
+        pyro.validation_enabled(False),
+        interruption(run.interruptible) as request,
+        tqdm(
+            total=loop.method.max_steps, desc="fit", unit="step", disable=not run.progress
+        ) as bar,
+    ):
+        while not (loop.is_at_its_end() or request.requested):
+            if loop.step():
+                row = loop.state.steps[-1]
+                bar.update(row["step"] - bar.n)
+                if run.on_step is not None:
+                    # its draws do not change the fit
+                    with request.noticed(), isolated_random_state(run.seed):
+                        run.on_step(row, loop.learned)
+                bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)
+                bar.total = loop.optimizer.last_step
+            if run.checkpoint is not None and run.checkpoint.is_due():
+                run.checkpoint.write(loop.present_state())
+    return loop.is_at_its_end()
 
 
 def _in_one_vector(leaves: Sequence[Tensor]) -> Tensor:

@@ -448,9 +448,9 @@ def test_a_chain_counts_its_steps_and_leaves_the_random_state_alone(planned):
     [task] = planned(1)
     counted, kept, before = [], [], torch.get_rng_state()
 
-    def on_step(number, so_far):
-        counted.append(number)
-        kept.append(len(so_far().steps))
+    def on_step(chain):
+        counted.append(chain.n_steps)
+        kept.append(len(chain.at_present().steps))
 
     run_chain(task, on_step)
     assert torch.equal(torch.get_rng_state(), before)
@@ -493,8 +493,8 @@ def test_no_more_draws_are_held_than_memory_was_asked_for(few, monkeypatch):
     """Beside the draws of all chains, those of one chain."""
     alive, made = [], []
 
-    def watched(task, on_step):
-        chain = run_chain(task, on_step)
+    def watched(task, on_step, begun):
+        chain = run_chain(task, on_step, begun)
         made.append(weakref.ref(chain))
         return chain
 

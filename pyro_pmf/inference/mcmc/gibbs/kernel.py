@@ -67,6 +67,15 @@ class GibbsKernel:
         """Return False: every draw of a block is exact or accepted."""
         return False
 
+    def present_state(self) -> dict[str, Any]:
+        """Return everything that a chain of the same task needs to continue."""
+        return {"n_sweeps": self._sampler.n_sweeps, **self._sampler.state.present()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a result of `present_state`."""
+        self._sampler.n_sweeps = state["n_sweeps"]
+        self._sampler.state.restore(state)
+
 
 def is_known(model: Callable[..., Any]) -> TypeGuard[PMF]:
     """Return whether the sampler knows a model: a `PMF` with the terms and likelihoods of here.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,7 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs, Pattern
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
-from pyro_pmf.inference.mcmc.gibbs.working import (
-    LogisticWorking,
-    Working,
-    working_likelihood,
-)
+from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working, working_likelihood
 from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
@@ -29,6 +26,10 @@ _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
 _INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
+# Fields that follow from the model and the ratings, or that have a state of their own; sweeps
+# change all others.
+_NOT_OF_SIDE = ("pattern", "order", "back", "terms", "row_of_user_order")
+_NOT_OF_BOTH = ("users", "items", "densities", "likelihood", "generator")
 
 
 @dataclass
@@ -190,6 +191,24 @@ class State:
             below = sites["shares"].double().cumsum(0)[:-1]
             self.likelihood.set_cutpoints(torch.logit(below).to(self.score))
 
+    def present(self) -> dict[str, Any]:
+        """Return everything that sweeps change, which the next one does."""
+        return {
+            "both": _without(self, _NOT_OF_BOTH),
+            "sides": [_without(side, _NOT_OF_SIDE) for side, _ in self.sides],
+            "cutpoints": getattr(self.likelihood, "cutpoints", None),
+            "generator": self.generator.bit_generator.state,
+        }
+
+    def restore(self, present: dict[str, Any]) -> None:
+        """Continue from a result of `present` of the same model and ratings."""
+        vars(self).update(present["both"])
+        for (side, _), values in zip(self.sides, present["sides"], strict=True):
+            vars(side).update(values)
+        if isinstance(self.likelihood, LogisticWorking):
+            self.likelihood.set_cutpoints(present["cutpoints"])
+        self.generator.bit_generator.state = present["generator"]
+
     def compute_scores(self) -> None:
         """Compute the scores anew, so that rounding does not add up over sweeps."""
         u, v = self.users, self.items
@@ -205,6 +224,10 @@ class State:
         u, v = self.users, self.items
         none = u.F[:, :0], v.F[:, :0]
         self.log_noise = dot(*none, u.pattern, u.s, v.s) + self.log_sigma
+
+
+def _without(x: Side | State, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in vars(x).items() if name not in names}
 
 
 def knows_terms(model: PMF) -> bool:
