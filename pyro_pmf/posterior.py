@@ -248,45 +248,87 @@ class Posterior(Learned):
         self,
         users: Hashable | Iterable[Hashable],
         n: int = 10,
+        strategy: recommendation.Strategy = "mean",
+        items: Hashable | Iterable[Hashable] | None = None,
+        exclude: Hashable | Iterable[Hashable] | pd.DataFrame | None = None,
         exclude_seen: bool = True,
+        at_least: float | None = None,
+        n_sd: float = 1.0,
+        seed: int = 0,
     ) -> pd.DataFrame:
-        """Recommend the items with the highest expected rating, if the user met them.
+        """Recommend the best items for each user, if the user met them.
+
+        All strategies rank by the rating that is expected given the latents, which are known only
+        as far as the posterior knows them. "mean" ranks by its posterior mean. "ucb" adds
+        ``n_sd`` posterior standard deviations, and so tries items that may be good; "lcb"
+        subtracts them, and so avoids items that may disappoint. "thompson" takes it at one
+        posterior draw, which tries each item about as often as it may be the best.
+        "probability" ranks by P(rating >= ``at_least``), noise included.
 
         Parameters
         ----------
         users : id or iterable of ids
-            Users to recommend items to. Factors and bias of an unknown user come from the prior.
+            Users to recommend items to. A user given twice is listed once. Factors and bias of an
+            unknown user come from the prior.
         n : int
             Number of items for each user.
+        strategy : {"mean", "ucb", "lcb", "thompson", "probability"}
+            The quantity to rank by. Without posterior uncertainty, as after MAP, "ucb", "lcb" and
+            "thompson" rank as "mean" does.
+        items : id or iterable of ids, optional
+            The items to choose from; all training items by default.
+        exclude : id, iterable of ids, or pandas.DataFrame, optional
+            Items that are never recommended, or pairs that are not: a frame with the columns
+            ``user`` and ``item``. Ids that are not known exclude nothing.
         exclude_seen : bool
             Whether to leave out the items that the user rated in training, or in the history.
+        at_least : float, optional
+            A rating, in rating units, for "probability" only.
+        n_sd : float
+            Posterior standard deviations that "ucb" adds and "lcb" subtracts.
+        seed : int
+            Seed of "thompson". The draw is one of all latents, and all users of a call share it:
+            an item that is overrated in it is so for each of them. Give each user another seed to
+            have independent draws.
 
         Returns
         -------
         pandas.DataFrame
-            One row per user and item. Columns: user, rank (from 1), item; mean and sd of the
-            rating, in rating units. A user with fewer than ``n`` items left has fewer rows.
+            One row per user and item, in the order of ``users``, the best first. Columns: user;
+            item; rank, from 1; score, the quantity ranked by; mean, sd, lower and upper of the
+            *rating*, noise included, with the 90% interval, as by `predict`; known_user. All but
+            the score of "probability" are in rating units. Items of equal score are in the order
+            of ``items``, or of their ids. A user with fewer than ``n`` items left has fewer rows.
 
         Raises
         ------
         RatingsError
-            If all users are unknown because of the type of their ids.
+            If ``users``, ``items`` or ``exclude`` are bytes, a mapping, or hold a missing id;
+            ``users`` or ``items`` are a DataFrame; an item of ``items`` is unknown; or all users,
+            or all ids of ``exclude``, are unknown because of their type.
         PMFError
-            If ``n`` is not a positive integer.
+            If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
+            for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
+            ``seed`` is not a seed, or torch has no quantiles for the distribution of the ratings.
 
         Examples
         --------
         >>> from pyro_pmf import PMF, VI, fit
         >>> from pyro_pmf.datasets import simulate
         >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
-        >>> best = posterior.recommend([3, 7], n=2, exclude_seen=False)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(1), ratings, method, progress=False)
+        >>> best = posterior.recommend([3, 7], n=2, strategy="ucb", exclude_seen=False)
         >>> best[["user", "rank"]].to_numpy().tolist()
         [[3, 1], [3, 2], [7, 1], [7, 2]]
         >>> list(best)
-        ['user', 'rank', 'item', 'mean', 'sd']
+        ['user', 'item', 'rank', 'score', 'mean', 'sd', 'lower', 'upper', 'known_user']
+        >>> bool((best["score"] > best["mean"]).all())
+        True
         """
-        return recommendation.recommend(self, users, n, exclude_seen)
+        return recommendation.recommend(
+            self, users, n, strategy, items, exclude, exclude_seen, at_least, n_sd, seed
+        )
 
     def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare users by their average score over all items, highest first.

@@ -79,6 +79,16 @@ class PosteriorPredictive(ABC):
         var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
         return self.width * var.sqrt()
 
+    @property
+    def sd_of_mean(self) -> Tensor:
+        """Standard deviation of the expected rating over the parts, shape (n_pairs,).
+
+        It says how well the expected rating is known; the noise of a rating is not in it.
+        """
+        mean = self._average(self.transform.mean)
+        var = self._average(lambda part: (self.transform.mean(part) - mean) ** 2)
+        return self.width * var.double().sqrt()
+
     @abstractmethod
     def log_prob(self, rating: Tensor) -> Tensor:
         """Return the log density of a rating, per rating unit, or the log mass of a level.
