@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from pyro_pmf.errors import RatingsError
 
@@ -41,3 +44,31 @@ def ids_of(given: Any, column: Literal["user", "item"], argument: str | None = N
             f"frame[{column!r}].dropna()."
         )
     return ids.unique()
+
+
+def rows_of(
+    known: pd.Index, given: Any, column: Literal["user", "item"], argument: str | None = None
+) -> Tensor:
+    """Return the indices of distinct known ids, int64, in the order given.
+
+    Parameters
+    ----------
+    known : pandas.Index
+        The ids of the training ratings.
+    given, column, argument
+        As for `ids_of`.
+
+    Raises
+    ------
+    RatingsError
+        As for `ids_of`, or if an id is unknown.
+    """
+    ids = ids_of(given, column, argument)
+    index = known.get_indexer(ids)
+    if (unknown := index < 0).any():
+        raise RatingsError(
+            f"{unknown.sum()} of {len(ids)} {argument or f'{column}s'} have no training ratings, "
+            f"such as {ids[unknown][:5].tolist()}: give ids of ratings.{column}_ids, of the same "
+            "type."
+        )
+    return torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))

@@ -22,6 +22,7 @@ from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import heard
 from pyro_pmf.model.terms import Bias, Factor, LogNoise, Plate
+from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.prediction.rated import complete, sums_of, with_average_rater
 
@@ -74,6 +75,10 @@ class Scores:
         Mean and variance of the log of the noise that all ratings share.
     own : dict of str to Tensor
         The likelihood's own latents.
+    values : dict of str to Tensor, Gaussian or LogGaussian
+        The latents, with the rows of every user and item.
+    priors : dict of str to Distribution
+        Normal prior of each term's rows, by site.
     """
 
     def __init__(self, model: PMF, latents: Mapping[str, Value], history: Pairs) -> None:
@@ -91,10 +96,10 @@ class Scores:
             self.sigma = sigma.log_mean, sigma.log_var
         else:
             self.sigma = sigma.log(), zero
-        self.users, self.items = (
-            _side(model, values, plate, size, zero)
-            for plate, size in (("users", shape[0]), ("items", shape[1]))
-        )
+        self.priors = {term.site: unwrapped(sites[term.site]["fn"]) for term in model.terms}
+        self.values = values
+        self.users = _side(model, values, "users", shape[0], zero)
+        self.items = _side(model, values, "items", shape[1], zero)
 
     def moments(self, users: Side, items: Side) -> Moments:
         """Return mean and variance of the score of each of some users with each of some items.
@@ -318,7 +323,7 @@ def rating_of(
     """
     likelihood = likelihood_of(model)
     assert likelihood is not None  # a PMF has one
-    with pyro.validation_enabled(False), torch.no_grad():
+    with pyro.validation_enabled(False):
         return likelihood(Gaussian(*score), LogGaussian(*log_sigma), **own)  # type: ignore[arg-type]
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.arguments import require_integer, require_seed
-from pyro_pmf.errors import PMFError, RatingsError
+from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.moments.expectations import components
-from pyro_pmf.prediction.choosing import ids_of
+from pyro_pmf.prediction.choosing import ids_of, rows_of
 from pyro_pmf.prediction.dense import Dense, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.mixture import mixture
@@ -344,18 +344,11 @@ def _one_draw(learned: Learned, seed: int) -> Learned:
 def _candidates(learned: Learned, items: Any, exclude: Any) -> Tensor:
     """Return the indices of the items that may be recommended, in the order given."""
     train = learned.ratings
-    if items is None:
-        chosen = np.arange(train.n_items)
-    else:
-        ids = ids_of(items, "item")
-        chosen = train.item_ids.get_indexer(ids)
-        if (unknown := chosen < 0).any():
-            raise RatingsError(
-                f"{unknown.sum()} of items have no training ratings, such as "
-                f"{ids[unknown][:5].tolist()}: give only ids in ratings.item_ids, of the same type."
-            )
+    chosen = torch.arange(train.n_items)
+    if items is not None:
+        chosen = rows_of(train.item_ids, items, "item")
     if exclude is not None and not isinstance(exclude, pd.DataFrame):
         ids = ids_of(exclude, "item", "exclude")
         _, barred = train.locate(pd.DataFrame({"user": train.user_ids[0], "item": ids}))
-        chosen = chosen[~np.isin(chosen, barred.numpy())]
-    return torch.from_numpy(np.ascontiguousarray(chosen, dtype=np.int64))
+        chosen = chosen[~torch.isin(chosen, barred)]
+    return chosen

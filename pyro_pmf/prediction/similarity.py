@@ -21,7 +21,7 @@ from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.gaussian import Uncertain
-from pyro_pmf.prediction.choosing import ids_of
+from pyro_pmf.prediction.choosing import rows_of
 from pyro_pmf.random_state import isolated_random_state
 
 Titles = Mapping[Any, Any] | pd.Series | pd.DataFrame
@@ -62,15 +62,8 @@ def similar(
     train = learned.ratings
     known = train.user_ids if of == "user" else train.item_ids
     counts = train.user_counts if of == "user" else train.item_counts
-    wanted = ids_of(ids, of)
-    row = known.get_indexer(wanted)
-    if (unknown := row < 0).any():
-        raise RatingsError(
-            f"{unknown.sum()} {of}s have no training ratings, such as "
-            f"{wanted[unknown][:5].tolist()}: give only ids in ratings.{of}_ids, of the same type."
-        )
+    index = rows_of(known, ids, of)
     names = None if titles is None else _titles(titles, of)
-    index = torch.from_numpy(np.ascontiguousarray(row, dtype=np.int64))
     with isolated_random_state(seed):
         mean, sd = _cosines(learned, of, index)
     others = mean.clone()
@@ -79,7 +72,7 @@ def similar(
     best = torch.argsort(others, dim=1, descending=True, stable=True)[:, :n]
     flat = best.flatten().numpy()
     columns: dict[str, Any] = {
-        of: wanted.repeat(n),
+        of: known.take(index.numpy()).repeat(n),
         "rank": np.tile(np.arange(1, n + 1), len(index)),
         "similar": known.take(flat),
     }
@@ -123,13 +116,13 @@ def _factors(learned: Learned, of: str) -> Iterator[tuple[Tensor, Tensor, Tensor
     counts = (train.item_counts if of == "user" else train.user_counts).double()
     weights = counts / counts.sum()
     if learned.n_draws is not None:
-        for draw in zip(ours, theirs, strict=True):
-            yield *(x.double() for x in draw), weights
+        for one, other in zip(ours, theirs, strict=True):
+            yield one.double(), other.double(), weights
         return
     known = all(isinstance(x, Tensor) or not bool(x.var.any()) for x in (ours, theirs))
     for _ in range(1 if known else _DRAWS):
-        draw = (x.draw() if isinstance(x, Uncertain) else x for x in (ours, theirs))
-        yield *(x.double() for x in draw), weights
+        drawn = [x.draw() if isinstance(x, Uncertain) else x for x in (ours, theirs)]
+        yield drawn[0].double(), drawn[1].double(), weights
 
 
 def _titles(titles: Titles, of: str) -> pd.Series:
