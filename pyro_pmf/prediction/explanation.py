@@ -6,9 +6,9 @@ Given the items, the row x = (U_i, b_i) of a user has the log density
 
 with P and m the precision and the mean of its prior and h_j the expected log density of rating j.
 Its curvature is A = P + sum_j B_j with B_j = -h_j'' E[(V_j, 1)(V_j, 1)']. Without rating j, one
-step of Newton's method moves x by (A - B_j)^-1 (P d_j - G_j), where G_j is the gradient of h_j and
-d_j is the shift of m: the prior mean of a hierarchical user is a sum over the items rated. The step
-is exact if the likelihood is Normal in the score. The items, the noise and the scales are held.
+Newton step moves x by (A - B_j)^-1 (P d_j - G_j), where G_j is the gradient of h_j, and d_j is the
+shift of m: the prior mean of a hierarchical user is a sum over the items rated. The step is exact
+if the likelihood is Normal in the score. The items, the noise and the scales are held.
 """
 
 from __future__ import annotations
