@@ -27,7 +27,7 @@ from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.prediction.rated import complete, sums_of, with_average_rater
 
 Moments = tuple[Tensor, Tensor]  # mean and variance
-_NODES = 129, 9, 13  # of a table over the mean of a score, its sd, and the log of the noise
+_NODES = 129, 17, 13  # of a table over the mean of a score, its sd, and the log of the noise
 _SAME = 1e-6  # a moment that varies less is one number
 _THREADED = 16  # torch shares the work of an interpolation out by parts of a batch
 
@@ -212,7 +212,7 @@ class Interpolated:
     def at(self, dense: Dense) -> Tensor:
         """Return the function at every pair.
 
-        The table has 129 x 9 x 13 nodes, from the least to the largest mean and sd of a score and
+        The table has 129 x 17 x 13 nodes, from the least to the largest mean and sd of a score and
         log of a noise, and two nodes in the variance of this log. Over levels and stars, the error
         of a mean is below a hundredth of the scale; a caller that needs more computes the pairs
         that matter exactly.

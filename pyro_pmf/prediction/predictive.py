@@ -79,15 +79,26 @@ class PosteriorPredictive(ABC):
         var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
         return self.width * var.sqrt()
 
-    @property
-    def sd_of_mean(self) -> Tensor:
-        """Standard deviation of the expected rating over the parts, shape (n_pairs,).
+    def bound_of_mean(self, n_sd: float) -> Tensor:
+        """Return `mean` plus a number of standard deviations of the expected rating of each part.
 
-        It says how well the expected rating is known; the noise of a rating is not in it.
+        These say how well the expected rating is known; the noise of a rating is not in them.
+
+        Parameters
+        ----------
+        n_sd : float
+            Number of standard deviations; negative for a lower bound.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            In rating units.
         """
-        mean = self._average(self.transform.mean)
-        var = self._average(lambda part: (self.transform.mean(part) - mean) ** 2)
-        return self.width * var.double().sqrt()
+        means = torch.stack([self.transform.mean(part) for _, part in self.parts]).double()
+        weights = means.new_tensor([weight for weight, _ in self.parts])
+        mean = weights @ means
+        sd = (weights @ (means - mean) ** 2).sqrt()
+        return self.transform.origin + self.width * (mean + n_sd * sd)
 
     @abstractmethod
     def log_prob(self, rating: Tensor) -> Tensor:

@@ -320,7 +320,7 @@ def _aim(strategy: Strategy, at_least: float | None, n_sd: float) -> Aim:
         return lambda predictive: predictive.probability_at_least(at_least)
     if strategy in ("ucb", "lcb"):
         times = n_sd if strategy == "ucb" else -n_sd
-        return lambda predictive: predictive.mean + times * predictive.sd_of_mean
+        return lambda predictive: predictive.bound_of_mean(times)
     return lambda predictive: predictive.mean
 
 
