@@ -28,6 +28,7 @@ from pyro_pmf.prediction.rated import complete, sums_of, with_average_rater
 
 Moments = tuple[Tensor, Tensor]  # mean and variance
 _NODES = 129, 17, 13  # of a table over the mean of a score, its sd, and the log of the noise
+_MARGIN = 0.05  # beyond the moments of the first pairs, for those of later ones; in their range
 _SAME = 1e-6  # a moment that varies less is one number
 _THREADED = 16  # torch shares the work of an interpolation out by parts of a batch
 
@@ -199,6 +200,8 @@ class Interpolated:
     function : callable
         ``function(fn)`` takes a distribution with random parameters, on the model scale, of batch
         shape (n,), and returns a Tensor of shape (n,).
+    dtype : torch.dtype
+        Floating-point type of the moments.
     """
 
     def __init__(
@@ -206,8 +209,11 @@ class Interpolated:
         model: PMF,
         own: Mapping[str, Any],
         function: Callable[[Distribution], Tensor],
+        dtype: torch.dtype,
     ) -> None:
         self._model, self._own, self._function = model, own, function
+        self._dtype = dtype
+        self._ends: list[tuple[float, float]] | None = None
 
     def at(self, dense: Dense) -> Tensor:
         """Return the function at every pair.
@@ -229,22 +235,41 @@ class Interpolated:
         mean, sd = dense.score[0], dense.score[1].sqrt()
         (user, user_var), (item, item_var) = dense.user_log, dense.item_log
         ends = mean.aminmax(), sd.aminmax(), _ends_of_sum(user, item)
-        axes = [_axis(low, high, n) for (low, high), n in zip(ends, _NODES, strict=True)]
-        (least, most) = _ends_of_sum(user_var, item_var)
-        variances = [least] if most - least < _SAME else [least, most]
-        table = torch.stack([self._table(axes, log_var) for log_var in variances])
+        variances = _ends_of_sum(user_var, item_var)
+        self._cover([(float(low), float(high)) for low, high in (*ends, variances)])
         place = torch.empty(*mean.shape, 3, dtype=mean.dtype)
+        axes = self._axes
         for k, x in enumerate((mean, sd)):
             torch.mul(x, _per_node(axes[k]), out=place[..., k]).sub_(_offset(axes[k]))
         step = _per_node(axes[2])
         torch.add((user * step - _offset(axes[2]))[:, None], item * step, out=place[..., 2])
-        found = _at_places(table, place)
-        if len(variances) == 1:
+        found = _at_places(self._tables, place)
+        if len(found) == 1:
             return found[0]
-        share = 1 / (most - least)
+        least, share = axes[3][0], _per_node(axes[3]) / 2
         return found[0].add_(
             found[1].sub_(found[0]).mul_(((user_var - least) * share)[:, None] + item_var * share)
         )
+
+    def _cover(self, ends: list[tuple[float, float]]) -> None:
+        """Make the tables, unless those of earlier pairs hold all moments between these ends."""
+        if self._ends is not None:
+            known = zip(ends, self._ends, strict=True)
+            if all(low >= a and high <= b for (low, high), (a, b) in known):
+                return
+            ends = [
+                (min(low, a), max(high, b))
+                for (low, high), (a, b) in zip(ends, self._ends, strict=True)
+            ]
+        wider = [_MARGIN * (high - low) for low, high in ends]
+        self._ends = [(low - w, high + w) for (low, high), w in zip(ends, wider, strict=True)]
+        for k in (1, 3):  # an sd and a variance
+            self._ends[k] = max(self._ends[k][0], 0.0), self._ends[k][1]
+        self._axes = [
+            torch.linspace(low, high, n if high - low > _SAME else 1).to(self._dtype)
+            for (low, high), n in zip(self._ends, (*_NODES, 2), strict=True)
+        ]
+        self._tables = torch.stack([self._table(self._axes[:3], x) for x in self._axes[3]])
 
     def _table(self, axes: list[Tensor], log_var: Tensor) -> Tensor:
         mean, sd, log = (x.flatten() for x in torch.meshgrid(*axes, indexing="ij"))
@@ -257,10 +282,6 @@ class Interpolated:
 def _ends_of_sum(a: Tensor, b: Tensor) -> Moments:
     """Return the least and the largest sum of an entry of each."""
     return a.min() + b.min(), a.max() + b.max()
-
-
-def _axis(low: Tensor, high: Tensor, n: int) -> Tensor:
-    return torch.linspace(float(low), float(high), n if high - low > _SAME else 1).to(low.dtype)
 
 
 def _per_node(axis: Tensor) -> float:

@@ -244,7 +244,7 @@ class _Guess:
         def function(fn: Distribution) -> Tensor:
             return aim(mixture(components(fn), transform))
 
-        self._table = Interpolated(model, own, function)
+        self._table = Interpolated(model, own, function, history.dtype)
 
     def of(self, rows: Tensor) -> Tensor:
         """Return the aim of each of some users with each item, shape (n_rows, n_candidates)."""
