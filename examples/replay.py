@@ -1,6 +1,6 @@
 """Replay recommendations on simulated ratings: what exploring buys over the highest mean.
 
-python examples/replay.py                      # a minute on one core
+python examples/replay.py                      # some minutes on one core
 python examples/replay.py --replications 20 --users 100
 
 A model is drawn from its prior, and each user begins with a few ratings of random items. In each
