@@ -14,7 +14,15 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model import storage
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.prediction import diagnostics, effects, inference_data, recommendation, tables
+from pyro_pmf.prediction import (
+    diagnostics,
+    effects,
+    explanation,
+    inference_data,
+    recommendation,
+    similarity,
+    tables,
+)
 from pyro_pmf.prediction.metrics import summarize, summarize_by
 
 
@@ -249,45 +257,221 @@ class Posterior(Learned):
         self,
         users: Hashable | Iterable[Hashable],
         n: int = 10,
+        strategy: recommendation.Strategy = "mean",
+        items: Hashable | Iterable[Hashable] | None = None,
+        exclude: Hashable | Iterable[Hashable] | pd.DataFrame | None = None,
         exclude_seen: bool = True,
+        at_least: float | None = None,
+        n_sd: float = 1.0,
+        seed: int = 0,
     ) -> pd.DataFrame:
-        """Recommend the items with the highest expected rating, if the user met them.
+        """Recommend the best items for each user, if the user met them.
+
+        All strategies rank by the rating that is expected given the latents, which are known only
+        as far as the posterior knows them. "mean" ranks by its posterior mean. "ucb" adds
+        ``n_sd`` posterior standard deviations, and so tries items that may be good; "lcb"
+        subtracts them, and so avoids items that may disappoint. "thompson" takes it at one
+        posterior draw, which tries each item about as often as it may be the best.
+        "probability" ranks by P(rating >= ``at_least``), noise included.
 
         Parameters
         ----------
         users : id or iterable of ids
-            Users to recommend items to. Factors and bias of an unknown user come from the prior.
+            Users to recommend items to. A user given twice is listed once. Factors and bias of an
+            unknown user come from the prior.
         n : int
             Number of items for each user.
+        strategy : {"mean", "ucb", "lcb", "thompson", "probability"}
+            The quantity to rank by. Without posterior uncertainty, as after MAP, "ucb", "lcb" and
+            "thompson" rank as "mean" does.
+        items : id or iterable of ids, optional
+            The items to choose from; all training items by default.
+        exclude : id, iterable of ids, or pandas.DataFrame, optional
+            Items that are never recommended, or pairs that are not: a frame with the columns
+            ``user`` and ``item``. Ids that are not known exclude nothing.
         exclude_seen : bool
             Whether to leave out the items that the user rated in training, or in the history.
+        at_least : float, optional
+            A rating, in rating units, for "probability" only.
+        n_sd : float
+            Posterior standard deviations that "ucb" adds and "lcb" subtracts.
+        seed : int
+            Seed of "thompson". The draw is one of all latents, and all users of a call share it:
+            an item that is overrated in it is so for each of them. Give each user another seed to
+            have independent draws.
 
         Returns
         -------
         pandas.DataFrame
-            One row per user and item. Columns: user, rank (from 1), item; mean and sd of the
-            rating, in rating units. A user with fewer than ``n`` items left has fewer rows.
+            One row per user and item, in the order of ``users``, the best first. Columns: user;
+            item; rank, from 1; score, the quantity ranked by; mean, sd, lower and upper of the
+            *rating*, noise included, with the 90% interval, as by `predict`; known_user. All but
+            the score of "probability" are in rating units. Items of equal score are in the order
+            of ``items``, or of their ids. A user with fewer than ``n`` items left has fewer rows.
 
         Raises
         ------
         RatingsError
-            If all users are unknown because of the type of their ids.
+            If ``users``, ``items`` or ``exclude`` are bytes, a mapping, or hold a missing id;
+            ``users`` or ``items`` are a DataFrame; an item of ``items`` is unknown; or all users,
+            or all ids of ``exclude``, are unknown because of their type.
         PMFError
-            If ``n`` is not a positive integer.
+            If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
+            for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
+            ``seed`` is not a seed, or torch has no quantiles for the distribution of the ratings.
 
         Examples
         --------
         >>> from pyro_pmf import PMF, VI, fit
         >>> from pyro_pmf.datasets import simulate
         >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
-        >>> best = posterior.recommend([3, 7], n=2, exclude_seen=False)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(1), ratings, method, progress=False)
+        >>> best = posterior.recommend([3, 7], n=2, strategy="ucb", exclude_seen=False)
         >>> best[["user", "rank"]].to_numpy().tolist()
         [[3, 1], [3, 2], [7, 1], [7, 2]]
         >>> list(best)
-        ['user', 'rank', 'item', 'mean', 'sd']
+        ['user', 'item', 'rank', 'score', 'mean', 'sd', 'lower', 'upper', 'known_user']
+        >>> bool((best["score"] > best["mean"]).all())
+        True
         """
-        return recommendation.recommend(self, users, n, exclude_seen)
+        return recommendation.recommend(
+            self, users, n, strategy, items, exclude, exclude_seen, at_least, n_sd, seed
+        )
+
+    def similar_items(
+        self,
+        items: Hashable | Iterable[Hashable],
+        n: int = 10,
+        titles: similarity.Titles | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Find the items that the same users like, by what the factors say of all users.
+
+        U A and V A^-T have the same U V^T for every invertible matrix A, so cosines of rows of V
+        mean nothing. This is the cosine of U V_j and U V_k, the contributions of two items'
+        factors to the scores of all users, weighted by their numbers of ratings. Biases are not
+        in it.
+
+        Parameters
+        ----------
+        items : id or iterable of ids
+            Items to compare with all others. An item given twice is listed once.
+        n : int
+            Number of similar items for each.
+        titles : mapping, pandas.Series or pandas.DataFrame, optional
+            Titles by id; a frame has the column ``title``, and the ids in the column ``item`` or
+            in its index. Adds the column title.
+        seed : int
+            Seed of 200 draws of a posterior in closed form. Other posteriors use their own draws,
+            and after MAP there is one.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per item and similar item, the most similar first. Columns: item; rank, from 1;
+            similar, the id; title if requested; cosine, from -1 to 1, and sd, its posterior mean
+            and standard deviation; n_ratings, the number of training ratings of the similar item.
+
+        Raises
+        ------
+        RatingsError
+            If an item is unknown or missing, ``items`` is a DataFrame, bytes or a mapping, or
+            ``titles`` has no titles by id.
+        PMFError
+            If the model has no factors, ``n`` is not a positive integer, or ``seed`` is not a
+            seed.
+
+        Examples
+        --------
+        >>> from pyro_pmf import PMF, VI, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> ratings, _ = simulate(PMF(2), n_users=30, n_items=20, n_ratings=300)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(2), ratings, method, progress=False)
+        >>> alike = posterior.similar_items(3, n=2, titles={k: f"film {k}" for k in range(20)})
+        >>> list(alike)
+        ['item', 'rank', 'similar', 'title', 'cosine', 'sd', 'n_ratings']
+        >>> len(alike), bool(alike["cosine"].between(-1, 1).all())
+        (2, True)
+        """
+        return similarity.similar(self, "item", items, n, titles, seed)
+
+    def similar_users(
+        self,
+        users: Hashable | Iterable[Hashable],
+        n: int = 10,
+        titles: similarity.Titles | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Find the users who like the same items, by what the factors say of all items.
+
+        Parameters
+        ----------
+        users : id or iterable of ids
+            Users to compare with all others. A user given twice is listed once.
+        n : int
+            Number of similar users for each.
+        titles : mapping, pandas.Series or pandas.DataFrame, optional
+            Names by id, as for `similar_items`; a frame may have the column ``user``.
+        seed : int
+            As for `similar_items`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The table of `similar_items` with the column user in place of item. cosine compares
+            V U_i and V U_k, weighted by the items' numbers of ratings.
+
+        Raises
+        ------
+        RatingsError, PMFError
+            As for `similar_items`.
+        """
+        return similarity.similar(self, "user", users, n, titles, seed)
+
+    def explain(self, user: Hashable, item: Hashable) -> pd.DataFrame:
+        """Say which ratings of a user raised or lowered the prediction of an item.
+
+        The change is the expected rating of ``predict``, less what it would be without one of the
+        user's ratings, to first order: one Newton step of the user's factors and bias, with the
+        factors of items, the noise and the scales held. In a hierarchical model, the item also
+        leaves the sum that is the prior mean of the user's factors. The step is exact where the
+        rating is Normal about the score; elsewhere it is the less exact, the more a rating
+        changes. Changes do not add up, since ratings that say the same replace each other.
+
+        Parameters
+        ----------
+        user, item : id
+            The pair whose prediction to explain; the user may have rated the item.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per training rating of the user, the largest change first. Columns: item and
+            rating, of the user; change, in rating units, positive if the rating raised the
+            prediction. A user without training ratings has no rows. For a posterior of draws, the
+            change is averaged over at most 100 of them.
+
+        Raises
+        ------
+        RatingsError
+            If the user or the item is unknown.
+        PMFError
+            If the model is not a `PMF`.
+
+        Examples
+        --------
+        >>> from pyro_pmf import PMF, VI, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(1), ratings, method, progress=False)
+        >>> why = posterior.explain(3, 7)
+        >>> list(why), len(why) == int(ratings.user_counts[3])
+        (['item', 'rating', 'change'], True)
+        """
+        return explanation.explain(self, user, item)
 
     def fold_in(self, ratings: Ratings | pd.DataFrame, seed: int = 0) -> Posterior:
         """Return a posterior that knows some more ratings, without fitting all ratings again.

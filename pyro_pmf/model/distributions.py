@@ -84,8 +84,9 @@ class OrderedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Mean rating on the unit scale, shape (..., n)."""
-        return self.probs @ self._levels
+        """Mean rating on the unit scale, shape (..., n): the mean of P(level > k) over k < L."""
+        excess = self.score[..., None] - self.cutpoints
+        return torch.sigmoid(excess / self.sigma[..., None]).mean(-1)
 
     @property
     def variance(self) -> Tensor:

@@ -174,16 +174,40 @@ def information(
     sites : dict of str to dict
         Pyro's sites by name, see `run`.
     """
+    (score, sigma, own), sites = heard(model, latents, pairs, history)
+    likelihood = likelihood_of(model)
+    assert likelihood is not None  # `heard` asked it
+    with pyro.validation_enabled(False):
+        found = likelihood.information(score, sigma, **own)
+    return found.expand(score.shape), sites
+
+
+def heard(
+    model: Callable[..., Any], latents: Mapping[str, Value], pairs: Pairs, history: Pairs
+) -> tuple[tuple[Any, Any, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return the arguments that a model gives to its likelihood.
+
+    Parameters
+    ----------
+    model : callable
+        A `PMF`, or another model with an attribute ``likelihood`` that it calls.
+    latents, pairs, history
+        As for `run`.
+
+    Returns
+    -------
+    arguments : tuple of (Value, Value, dict of str to Value)
+        Score and sigma of each pair, and the likelihood's own latents.
+    sites : dict of str to dict
+        Pyro's sites by name, see `run`.
+    """
     likelihood = likelihood_of(model)
     assert likelihood is not None  # the caller has a model with one
     listening = _Listening(likelihood)
     overheard = copy.copy(model)
     object.__setattr__(overheard, "likelihood", listening)  # models may be frozen
     sites = run(overheard, latents, pairs, history)
-    score, sigma, own = listening.heard
-    with pyro.validation_enabled(False):
-        found = likelihood.information(score, sigma, **own)
-    return found.expand(score.shape), sites
+    return listening.heard, sites
 
 
 class _Listening(Likelihood):

@@ -162,10 +162,10 @@ class DiscretePredictive(PosteriorPredictive):
         return self._average(lambda part: _lattice_cdf(part, x)).masked_fill(level < 0, 0)
 
     def _level_quantile(self, probability: float) -> Tensor:
-        """Bisect over the levels; if there is no highest one, first double the upper end."""
+        """Bisect over the levels; if there is no highest one, between bounds by the moments."""
         low = torch.full(self.parts[0][1].batch_shape, -1.0, dtype=torch.float64)
         if self.levels is None:
-            high = torch.ones_like(low)
+            low, high = self._cantelli(probability)
             while (short := (self._level_cdf(high) < probability) & (high < _LARGEST)).any():
                 high = torch.where(short, 2 * high, high)
         else:
@@ -175,6 +175,16 @@ class DiscretePredictive(PosteriorPredictive):
             reached = self._level_cdf(middle) >= probability
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
         return high
+
+    def _cantelli(self, probability: float) -> tuple[Tensor, Tensor]:
+        """Return levels around a quantile, by Cantelli's inequality; -1 and 1 without moments."""
+        unit = self.width * self.spacing
+        mean, sd = (self.mean - self.transform.origin) / unit, self.sd.double() / unit
+        odds = probability / (1 - probability)
+        low = (mean - sd * odds**-0.5).floor() - 1
+        high = (mean + sd * odds**0.5).ceil() + 1
+        known = low.isfinite() & (high < _LARGEST)
+        return torch.where(known, low, -1.0).clamp(min=-1), torch.where(known, high, 1.0)
 
 
 def _lattice_cdf(part: Distribution, x: Tensor) -> Tensor:

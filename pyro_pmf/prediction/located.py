@@ -37,6 +37,9 @@ class LocatedPairs:
         on.
     rated : bool
         Whether each pair counts as rated, see `Posterior.predict`.
+    n_users : int
+        Least number of users. Rows of unknown users are drawn together, so predictions of some
+        of their pairs equal predictions of all only in a matrix of the same size.
 
     Raises
     ------
@@ -53,12 +56,19 @@ class LocatedPairs:
         The pairs with I_ij = 1 in a matrix of this size: those that the fit knew to be rated.
     """
 
-    def __init__(self, learned: Learned, user: Tensor, item: Tensor, rated: bool = False) -> None:
+    def __init__(
+        self,
+        learned: Learned,
+        user: Tensor,
+        item: Tensor,
+        rated: bool = False,
+        n_users: int = 0,
+    ) -> None:
         train = learned.ratings
         self.learned, self.user, self.item = learned, user, item
         self.known_user = (user < train.n_users).numpy()
         self.known_item = (item < train.n_items).numpy()
-        self.n_users = max(train.n_users, int(user.max()) + 1 if len(user) else 0)
+        self.n_users = max(train.n_users, n_users, int(user.max()) + 1 if len(user) else 0)
         self.n_items = max(train.n_items, int(item.max()) + 1 if len(item) else 0)
         self.history = learned.seen.within(self.n_users, self.n_items)
         self._is_hierarchical = bool(sums_of(learned.model))
@@ -129,8 +139,13 @@ class LocatedPairs:
             if len(rows):
                 yield rows.numpy(), self._pairs(rows)
 
-    def predictives(self) -> Iterator[tuple[np.ndarray, PosteriorPredictive]]:
+    def predictives(self, seed: int = 0) -> Iterator[tuple[np.ndarray, PosteriorPredictive]]:
         """Iterate over row numbers and the predictive distribution of their ratings.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the rows of unknown users and items where draws represent the posterior.
 
         Yields
         ------
@@ -145,7 +160,9 @@ class LocatedPairs:
                 parts = components(self.rating_distribution(learned.latents, pairs))
             else:
                 weight = 1 / learned.n_draws
-                with isolated_random_state(0):  # for unknown users and items, drawn from the prior
+                with isolated_random_state(
+                    seed
+                ):  # for unknown users and items, drawn from the prior
                     parts = [
                         (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
                     ]

@@ -79,6 +79,27 @@ class PosteriorPredictive(ABC):
         var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
         return self.width * var.sqrt()
 
+    def bound_of_mean(self, n_sd: float) -> Tensor:
+        """Return `mean` plus a number of standard deviations of the expected rating of each part.
+
+        These say how well the expected rating is known; the noise of a rating is not in them.
+
+        Parameters
+        ----------
+        n_sd : float
+            Number of standard deviations; negative for a lower bound.
+
+        Returns
+        -------
+        Tensor, shape (n_pairs,)
+            In rating units.
+        """
+        means = torch.stack([self.transform.mean(part) for _, part in self.parts]).double()
+        weights = means.new_tensor([weight for weight, _ in self.parts])
+        mean = weights @ means
+        sd = (weights @ (means - mean) ** 2).sqrt()
+        return self.transform.origin + self.width * (mean + n_sd * sd)
+
     @abstractmethod
     def log_prob(self, rating: Tensor) -> Tensor:
         """Return the log density of a rating, per rating unit, or the log mass of a level.

@@ -1,40 +1,69 @@
-"""Recommendations: the unseen items with the highest expected rating of a user."""
+"""Recommendations: the best items of a user, by one of several aims.
+
+Only what is listed is computed in full. The aim is first interpolated for every item (`dense`),
+which gives each user a list that is somewhat too long. The aim of its items is then computed
+exactly. The error of the interpolation is seen there, and if an item that was left out might be
+better, the list is made longer. Other models than a `PMF` compute every item exactly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import cast
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_integer, require_seed
+from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.moments.expectations import components
+from pyro_pmf.prediction.choosing import ids_of, rows_of
+from pyro_pmf.prediction.dense import Dense, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
+from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.random_state import isolated_random_state
 
-_CHUNK = 1 << 20  # pairs scored at a time
+Strategy = Literal["mean", "ucb", "lcb", "thompson", "probability"]
+Aim = Callable[[PosteriorPredictive], Tensor]  # of each pair, the higher the better
+_CELLS = 1 << 22  # pairs whose moments are held at a time
+_MORE = 20  # items of a list beyond twice those that are wanted
+_BEYOND = 0.5  # errors of items left out, beyond those of items listed; in their range
+_INTERVAL = 0.9
 
 
 def recommend(
     learned: Learned,
     users: Hashable | Iterable[Hashable],
     n: int = 10,
+    strategy: Strategy = "mean",
+    items: Hashable | Iterable[Hashable] | None = None,
+    exclude: Hashable | Iterable[Hashable] | pd.DataFrame | None = None,
     exclude_seen: bool = True,
+    at_least: float | None = None,
+    n_sd: float = 1.0,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the items with the highest expected rating of each user.
+    """Return the best items of each user.
 
     Parameters
     ----------
     learned : Learned
         Result of a fit.
-    users, n, exclude_seen
+    users, n, strategy, items, exclude, exclude_seen, at_least, n_sd, seed
         As for `Posterior.recommend`.
 
     Returns
     -------
     pandas.DataFrame
-        The table of `Posterior.recommend`: user, rank, item, mean and sd.
+        The table of `Posterior.recommend`.
 
     Raises
     ------
@@ -42,48 +71,284 @@ def recommend(
         As for `Posterior.recommend`.
     """
     require_integer("n", n)
-    one = isinstance(users, str) or not isinstance(users, Iterable)
-    ids = pd.Index([users] if one else list(cast(Iterable[Hashable], users)))
-    train = learned.ratings
-    index, _ = train.locate(pd.DataFrame({"user": ids, "item": train.item_ids[0]}))
-    unknown = index < 0
-    index[unknown] = train.n_users + torch.arange(int(unknown.sum()))
-    users_at_a_time = max(1, _CHUNK // train.n_items)
-    parts = [
-        _recommend(learned, index[rows], ids[rows.numpy()], n, exclude_seen)
-        for rows in torch.arange(len(ids)).split(users_at_a_time)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    require_seed(seed)
+    aim = _aim(strategy, at_least, n_sd)
+    choice = _Choice.of(learned, users, items, exclude, exclude_seen)
+    judged, seed = (_one_draw(learned, seed), seed) if strategy == "thompson" else (learned, 0)
+    lists = _Lists(judged, choice, aim, n, seed)
+    found = [lists.of(rows) for rows in choice.blocks()]
+    row, column, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _table(learned, choice, row, column, score)
 
 
-def _recommend(
-    learned: Learned, index: torch.Tensor, ids: pd.Index, n: int, exclude_seen: bool
+@dataclass(frozen=True)
+class _Choice:
+    """Who may be recommended what.
+
+    Attributes
+    ----------
+    ids : pandas.Index
+        The users, each once.
+    user : Tensor, int64, shape (n_users,)
+        Their indices; unknown ones are numbered from the number of training users on.
+    item : Tensor, int64, shape (n_candidates,)
+        Indices of the items that may be recommended to some user, in the order of ties.
+    barred : tuple of Tensor, int64, shape (n_barred,)
+        Positions of the user and of the item of pairs that may not be recommended, by user.
+    n_rows : int
+        Number of users of the training ratings and unknown ones.
+    """
+
+    ids: pd.Index
+    user: Tensor
+    item: Tensor
+    barred: tuple[Tensor, Tensor]
+    n_rows: int
+
+    @classmethod
+    def of(
+        cls,
+        learned: Learned,
+        users: Any,
+        items: Any,
+        exclude: Any,
+        exclude_seen: bool,
+    ) -> _Choice:
+        train = learned.ratings
+        ids = ids_of(users, "user")
+        user, _ = train.locate(pd.DataFrame({"user": ids, "item": train.item_ids[0]}))
+        unknown = user < 0
+        user[unknown] = train.n_users + torch.arange(int(unknown.sum()))
+        item = _candidates(learned, items, exclude)
+        n_rows = train.n_users + int(unknown.sum())
+        position = torch.full((train.n_items,), -1, dtype=torch.int64)
+        position[item] = torch.arange(len(item))
+        row = torch.full((n_rows,), -1, dtype=torch.int64)
+        row[user] = torch.arange(len(user))
+        barred = []
+        if exclude_seen:
+            barred.append((row[learned.seen.user], position[learned.seen.item]))
+        if isinstance(exclude, pd.DataFrame):
+            _, there = train.locate(exclude)
+            whose = torch.from_numpy(ids.get_indexer(pd.Index(exclude["user"])).astype(np.int64))
+            barred.append((whose, torch.where(there < 0, -1, position[there])))
+        pairs = [torch.stack(pair) for pair in barred]
+        both = torch.cat(pairs, 1) if pairs else torch.empty(2, 0, dtype=torch.int64)
+        both = both[:, (both >= 0).all(0)]
+        both = both[:, torch.argsort(both[0], stable=True)]
+        return cls(ids, user, item, (both[0], both[1]), n_rows)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Iterate over positions of users, some at a time; once without users."""
+        yield from torch.arange(len(self.user)).split(max(1, _CELLS // max(1, len(self.item))))
+
+    def bar(self, guess: Tensor, rows: Tensor) -> None:
+        """Set pairs that may not be recommended to minus infinity; ``rows`` are consecutive."""
+        if len(rows):
+            ends = torch.tensor([int(rows[0]), int(rows[-1]) + 1])
+            first, last = torch.searchsorted(self.barred[0], ends).tolist()
+            user, item = (x[first:last] for x in self.barred)
+            guess[user - int(rows[0]), item] = -torch.inf
+
+
+class _Lists:
+    """The best items of some users, by an aim.
+
+    Parameters
+    ----------
+    learned : Learned
+        Whose predictions to judge by.
+    choice : _Choice
+        Who may be recommended what.
+    aim : callable
+        The higher the better.
+    n : int
+        Length of a list.
+    seed : int
+        Seed of rows that are drawn from the prior.
+    """
+
+    def __init__(self, learned: Learned, choice: _Choice, aim: Aim, n: int, seed: int) -> None:
+        self._learned, self._choice, self._aim = learned, choice, aim
+        self._n, self._seed = n, seed
+        self._dense = _Guess(learned, choice, aim, seed) if type(learned.model) is PMF else None
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the lists of some users.
+
+        Parameters
+        ----------
+        rows : Tensor, int64
+            Consecutive positions of users.
+
+        Returns
+        -------
+        row, column : Tensor, int64, shape (n_listed,)
+            Positions of users and of items; by user, the best first.
+        score : Tensor, float64, shape (n_listed,)
+        """
+        n_candidates = len(self._choice.item)
+        if self._dense is None:
+            guess, length = torch.zeros(len(rows), n_candidates), n_candidates
+        else:
+            guess, length = self._dense.of(rows), min(2 * self._n + _MORE, n_candidates)
+        self._choice.bar(guess, rows)
+        n, found = min(self._n, n_candidates), []
+        todo = torch.arange(len(rows))
+        while len(todo):
+            best = guess[todo].topk(min(length + 1, n_candidates), 1)
+            beyond = best.values[:, length:].amax(1) if length < n_candidates else None
+            column = best.indices[:, :length].sort(1).values  # equal scores keep their order
+            here = guess[todo].gather(1, column)
+            score = torch.full_like(here, -torch.inf, dtype=torch.float64)
+            row = rows[todo][:, None].expand(column.shape)
+            allowed = here > -torch.inf
+            score[allowed] = self._exact(row[allowed], column[allowed])
+            margin = _margin((score - here)[allowed])
+            order = torch.argsort(score, dim=1, descending=True, stable=True)[:, :n]
+            column, score = column.gather(1, order), score.gather(1, order)
+            sure = torch.ones(len(todo), dtype=torch.bool)
+            if beyond is not None:
+                sure = (beyond == -torch.inf) | (score[:, -1] > beyond + margin)
+            found.append((rows[todo][sure], column[sure], score[sure]))
+            todo, length = todo[~sure], min(4 * length, n_candidates)
+        return _flat(found, n)
+
+    def _exact(self, row: Tensor, column: Tensor) -> Tensor:
+        """Return the aim of some pairs as `LocatedPairs` has it, float64."""
+        user, item = self._choice.user[row], self._choice.item[column]
+        where = LocatedPairs(self._learned, user, item, n_users=self._choice.n_rows)
+        score = torch.empty(len(where), dtype=torch.float64)
+        for rows, predictive in where.predictives(self._seed):
+            score[torch.from_numpy(rows)] = self._aim(predictive).double()
+        return score
+
+
+class _Guess:
+    """The aim for every item, interpolated; parameters as for `_Lists`."""
+
+    def __init__(self, learned: Learned, choice: _Choice, aim: Aim, seed: int) -> None:
+        model, transform = cast(PMF, learned.model), learned.ratings.transform
+        self._choice = choice
+        history = learned.seen.within(choice.n_rows, learned.ratings.n_items)
+        if learned.n_draws is None:
+            self._parts = [Scores(model, learned.latents, history)]
+        else:
+            with isolated_random_state(seed):
+                self._parts = [Scores(model, draw, history) for draw in learned.draws()]
+        owns = [scores.own for scores in self._parts]
+        own: dict[str, Any] = owns[0]
+        if len(owns) > 1:
+            own = {name: torch.stack([each[name] for each in owns]).mean(0) for name in own}
+
+        def function(fn: Distribution) -> Tensor:
+            return aim(mixture(components(fn), transform))
+
+        self._table = Interpolated(model, own, function, history.dtype)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the aim of each of some users with each item, shape (n_rows, n_candidates)."""
+        if not len(self._choice.item) or not len(rows):
+            return torch.empty(len(rows), len(self._choice.item))
+        dense = Dense.of(self._parts, self._choice.user[rows], self._choice.item)
+        return self._table.at(dense)
+
+
+def _margin(errors: Tensor) -> float:
+    """Return how far the guess of an item that was left out may be too low.
+
+    It is the largest error of those listed, and half their range beyond it.
+    """
+    if not len(errors):
+        return 0.0
+    low, high = errors.aminmax()
+    return float(high + _BEYOND * (high - low))
+
+
+def _flat(found: list[tuple[Tensor, Tensor, Tensor]], n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lists of equal length one after the other, by user, without barred items."""
+    if not found:
+        none = torch.empty(0, dtype=torch.int64)
+        return none, none, none.double()
+    row, column, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = torch.argsort(row)
+    row, column, score = row[order], column[order], score[order]
+    kept = score > -torch.inf
+    return row[:, None].expand(len(row), n)[kept], column[kept], score[kept]
+
+
+def _table(
+    learned: Learned, choice: _Choice, row: Tensor, column: Tensor, score: Tensor
 ) -> pd.DataFrame:
-    train = learned.ratings
-    every_item = torch.arange(train.n_items)
-    where = LocatedPairs(
-        learned, index.repeat_interleave(train.n_items), every_item.repeat(len(index))
-    )
-    mean: np.ndarray = np.empty(len(where))
-    sd = np.empty_like(mean)
+    user, item = choice.user[row], choice.item[column]
+    where = LocatedPairs(learned, user, item, n_users=choice.n_rows)
+    columns = {name: np.empty(len(where)) for name in ("mean", "sd", "lower", "upper")}
     for rows, predictive in where.predictives():
-        mean[rows], sd[rows] = predictive.mean.numpy(), predictive.sd.numpy()
-    shape = len(index), train.n_items
-    mean, sd, unseen = mean.reshape(shape), sd.reshape(shape), np.ones(shape, dtype=bool)
-    if exclude_seen:
-        pointers = where.history.pattern.row_pointers
-        for place, user in enumerate(index.tolist()):
-            unseen[place, where.history.item[pointers[user] : pointers[user + 1]].numpy()] = False
-    best = np.argsort(np.where(unseen, -mean, np.inf), axis=1, kind="stable")[:, :n]
-    row = np.arange(len(index))[:, None]
-    kept = unseen[row, best]  # fewer than n where a user has seen nearly everything
-    rank = np.broadcast_to(np.arange(1, best.shape[1] + 1), best.shape)
-    return pd.DataFrame(
+        ends = predictive.interval(_INTERVAL)
+        for name, value in zip(columns, (predictive.mean, predictive.sd, *ends), strict=True):
+            columns[name][rows] = value.numpy()
+    sizes = torch.bincount(row, minlength=len(choice.user))
+    first = (sizes.cumsum(0) - sizes)[row]
+    table = pd.DataFrame(
         {
-            "user": ids.repeat(kept.sum(1)),
-            "rank": rank[kept],
-            "item": train.item_ids[best[kept]],
-            "mean": mean[row, best][kept],
-            "sd": sd[row, best][kept],
+            "user": choice.ids.take(row.numpy()),
+            "item": learned.ratings.item_ids.take(item.numpy()),
+            "rank": (torch.arange(len(row)) - first + 1).numpy(),
+            "score": score.numpy(),
+            **columns,
+            "known_user": where.known_user,
         }
     )
+    table.attrs["rated"] = False
+    return table
+
+
+def _aim(strategy: Strategy, at_least: float | None, n_sd: float) -> Aim:
+    """Return what a strategy maximizes."""
+    if strategy not in get_args(Strategy):
+        raise PMFError(f"strategy must be one of {get_args(Strategy)}, not {strategy!r}.")
+    if (strategy == "probability") != (at_least is not None):
+        raise PMFError(
+            'strategy="probability" ranks by the probability of a rating of at_least or more, and '
+            f"only it uses at_least: give both or neither, not {strategy!r} and {at_least!r}."
+        )
+    if at_least is not None and not _is_finite(at_least):
+        raise PMFError(f"at_least must be a rating, a finite number, not {at_least!r}.")
+    if not _is_finite(n_sd) or n_sd < 0:
+        raise PMFError(f"n_sd must be a finite number of at least 0, not {n_sd!r}.")
+    if at_least is not None:
+        return lambda predictive: predictive.probability_at_least(at_least)
+    if strategy in ("ucb", "lcb"):
+        times = n_sd if strategy == "ucb" else -n_sd
+        return lambda predictive: predictive.bound_of_mean(times)
+    return lambda predictive: predictive.mean
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and bool(np.isfinite(float(value)))
+
+
+def _one_draw(learned: Learned, seed: int) -> Learned:
+    """Return a fit whose posterior is one joint draw of all latents."""
+    if learned.n_draws is None:
+        with isolated_random_state(seed):
+            draw = next(learned.draws(1))
+    else:
+        k = int(np.random.default_rng(seed).integers(learned.n_draws))
+        draw = {site: x[k] for site, x in learned.latents.items() if isinstance(x, Tensor)}
+    latents = {site: value[None] for site, value in draw.items()}
+    return replace(learned, latents=latents, n_draws=1, n_chains=None)
+
+
+def _candidates(learned: Learned, items: Any, exclude: Any) -> Tensor:
+    """Return the indices of the items that may be recommended, in the order given."""
+    train = learned.ratings
+    chosen = torch.arange(train.n_items)
+    if items is not None:
+        chosen = rows_of(train.item_ids, items, "item")
+    if exclude is not None and not isinstance(exclude, pd.DataFrame):
+        ids = ids_of(exclude, "item", "exclude")
+        _, barred = train.locate(pd.DataFrame({"user": train.user_ids[0], "item": ids}))
+        chosen = chosen[~torch.isin(chosen, barred)]
+    return chosen

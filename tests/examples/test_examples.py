@@ -23,6 +23,10 @@ FLAGS = {
     "music.py": [
         *("--sample", "2000", "--max-steps", "3", "--n-factors", "2", "--no-progress"),
     ],
+    "replay.py": [
+        *("--users", "6", "--items", "8", "--rounds", "2", "--replications", "2"),
+        *("--max-steps", "5"),
+    ],
 }
 MOVIES = [
     "Global mean",
@@ -105,6 +109,19 @@ def table(printed):
 def test_every_example_is_run_here():
     scripts = [path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text()]
     assert sorted(scripts) == sorted(FLAGS)
+
+
+@pytest.mark.slow
+def test_replay(run):
+    printed = run("replay.py")
+    assert "6 users, 8 items, 2 rounds, 2 replications, simulated." in printed
+    rows = [
+        line for line in printed.splitlines() if line.startswith(("all rounds", "second half"))
+    ]
+    assert [row[28:40].strip() for row in rows] == 2 * ["mean", "ucb", "thompson"]
+    for row in rows:
+        assert float(row[40:47]) >= 0  # a regret
+        assert (" to " in row) == ("mean" not in row)
 
 
 @pytest.mark.slow

@@ -1,0 +1,368 @@
+"""Scores of every pair of some users and items at once, by their mean and their variance.
+
+A prediction of listed pairs runs the model on them. To compare all items for a user, the moments
+of U_i . V_j + b_i + c_j of whole rows are products of two matrices, which is a hundred times as
+fast. They hold all that a closed form says of a rating: its expectation is a smooth function of
+the mean and the sd of the score and of the log of the noise (`Interpolated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import pyro
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.running import heard
+from pyro_pmf.model.terms import Bias, Factor, LogNoise, Plate
+from pyro_pmf.moments.expectations import unwrapped
+from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
+from pyro_pmf.prediction.rated import complete, sums_of, with_average_rater
+
+Moments = tuple[Tensor, Tensor]  # mean and variance
+_NODES = 129, 17, 13  # of a table over the mean of a score, its sd, and the log of the noise
+_MARGIN = 0.05  # beyond the moments of the first pairs, for those of later ones; in their range
+_SAME = 1e-6  # a moment that varies less is one number
+_THREADED = 16  # torch shares the work of an interpolation out by parts of a batch
+
+
+class Side(NamedTuple):
+    """What the rows of some users, or items, contribute to scores: means and variances.
+
+    Attributes
+    ----------
+    factors : tuple of Tensor, shape (n, n_factors)
+        Without factors, ``n_factors`` is 0.
+    bias, log_noise : tuple of Tensor, shape (n,)
+        Zero where the model lacks the term.
+    """
+
+    factors: Moments
+    bias: Moments
+    log_noise: Moments
+
+    def rows(self, index: Tensor) -> Side:
+        """Return some rows; ``index`` is a Tensor, int64, shape (n_rows,)."""
+        return Side(*((mean[index], var[index]) for mean, var in self))
+
+
+class Scores:
+    """The scores of a `PMF`, given values or distributions of its latents.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    latents : mapping of str to Tensor, Gaussian or LogGaussian
+        Latents in the shape that they have on the training ratings. Other rows are drawn as by
+        `LocatedPairs.rating_distribution`.
+    history : Pairs
+        The pairs with I_ij = 1, in a matrix that may have more users and items.
+
+    Attributes
+    ----------
+    users, items : Side
+        The rows of every user and item of the matrix.
+    mu : tuple of Tensor, shape ()
+        Mean and variance of the mean score.
+    sigma : tuple of Tensor, shape ()
+        Mean and variance of the log of the noise that all ratings share.
+    own : dict of str to Tensor
+        The likelihood's own latents.
+    values : dict of str to Tensor, Gaussian or LogGaussian
+        The latents, with the rows of every user and item.
+    priors : dict of str to Distribution
+        Normal prior of each term's rows, by site.
+    """
+
+    def __init__(self, model: PMF, latents: Mapping[str, Value], history: Pairs) -> None:
+        if sums_of(model):
+            values = with_average_rater(model, latents, history)
+        else:
+            values, _ = complete(model, latents, history)
+        shape = history.n_users, history.n_items
+        one = Pairs(history.user[:1], history.item[:1], *shape, dtype=history.dtype)
+        (_, _, self.own), sites = heard(model, values, one, history)
+        zero = torch.zeros((), dtype=history.dtype)
+        self.mu = moments_of(sites["mu"]["value"]) if "mu" in sites else (zero, zero)
+        sigma = sites["sigma"]["value"] if "sigma" in sites else zero + 1
+        if isinstance(sigma, LogGaussian):
+            self.sigma = sigma.log_mean, sigma.log_var
+        else:
+            self.sigma = sigma.log(), zero
+        self.priors = {term.site: unwrapped(sites[term.site]["fn"]) for term in model.terms}
+        self.values = values
+        self.users = _side(model, values, "users", shape[0], zero)
+        self.items = _side(model, values, "items", shape[1], zero)
+
+    def moments(self, users: Side, items: Side) -> Moments:
+        """Return mean and variance of the score of each of some users with each of some items.
+
+        Parameters
+        ----------
+        users, items : Side
+            Some rows of `users` and of `items`.
+
+        Returns
+        -------
+        mean, var : Tensor, shape (n_users, n_items)
+            ``var`` is expanded from one zero where all is known.
+        """
+        (U, U_var), (b, b_var), _ = users
+        (V, V_var), (c, c_var), _ = items
+        mean = torch.addmm(c, U, V.T).add_(b[:, None]).add_(self.mu[0])
+        known = (U_var, V_var, b_var, c_var, self.mu[1])
+        if not any(bool(var.any()) for var in known):
+            return mean, self.mu[1].expand(mean.shape)
+        left, right = torch.cat([U_var, U**2], 1), torch.cat([V**2 + V_var, V_var], 1)
+        return mean, torch.addmm(c_var, left, right.T).add_(b_var[:, None]).add_(self.mu[1])
+
+
+class Dense(NamedTuple):
+    """Moments of the scores of some users with some items, and of the logs of their noise.
+
+    Attributes
+    ----------
+    score : tuple of Tensor, shape (n_users, n_items)
+        Mean and variance of each score.
+    user_log, item_log : tuple of Tensor, shape (n_users,) and (n_items,)
+        Their sums are the mean and the variance of the log of a pair's noise.
+    """
+
+    score: Moments
+    user_log: Moments
+    item_log: Moments
+
+    @classmethod
+    def of(cls, parts: list[Scores], user: Tensor, item: Tensor) -> Self:
+        """Return the moments over draws, or of a closed form, which is one part.
+
+        Parameters
+        ----------
+        parts : list of Scores
+            One for each draw. Only sums over draws are held.
+        user, item : Tensor, int64
+            Indices of users and of items.
+        """
+        score = _Sum()
+        logs = _Sum(), _Sum()
+        for scores in parts:
+            users, items = scores.users.rows(user), scores.items.rows(item)
+            score.add(*scores.moments(users, items))
+            mean, var = users.log_noise
+            logs[0].add(mean + scores.sigma[0], var + scores.sigma[1])
+            logs[1].add(*items.log_noise)
+        return cls(score.moments(), logs[0].moments(), logs[1].moments())
+
+
+class _Sum:
+    """Mean and variance over parts, of quantities with a mean and a variance in each."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def add(self, mean: Tensor, var: Tensor) -> None:
+        self._n += 1
+        if self._n == 1:
+            self._mean, self._var, self._square = mean, var, None
+            return
+        if self._square is None:
+            self._square = self._var + self._mean**2
+            self._mean = self._mean.clone()
+        self._mean += mean
+        self._square.addcmul_(mean, mean)
+        if bool(var.any()):
+            self._square += var
+
+    def moments(self) -> Moments:
+        if self._square is None:
+            return self._mean, self._var
+        mean = self._mean / self._n
+        return mean, (self._square / self._n).addcmul_(mean, mean, value=-1).clamp_(min=0)
+
+
+class Interpolated:
+    """A function of the distribution of a rating, interpolated over the moments of its score.
+
+    Parameters
+    ----------
+    model : PMF
+        The model, for its likelihood.
+    own : mapping of str to Tensor
+        The likelihood's own latents.
+    function : callable
+        ``function(fn)`` takes a distribution with random parameters, on the model scale, of batch
+        shape (n,), and returns a Tensor of shape (n,).
+    dtype : torch.dtype
+        Floating-point type of the moments.
+    """
+
+    def __init__(
+        self,
+        model: PMF,
+        own: Mapping[str, Any],
+        function: Callable[[Distribution], Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self._model, self._own, self._function = model, own, function
+        self._dtype = dtype
+        self._ends: list[tuple[float, float]] | None = None
+
+    def at(self, dense: Dense) -> Tensor:
+        """Return the function at every pair.
+
+        The table has 129 x 17 x 13 nodes, from the least to the largest mean and sd of a score and
+        log of a noise, and two nodes in the variance of this log. Over levels and stars, the error
+        of a mean is below a hundredth of the scale; a caller that needs more computes the pairs
+        that matter exactly.
+
+        Parameters
+        ----------
+        dense : Dense
+            Moments of the scores.
+
+        Returns
+        -------
+        Tensor, shape (n_users, n_items)
+        """
+        mean, sd = dense.score[0], dense.score[1].sqrt()
+        (user, user_var), (item, item_var) = dense.user_log, dense.item_log
+        ends = mean.aminmax(), sd.aminmax(), _ends_of_sum(user, item)
+        variances = _ends_of_sum(user_var, item_var)
+        self._cover([(float(low), float(high)) for low, high in (*ends, variances)])
+        place = torch.empty(*mean.shape, 3, dtype=mean.dtype)
+        axes = self._axes
+        for k, x in enumerate((mean, sd)):
+            torch.mul(x, _per_node(axes[k]), out=place[..., k]).sub_(_offset(axes[k]))
+        step = _per_node(axes[2])
+        torch.add((user * step - _offset(axes[2]))[:, None], item * step, out=place[..., 2])
+        found = _at_places(self._tables, place)
+        if len(found) == 1:
+            return found[0]
+        least, share = axes[3][0], _per_node(axes[3]) / 2
+        return found[0].add_(
+            found[1].sub_(found[0]).mul_(((user_var - least) * share)[:, None] + item_var * share)
+        )
+
+    def _cover(self, ends: list[tuple[float, float]]) -> None:
+        """Make the tables, unless those of earlier pairs hold all moments between these ends."""
+        if self._ends is not None:
+            known = zip(ends, self._ends, strict=True)
+            if all(low >= a and high <= b for (low, high), (a, b) in known):
+                return
+            ends = [
+                (min(low, a), max(high, b))
+                for (low, high), (a, b) in zip(ends, self._ends, strict=True)
+            ]
+        wider = [_MARGIN * (high - low) for low, high in ends]
+        self._ends = [(low - w, high + w) for (low, high), w in zip(ends, wider, strict=True)]
+        for k in (1, 3):  # an sd and a variance
+            self._ends[k] = max(self._ends[k][0], 0.0), self._ends[k][1]
+        self._axes = [
+            torch.linspace(low, high, n if high - low > _SAME else 1).to(self._dtype)
+            for (low, high), n in zip(self._ends, (*_NODES, 2), strict=True)
+        ]
+        self._tables = torch.stack([self._table(self._axes[:3], x) for x in self._axes[3]])
+
+    def _table(self, axes: list[Tensor], log_var: Tensor) -> Tensor:
+        mean, sd, log = (x.flatten() for x in torch.meshgrid(*axes, indexing="ij"))
+        fn = rating_of(self._model, self._own, (mean, sd**2), (log, log_var.expand(log.shape)))
+        shape = [len(axis) for axis in axes]
+        values = self._function(fn).to(mean.dtype).nan_to_num()
+        return values.reshape(shape).permute(2, 1, 0)
+
+
+def _ends_of_sum(a: Tensor, b: Tensor) -> Moments:
+    """Return the least and the largest sum of an entry of each."""
+    return a.min() + b.min(), a.max() + b.max()
+
+
+def _per_node(axis: Tensor) -> float:
+    """Return the factor that maps an axis to (-1, 1), as `grid_sample` has it."""
+    return 2 / float(axis[-1] - axis[0]) if len(axis) > 1 else 0.0
+
+
+def _offset(axis: Tensor) -> float:
+    return float(axis[0]) * _per_node(axis) + 1
+
+
+def _at_places(tables: Tensor, place: Tensor) -> Tensor:
+    """Interpolate tables; users are a batch in parts, which torch's threads share.
+
+    Parameters
+    ----------
+    tables : Tensor, shape (n_tables, n_logs, n_sds, n_means)
+        Values at the nodes.
+    place : Tensor, shape (n_users, n_items, 3)
+        Places in (-1, 1), by mean, sd and log.
+
+    Returns
+    -------
+    Tensor, shape (n_tables, n_users, n_items)
+    """
+    found = torch.empty(len(tables), *place.shape[:2], dtype=place.dtype)
+    size = -(-len(place) // _THREADED)
+    whole = len(place) // size * size
+    for rows, n in ((slice(0, whole), whole // size), (slice(whole, None), 1)):
+        there = place[rows]
+        if len(there):
+            parts = F.grid_sample(
+                tables.expand(n, *tables.shape),
+                there.reshape(n, 1, -1, place.shape[1], 3),
+                padding_mode="border",
+                align_corners=True,
+            )
+            found[:, rows] = parts[:, :, 0].transpose(0, 1).reshape(len(tables), *there.shape[:2])
+    return found
+
+
+def rating_of(
+    model: PMF, own: Mapping[str, Any], score: Moments, log_sigma: Moments
+) -> Distribution:
+    """Return the distribution of ratings, given moments of their scores and of their log noise.
+
+    Parameters
+    ----------
+    model : PMF
+        The model, for its likelihood.
+    own : mapping of str to Tensor
+        The likelihood's own latents.
+    score, log_sigma : tuple of Tensor, shape (n,)
+        Mean and variance.
+
+    Returns
+    -------
+    Distribution
+        On the model scale, of batch shape (n,), with random parameters.
+    """
+    likelihood = likelihood_of(model)
+    assert likelihood is not None  # a PMF has one
+    with pyro.validation_enabled(False):
+        return likelihood(Gaussian(*score), LogGaussian(*log_sigma), **own)  # type: ignore[arg-type]
+
+
+def moments_of(value: Value) -> Moments:
+    """Return mean and variance of a quantity; the variance of a known one is 0."""
+    if isinstance(value, Tensor):
+        return value, torch.zeros_like(value)
+    return value.mean, value.var
+
+
+def _side(model: PMF, values: Mapping[str, Value], plate: Plate, size: int, zero: Tensor) -> Side:
+    none = zero.expand(size)
+    kinds: dict[type, Moments] = {
+        Factor: (zero.expand(size, 0), zero.expand(size, 0)),
+        Bias: (none, none),
+        LogNoise: (none, none),
+    }
+    for term in model.terms:
+        if term.plate == plate and type(term) in kinds:
+            kinds[type(term)] = moments_of(values[term.site])
+    return Side(*kinds.values())
