@@ -39,7 +39,7 @@ LINEAR = PMF(
 METHODS = {
     "vi": VI(learn_scales=None, tolerance=1e-5),
     "map": MAP(learn_scales=None, tolerance=1e-6),
-    "gibbs": Gibbs(n_draws=150, n_warmup=60, n_chains=2),
+    "gibbs": Gibbs(n_draws=50, n_warmup=40, n_chains=2),
 }
 NEW = pd.DataFrame(
     {"user": [90, 90, 90, 91, 91], "item": [1, 4, 6, 2, 4], "rating": [1.3, 0.2, -0.4, 0.9, 1.1]}
@@ -101,8 +101,8 @@ def test_a_new_user_has_the_moments_of_a_dense_computation(posteriors, name, use
 
 @pytest.mark.statistical
 def test_draws_of_a_new_user_are_of_the_exact_gaussian(posteriors):
-    """False alarm: 1e-3 over 9 numbers, 3.9 standard errors. Power: an error of 15% in the sds is
-    found with probability 0.95 at 300 draws.
+    """False alarm: 1e-3 over 9 numbers, 3.9 standard errors. Power: at 100 draws, sds that are
+    30% too large are found with probability 0.9.
     """
     folded = posteriors["gibbs"].fold_in(NEW)
     rows = NEW[NEW["user"] == 90]
@@ -137,12 +137,12 @@ def test_draws_of_a_new_user_are_of_the_exact_gaussian(posteriors):
 def test_rows_that_are_learnt_again_are_as_they_were(model, how):
     """The rating of an old pair is given again: nothing is new, so rows keep their moments."""
     ratings = stars(model)
-    method = {"vi": VI(learn_scales=None, tolerance=1e-6), "gibbs": Gibbs(60, 40)}[how]
+    method = {"vi": VI(learn_scales=None, tolerance=1e-6), "gibbs": Gibbs(40, 40)}[how]
     posterior = fit(model, ratings, method, progress=False)
     again = posterior.fold_in(ratings.to_frame().groupby("user").head(1))
     assert len(again.ratings) == len(ratings)
     old, new = posterior.predict(ratings), again.predict(ratings)
-    atol = {"vi": 0.02, "gibbs": 5 * float(old["sd"].mean()) / np.sqrt(40)}[how]
+    atol = {"vi": 0.02, "gibbs": 5 * float(old["sd"].mean()) / np.sqrt(30)}[how]
     np.testing.assert_allclose(new["mean"], old["mean"], atol=atol)
     np.testing.assert_allclose(new["sd"].mean(), old["sd"].mean(), rtol=0.05)
 
