@@ -77,7 +77,8 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            If a column is missing, or all ids of a column are unknown because of their type.
+            If a column or an id is missing, or all ids of a column are unknown because of their
+            type.
         PMFError
             If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, torch has
             no quantiles for the distribution of the ratings, or ``rated`` is true and the model

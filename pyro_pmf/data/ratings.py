@@ -310,13 +310,22 @@ class Ratings(Pairs):
         Raises
         ------
         RatingsError
-            If a column is missing, or no id of a column is known and its ids are of another type.
+            If a column or an id is missing, or no id of a column is known and its ids are of
+            another type.
         """
         if isinstance(pairs, Ratings):
             user = _lookup("user", self.user_ids, pairs.user_ids)[pairs.user.cpu()]
             item = _lookup("item", self.item_ids, pairs.item_ids)[pairs.item.cpu()]
         else:
             table = select(pairs, "user", "item")
+            for column in ("user", "item"):
+                refuse(
+                    table,
+                    np.flatnonzero(table[column].isna()),
+                    f"no id in column {column!r}",
+                    f"Drop them with frame.dropna(subset=[{column!r}]). To ask about {column}s in "
+                    "general, give an id that was never seen.",
+                )
             user = _lookup("user", self.user_ids, pd.Index(table["user"]))
             item = _lookup("item", self.item_ids, pd.Index(table["item"]))
         return user.to(self.device), item.to(self.device)

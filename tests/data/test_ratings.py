@@ -498,7 +498,7 @@ def test_locate_matches_int_ids_of_any_type(frame, dtype):
 
 @pytest.mark.parametrize("dtype", [object, "string", "category"])
 def test_locate_matches_str_ids_of_any_type(frame, dtype):
-    asked = pd.DataFrame({"user": [20, 20], "item": ["b", None]}).astype({"item": dtype})
+    asked = pd.DataFrame({"user": [20, 20], "item": ["b", "x"]}).astype({"item": dtype})
     assert Ratings.from_frame(frame).locate(asked)[1].tolist() == [1, -1]
 
 
@@ -513,7 +513,14 @@ def test_locate_refuses_ids_of_another_type_and_says_how_to_convert(frame):
         Ratings.from_frame(asked).aligned_to(ratings)
 
 
-@pytest.mark.parametrize("user", [[99, 98], [99.5, np.nan], [None, None]])
+@pytest.mark.parametrize("user", [[99.0, np.nan], [None, 99], pd.array([99, pd.NA], "Int64")])
+def test_locate_refuses_a_missing_id_and_says_what_to_ask(frame, user):
+    asked = pd.DataFrame({"user": user, "item": "a"})
+    with pytest.raises(RatingsError, match=r"no id in column 'user'[^$]*never seen"):
+        Ratings.from_frame(frame).locate(asked)
+
+
+@pytest.mark.parametrize("user", [[99, 98], [99.5, 98.0]])
 def test_locate_takes_ids_that_are_merely_unknown(frame, user):
     asked = pd.DataFrame({"user": user, "item": "a"})
     assert Ratings.from_frame(frame).locate(asked)[0].tolist() == [-1, -1]
