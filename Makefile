@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: help install demo test test-fast test-slow test-matrix bench lint format clean
+.PHONY: help install demo test test-fast test-slow coverage test-matrix bench lint format clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 20
@@ -42,6 +42,9 @@ test-fast: $(STAMP)  ## run the tests of a second or less: the loop one works in
 
 test-slow: $(STAMP)  ## run the long statistical tests: by hand, before a release
 	$(PYTEST) $(WORKERS) -m long $(ARGS)
+
+coverage: $(STAMP)  ## run the tests and measure which lines they run: at least 95%
+	$(PYTEST) $(WORKERS) -m "not long" --cov=pyro_pmf --cov-fail-under=95 $(ARGS)
 
 # By hand, before a release: each interpreter gets an environment of its own, such as .venv-3.12.
 test-matrix:  ## run the tests on each of PYTHONS that is here, 3.11 to 3.13

@@ -517,7 +517,7 @@ class Posterior(Learned):
         >>> from pyro_pmf import PMF, VI, fit
         >>> from pyro_pmf.datasets import simulate
         >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-        >>> posterior = fit(PMF(1), ratings, VI(learn_scales=None), progress=False)
+        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
         >>> new = pd.DataFrame({"user": 77, "item": [3, 5, 8], "rating": [0.9, 0.8, 0.7]})
         >>> more = posterior.fold_in(new)
         >>> pair = pd.DataFrame({"user": [77], "item": [11]})

@@ -195,7 +195,7 @@ class TestLOO:
         with pytest.raises(PMFError, match="point estimate"):
             loo(point, FRAME)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.statistical
     def test_of_variational_inference_is_near_refits(self):
         """Learn biases from some ratings each, for which a mean-field posterior is good enough."""

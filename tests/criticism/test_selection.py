@@ -98,7 +98,7 @@ def test_too_few_factors_are_behind():
     assert table["rmse"].is_monotonic_increasing
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_factors_that_are_not_there_gain_nothing():
     """Check that four factors are not ahead of the one there is by three standard errors."""

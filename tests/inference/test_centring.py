@@ -366,7 +366,7 @@ def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
         np.testing.assert_allclose(row, unknown, rtol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_point_estimate_is_the_same_in_all_coordinates(monkeypatch):
     """The density is, and so its maximum; a fit leaves less than a nat to gain."""
     ratings, found = uneven(2), {}

@@ -81,7 +81,13 @@ CUTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "cuts"), [(name, cuts) for name in FITS for cuts in CUTS[name]], ids=str
+    ("name", "cuts"),
+    [
+        pytest.param(name, cuts, marks=[pytest.mark.long] if name == "nuts" else [])
+        for name in FITS
+        for cuts in CUTS[name]
+    ],
+    ids=str,
 )
 def test_a_fit_that_breaks_off_ends_with_the_same_numbers(tmp_path, name, cuts):
     """To the last bit, after each of several breaks, though it goes on with other steps."""
@@ -100,12 +106,12 @@ def test_a_fit_that_breaks_off_ends_with_the_same_numbers(tmp_path, name, cuts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lbfgs", "sampled", "gibbs", "nuts"])
+@pytest.mark.parametrize("name", ["lbfgs", "sampled", "gibbs"])
 def test_writing_checkpoints_changes_nothing(tmp_path, name):
     assert digest(run(name, checkpoint=Checkpoint(tmp_path, 0))) == digest(run(name))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_chain_goes_on_where_it_was(tmp_path):
     """Without its warm-up; a chain of NUTS begins anew, but complete ones are kept."""
     seen = {"gibbs": [], "nuts": []}
@@ -477,8 +483,8 @@ def test_an_interrupted_ascent_returns_its_parameters(tmp_path, name, ctrl_c):
         ("gibbs", 20, 12, 1),  # at the end of a chain
         ("gibbs", 30, 12, 1),  # 2 draws of the second chain leave fewer than 12 of the first
         ("gibbs", 37, 18, 2),
-        ("nuts", 21, 6, 1),
-        ("nuts", 23, 10, 2),
+        pytest.param("nuts", 21, 6, 1, marks=pytest.mark.long),
+        pytest.param("nuts", 23, 10, 2, marks=pytest.mark.long),
     ],
 )
 def test_interrupted_chains_return_their_draws(tmp_path, name, step, n_draws, n_chains, ctrl_c):

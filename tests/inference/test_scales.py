@@ -314,15 +314,18 @@ def test_the_strength_of_factors_is_found(sd, method):
 
 @pytest.mark.slow
 @pytest.mark.statistical
-def test_weak_factors_are_lost_by_the_elbo_and_not_by_the_default():
-    """The ELBO has one strong factor in place of three weak ones, of which the other keeps two."""
-    model, ratings = PMF(3, noise="shared"), of_factors(0.3)
-    found = fit(model, ratings, progress=False)
+@pytest.mark.filterwarnings("ignore:The factors have shrunk")
+def test_weak_factors_are_not_lost_by_the_default():
+    """The ELBO has one strong factor in place of three weak ones, or none, and predicts worse."""
+    model = PMF(3, noise="shared")
+    train, test = of_factors(0.3, seed=1).split(0.2, seed=0)
+    found = fit(model, train, progress=False)
     held = {name: np.asarray(found.latents[name]) for name in ("sigma_U", "sigma_V", "tau")}
     assert 0.2 < product(held) / 0.3**2 < 2
     assert found.factor_norms()["dead"].sum() <= 1
-    by_elbo = fit(model, ratings, VI(learn_scales="elbo"), progress=False)
-    assert by_elbo.factor_norms()["dead"].sum() == 2
+    by_elbo = fit(model, train, VI(learn_scales="elbo"), progress=False)
+    assert by_elbo.factor_norms()["dead"].sum() >= 2
+    assert crps(found, test) < 0.99 * crps(by_elbo, test)
 
 
 @pytest.mark.slow
@@ -388,12 +391,12 @@ def test_what_a_fit_asks_of_the_choice(monkeypatch):
     def choice(candidates, loss):
         nothing = {"sigma_U": 1e-4, "sigma_V": 1e-4}
         strong = {"sigma_U": 1.0, "sigma_V": 1.0, "tau": [1.0, 1.0, 1.0]}
-        asked.append((candidates, loss(nothing), loss(strong)))
+        asked.append((candidates, loss(strong), loss(nothing)))
         return strong
 
     monkeypatch.setattr("pyro_pmf.fitting.learnt_scales", choice)
     found = fit(model, ratings, seed=7, progress=False)
-    [(candidates, nothing, strong)] = asked
+    [(candidates, strong, nothing)] = asked
     assert len(candidates) == 3
     assert 0 < strong < 0.9 * nothing
     assert float(found.latents["sigma_U"]) == 1.0

@@ -189,7 +189,7 @@ class TestFit:
         assert scipy.stats.kstest(pit, "uniform").statistic < 0.08
         assert np.isfinite(posterior.predict(pd.DataFrame({"user": [-1], "item": [-1]}))["sd"][0])
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_user_noise_beats_shared_noise_where_it_is_so(self):
         train, test = simulated("user", 4000, sigma_s=Fixed(0.6))[0].split(0.3, seed=0)
         nll = {}

@@ -292,7 +292,7 @@ class TestPrior:
         assert mu.mean() == pytest.approx(0.2, abs=5 * 0.3 / np.sqrt(n))
         assert mu.std() == pytest.approx(0.3, rel=5 / np.sqrt(2 * n))
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_knows_which_pairs_were_rated(self):
         # W reaches the factors of users with training ratings; a new user gets it of one item.
         pairs = pd.DataFrame({"user": ["ann", "new"], "item": [3, 3]})

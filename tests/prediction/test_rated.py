@@ -329,7 +329,7 @@ def test_moments_of_an_unknown_item_of_a_closed_form():
     np.testing.assert_allclose(predicted["sd"], np.sqrt(of_score + SIGMA**2), rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_draws_of_an_unknown_item_and_an_unknown_user():
     """20,000 simulated scores, and 1,000 draws: tolerances are 5 standard errors."""

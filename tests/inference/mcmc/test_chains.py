@@ -107,7 +107,7 @@ def exact(ratings) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.statistical
-@each_sampler
+@pytest.mark.parametrize("method", [pytest.param(NUTS, marks=pytest.mark.long), Gibbs])
 def test_draws_are_of_the_exact_gaussian_posterior(few, method):
     """A false alarm has a probability of about 1e-3: 4.2 standard errors, 20 numbers."""
     size = {"n_draws": 150, "n_warmup": 60, "n_chains": 2}

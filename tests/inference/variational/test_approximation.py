@@ -202,7 +202,7 @@ def test_recovery_of_the_truth(simulated, error_of_biases, model, method):
         assert cover == pytest.approx(0.9, abs=4 * 0.012 + 0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("prior_sd", [0.2, 0.5])
 def test_map_is_the_mode(tiny, prior_sd):
     """With biases only the log joint has one maximum, found here by L-BFGS."""

@@ -75,7 +75,7 @@ def test_variational_inference_says_that_noise_is_noise(noise):
     assert posterior.predict(noise)["mean"].between(0.2, 0.8).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_collapsed_point_estimate_is_refused_whatever_the_model():
     """A model of one's own, and a likelihood that needs tensors, whose posterior is draws."""
     frame = simulate(PMF(2), 30, 25, 300, seed=2)[0].to_frame()

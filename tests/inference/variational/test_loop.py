@@ -146,7 +146,7 @@ def test_learnt_standard_deviations_wait_for_the_factors(simulated, method):
 # --- batches ---
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", [NormalGuide, AutoDelta])
 def test_batches_reach_nearly_the_elbo_of_all_ratings_at_once(simulated, family):
     """The guide is a module, and so can be asked for its ELBO after the fit."""

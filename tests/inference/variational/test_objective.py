@@ -104,7 +104,7 @@ def test_blocks_of_a_model_without_history_count_their_own_users(train):
     torch.testing.assert_close(torch.stack(losses).mean(), objective.loss())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_blocks_average_for_a_guide_that_is_sampled(train):
     """The difference of two Monte Carlo means, within five standard errors."""

@@ -349,7 +349,12 @@ WIDE = Priors(tau=Fixed(1.0), **{f"sigma_{x}": HalfNormal(1.0) for x in "UVW"})
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", [PMF(2, priors=WIDE), PMF(0), PMF(2, "hierarchical", priors=WIDE)]
+    "model",
+    [
+        pytest.param(PMF(2, priors=WIDE), marks=pytest.mark.long),
+        PMF(0),
+        pytest.param(PMF(2, "hierarchical", priors=WIDE), marks=pytest.mark.long),
+    ],
 )
 def test_a_fit_is_as_good_as_that_of_scipy(model):
     """From the same start, in the same parameters."""

@@ -56,7 +56,7 @@ def test_each_block_leaves_the_joint_distribution_alone(name):
     assert not lasting_failures(joint, joint.blocks(), 1000, seed=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_each_block_of_levels_leaves_the_joint_distribution_alone():
     joint = joint_of("ordered")
