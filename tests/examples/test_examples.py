@@ -27,6 +27,7 @@ FLAGS = {
         *("--users", "6", "--items", "8", "--rounds", "2", "--replications", "2"),
         *("--max-steps", "5"),
     ],
+    "new_user.py": ["--sample", "3000", "--max-steps", "5", "--n-factors", "2"],
 }
 MOVIES = [
     "Global mean",
@@ -122,6 +123,16 @@ def test_replay(run):
     for row in rows:
         assert float(row[40:47]) >= 0  # a regret
         assert (" to " in row) == ("mean" not in row)
+
+
+@pytest.mark.slow
+def test_new_user(run):
+    printed = run("new_user.py")
+    before, rated, after = printed.strip().split("\n\n")
+    assert "Blade Runner" in rated
+    assert [line.split()[0] for line in before.splitlines()[1:]] == list("12345")
+    assert len(after.splitlines()) == 6
+    assert before.splitlines()[1:] != after.splitlines()[1:]
 
 
 @pytest.mark.slow
