@@ -26,7 +26,7 @@ from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
 from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
 from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
-from pyro_pmf.inference.variational.collapse import NO_FACTORS
+from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
 from pyro_pmf.model.learned import Learned
@@ -275,7 +275,8 @@ def _learn_scales(
     def loss(scales: Scales) -> float:
         try:
             found = fit_guide(model, train, quick, quiet, scales, before[-1] if before else None)
-            before.append(found)
+            if not has_no_factors(found):  # from none, no others would form
+                before.append(found)
             return crps(found, test)
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
@@ -285,7 +286,7 @@ def _learn_scales(
         on_device = train.to(run.device, run.dtype)
         typical = typical_scales(stated, on_device, run.seed, bar.update)
         candidates = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
-        return learnt_scales(candidates[:1] if few else candidates, loss)
+        return learnt_scales(candidates[-1:] if few else candidates, loss)
 
 
 def _check_arguments(

@@ -17,7 +17,7 @@ from pyro_pmf.model.terms import TAU, Terms, terms_of
 Scales = Mapping[str, float | list[float]]  # values by site; tau has one for each factor
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
-_SMALLER = (1.0, 0.8, 0.65)  # times a typical scale, of each factor of a product
+_SMALLER = (0.65, 0.8, 1.0)  # times a typical scale, of each factor of a product
 _HARDLY_ANY = 0.1
 
 
@@ -153,8 +153,8 @@ def candidate_scales(
     Returns
     -------
     list of dict
-        Candidates, with the sites of ``usual`` and tau. ``usual`` alone if there are no typical
-        ones.
+        Candidates, with the sites of ``usual`` and tau, from the smallest factors to the typical
+        ones. ``usual`` alone if there are no typical ones.
     """
     learnt = {name: typical[name] for name in (*usual, TAU) if name in typical}
     if not learnt:
@@ -165,5 +165,5 @@ def candidate_scales(
         return [{**usual, **learnt}]
     return [
         {**usual, **learnt, **{name: factor * x for name, x in free.items()}}
-        for factor in (*_SMALLER, _HARDLY_ANY)[: 4 if is_point_estimate else 3]
+        for factor in ((_HARDLY_ANY, *_SMALLER) if is_point_estimate else _SMALLER)
     ]

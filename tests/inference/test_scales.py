@@ -208,7 +208,7 @@ def test_candidates(is_point_estimate):
     terms = PMF(2, users="hierarchical").terms
     found = candidate_scales(terms, USUAL, TYPICAL, is_point_estimate)
     assert len(found) == 4 if is_point_estimate else 3
-    for factor, scales in zip((1.0, 0.8, 0.65, 0.1), found, strict=False):
+    for factor, scales in zip((1.0, 0.8, 0.65, 0.1), found[::-1], strict=False):
         same = {name: TYPICAL[name] for name in ("sigma", "sigma_b", "tau")}
         assert {name: scales.pop(name) for name in same} == same
         of_factors = {name: factor * TYPICAL[name] for name in ("sigma_U", "sigma_V", "sigma_W")}
@@ -219,7 +219,7 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
     """MAP holds sigma of ordered levels, which have none; a prior may fix others."""
     terms = PMF(2).terms
     found = candidate_scales(terms, USUAL, {"sigma_U": 2.0}, False)
-    assert found == [USUAL | {"sigma_U": x} for x in (2.0, 1.6, 1.3)]
+    assert found == [USUAL | {"sigma_U": x} for x in (1.3, 1.6, 2.0)]
     assert candidate_scales(terms, USUAL, {}, True) == [USUAL]
     assert candidate_scales(terms, USUAL, {"sigma_c": 1.0}, True) == [USUAL]
     assert candidate_scales(terms, USUAL, {"sigma_b": 0.7}, True) == [USUAL | {"sigma_b": 0.7}]
