@@ -103,7 +103,7 @@ def learn_rows(
     method = MAP(_MAX_STEPS) if is_point else VI(_MAX_STEPS, tolerance=_TOLERANCE)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
         fitted: Any = poutine.condition(with_history(learned.model, seen), data=held)
-        coordinates = centring(learned.model, seen)
+        coordinates = centring(learned.model, ratings)
         if mine := {site: how for site, how in coordinates.items() if site in free}:
             fitted = poutine.reparam(fitted, mine)
         warm = WarmStart(learned, ratings, initial_value)
