@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+import hypothesis
 import pyro
 import pytest
 import torch
 
 from pyro_pmf.random_state import isolated_random_state
+
+# The same inputs in every run; HYPOTHESIS_PROFILE=other tries new ones, to look for faults by hand.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("other", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 torch.set_num_threads(1)  # most tests are so small that threads only wait for each other
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _MOST_LEVELS = 101  # evenly spaced, from the lowest to the highest possible rating
-_ROUNDOFF = 2e-6  # of the range: error of a level that is held as a float32
+_ROUNDOFF = 2e-6  # of the range: error of a level that was computed from others
 _REMAINDER = 1e-4  # of the range: a remainder this small is 0, since its errors add up
 _LEAST = 0.01  # spacing of ratings that repeat off a lattice, in their standard deviations
 _MOST = math.sqrt(3.0)  # the same, of any ratings: rounding is a quarter of the variance at most
@@ -69,7 +69,8 @@ def level_gap(rating: np.ndarray, scale: tuple[float, float]) -> float | None:
     gap = float(levels[-1] - levels[0]) / max(n_gaps, 1)  # over the range, where errors are small
     steps = (levels - levels[0]) / gap
     off = np.abs(steps - steps.round()).max() * gap
-    return gap if off <= _ROUNDOFF * span and gap > least else None
+    held = np.spacing(np.float32(np.abs(levels).max()))  # levels may have been float32 numbers
+    return gap if off <= max(_ROUNDOFF * span, held) and gap > least else None
 
 
 def n_levels(gap: float | None, rating: np.ndarray, scale: tuple[float, float]) -> int | None:
