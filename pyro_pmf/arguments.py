@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,17 +12,18 @@ from pyro_pmf.errors import PMFError
 _MOST = 2**32 - 1  # NumPy's largest seed
 
 
-def require_seed(value: Any, error: type[PMFError] = PMFError) -> None:
-    """Raise an error of a class unless a value is a seed: an integer from 0 to 2^32 - 1."""
-    require_integer("seed", value, least=0, error=error)
-    if int(value) > _MOST:
+def require_seed(value: Any, error: type[PMFError] = PMFError) -> int:
+    """Return a seed, an integer from 0 to 2^32 - 1, as int; raise an error for other values."""
+    seed = require_integer("seed", value, least=0, error=error)
+    if seed > _MOST:
         raise error(f"seed must be at most {_MOST}, not {value!r}")
+    return seed
 
 
 def require_integer(
     name: str, value: Any, least: int = 1, error: type[PMFError] = PMFError
-) -> None:
-    """Raise unless a value is an integer with a lower bound.
+) -> int:
+    """Return an integer with a lower bound as int; raise for other values.
 
     Parameters
     ----------
@@ -36,6 +39,30 @@ def require_integer(
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         known = ", ".join(str(least + k) for k in range(3))
         raise error(f"{name} must be {known}, ..., not {value!r}")
+    return int(value)
+
+
+def require_levels(levels: Any) -> None:
+    """Raise `PMFError` unless a value is None, or at least two ascending finite numbers.
+
+    Parameters
+    ----------
+    levels : Any
+        The argument: all possible ratings.
+    """
+    if levels is None:
+        return
+    try:
+        numbers = [float(x) for x in levels]
+    except (TypeError, ValueError, OverflowError):
+        numbers = []
+    ascend = all(a < b for a, b in pairwise(numbers))
+    finite = all(math.isfinite(x) for x in numbers)
+    if isinstance(levels, str | bytes) or len(numbers) < 2 or not (ascend and finite):
+        raise PMFError(
+            "levels must be all possible ratings, ascending, as in levels=(1, 2, 3, 4, 5), not "
+            f"{levels!r}."
+        )
 
 
 def require_probability(name: str, value: Any) -> None:

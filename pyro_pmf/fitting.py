@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_pmf.arguments import require_seed
+from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.history import with_history
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
@@ -78,7 +78,7 @@ def fit(
     dtype: torch.dtype | None = None,
     progress: bool = True,
     callback: Callable[[Progress], None] | None = None,
-    history: Ratings | pd.DataFrame | None = None,
+    history: Ratings | IntoFrame | None = None,
     start: Posterior | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: bool = False,
@@ -108,12 +108,12 @@ def fit(
     callback : callable, optional
         Called with a `Progress` after each step of the fit, or of a chain. While scales are
         learnt from held-out ratings, only the last fit calls it.
-    history : Ratings or pandas.DataFrame, optional
-        Pairs known to be rated whose ratings are not known, with the columns ``user`` and
-        ``item``. A hierarchical model counts them among the pairs that were rated, with the
-        training pairs, in the fit and in predictions. Their ratings, if any, are not looked at.
-        Users and items without training ratings join ``posterior.ratings``. Scales that are learnt
-        from held-out ratings are learnt without the history.
+    history : Ratings or table, optional
+        Pairs known to be rated whose ratings are not known, see `Ratings.as_pairs`. A hierarchical
+        model counts them among the pairs that were rated, with the training pairs, in the fit and
+        in predictions. Their ratings, if any, are not looked at. Users and items without training
+        ratings join ``posterior.ratings``. Scales that are learnt from held-out ratings are learnt
+        without the history.
     start : Posterior, optional
         An earlier fit, from whose result `VI` or `MAP` begins, and whose standard deviations it
         holds; of the same model, and of some of the same users and items. Chains need no start;
@@ -171,7 +171,8 @@ def fit(
     True
     """
     method = as_method(method)
-    _check_arguments(model, ratings, seed, dtype)
+    check_arguments(model, ratings, seed, dtype)
+    seed = int(seed)
     if isinstance(model, PMF):
         model, ratings = model.for_ratings(ratings)
     ratings, seen = _with_history(model, ratings, history)
@@ -203,10 +204,10 @@ def _held_by(start: Posterior) -> Scales | None:
 
 
 def _with_history(
-    model: Callable[..., Any], ratings: Ratings, history: Ratings | pd.DataFrame | None
+    model: Callable[..., Any], ratings: Ratings, history: Ratings | IntoFrame | None
 ) -> tuple[Ratings, Pairs | None]:
     """Return the ratings, indexed with the ids of the history, and all pairs that were rated."""
-    if history is not None and not isinstance(history, Ratings | pd.DataFrame):
+    if history is not None and not (isinstance(history, Ratings) or is_frame(history)):
         raise FitError(f"history must be Ratings or a DataFrame of pairs, not {history!r}.")
     if history is not None and not takes_history(model):
         raise FitError(
@@ -289,16 +290,44 @@ def _learn_scales(
         return learnt_scales(candidates[-1:] if few else candidates, loss)
 
 
-def _check_arguments(
-    model: Callable[..., Any], ratings: Ratings, seed: int, dtype: torch.dtype | None
+def check_arguments(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    if not isinstance(ratings, Ratings) or ratings.value is None:
+    """Refuse arguments of `fit` that cannot be fitted.
+
+    Parameters
+    ----------
+    model, ratings, seed, dtype
+        As for `fit`.
+
+    Raises
+    ------
+    FitError
+        If there is such an argument.
+    """
+    if isinstance(model, Ratings):
+        raise FitError("Give the model first, then the ratings: fit(model, ratings).")
+    if not callable(model) or isinstance(model, type):
+        raise FitError(f"The model must be a PMF, such as PMF(), or a Pyro model, not {model!r}.")
+    if not isinstance(ratings, Ratings):
         raise FitError(
-            "Give Ratings with values: Ratings.from_frame(frame), with a column of ratings."
+            f"Give Ratings, not a {type(ratings).__name__}: Ratings.from_frame(frame) makes them "
+            "from a table, Ratings.read(path) from a file."
+        )
+    if ratings.value is None:
+        raise FitError(
+            "These pairs have no ratings, so there is nothing to learn. If each only says that a "
+            "user took an item, fit Ratings.from_frame(pyro_pmf.data.with_sampled_negatives("
+            "ratings))."
         )
     if len(ratings) < 2 or ratings.value.min() == ratings.value.max():
         raise FitError(
-            "These ratings do not differ, so there is nothing to learn: give at least two values."
+            "These ratings do not differ, so there is nothing to learn: give at least two values. "
+            "If each only says that a user took an item, fit Ratings.from_frame("
+            "pyro_pmf.data.with_sampled_negatives(ratings))."
         )
     if (dtype or ratings.dtype) not in (torch.float32, torch.float64):
         raise FitError(

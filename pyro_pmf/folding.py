@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.arguments import require_seed
+from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.merging import merged, rows_of
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
@@ -30,14 +31,14 @@ _ROUNDS = 3  # over both sides, where rows of one depend on rows of the other
 Rows = dict[Plate, Tensor]  # ascending indices of the rows to learn, by side
 
 
-def fold_in(learned: Learned, new: Ratings | pd.DataFrame, seed: int = 0) -> Learned:
+def fold_in(learned: Learned, new: Ratings | IntoFrame, seed: int = 0) -> Learned:
     """Return a fit that knows some more ratings, see `Posterior.fold_in`.
 
     Parameters
     ----------
     learned : Learned
         Result of a fit.
-    new : Ratings or pandas.DataFrame
+    new : Ratings or table
         New ratings.
     seed : int
         Seed of all random numbers.
@@ -63,7 +64,7 @@ def fold_in(learned: Learned, new: Ratings | pd.DataFrame, seed: int = 0) -> Lea
 
 
 def update(
-    learned: Learned, new: Ratings | pd.DataFrame, discount: float = 1.0, seed: int = 0
+    learned: Learned, new: Ratings | IntoFrame, discount: float = 1.0, seed: int = 0
 ) -> Learned:
     """Return a fit that knows some more ratings, see `Posterior.update`.
 
@@ -71,7 +72,7 @@ def update(
     ----------
     learned : Learned
         Result of a fit.
-    new : Ratings or pandas.DataFrame
+    new : Ratings or table
         New ratings.
     discount : float
         Probability that an earlier rating is kept.
@@ -99,7 +100,7 @@ def update(
     return _learnt_again(wider, {"users": user.unique(), "items": item.unique()}, _ROUNDS, seed)
 
 
-def _widened(learned: Learned, new: Ratings | pd.DataFrame, seed: int) -> Learned:
+def _widened(learned: Learned, new: Ratings | IntoFrame, seed: int) -> Learned:
     """Return the fit with the new ratings, and with rows of the prior for new ids."""
     require_seed(seed)
     if not terms_of(learned.model) or (learned.n_draws and not is_known(learned.model)):

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_pmf import folding
+from pyro_pmf.arguments import require_levels
+from pyro_pmf.data.frames import IntoFrame, as_native
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model import storage
@@ -30,11 +32,16 @@ class Posterior(Learned):
     """Distribution of a model's latents given the training ratings, as approximated by `fit`.
 
     See `Learned` for its attributes: model, ratings, latents, n_draws, steps, converged, n_chains.
+
+    Pairs are `Ratings`, or a table of pandas, polars, pyarrow or what else narwhals reads. A table
+    has the columns ``user`` and ``item``, and ``rating`` where ratings are needed, or the names
+    that the columns of the training table had. Answers with a row per pair or per recommendation
+    come in the kind of the caller's table, and keep the index of a pandas table.
     """
 
     def predict(
         self,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
         interval: float = 0.9,
         at_least: float | None = None,
         rated: bool = False,
@@ -51,11 +58,11 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
-            Pairs to predict, matched to the training ratings by id. A frame has the columns
-            ``user`` and ``item``. Factors and bias of an unknown id come from the prior. The prior
-            mean of hierarchical factors of an item that nobody has rated is the effect of one
-            rater, drawn in proportion to activity; likewise for users.
+        pairs : Ratings or table
+            Pairs to predict, matched to the training ratings by id. Factors and bias of an unknown
+            id come from the prior. The prior mean of hierarchical factors of an item that nobody
+            has rated is the effect of one rater, drawn in proportion to activity; likewise for
+            users.
         interval : float
             Probability of the central interval.
         at_least : float, optional
@@ -77,8 +84,8 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            If a column or an id is missing, or all ids of a column are unknown because of their
-            type.
+            If a column or an id is missing, an id is of another type than the training ids, or an
+            id is a floating-point number that may stand for several integers.
         PMFError
             If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, torch has
             no quantiles for the distribution of the ratings, or ``rated`` is true and the model
@@ -97,11 +104,12 @@ class Posterior(Learned):
         >>> len(table), bool((table["lower"] <= table["upper"]).all())
         (300, True)
         """
-        return tables.predict(self, pairs, interval, at_least, rated, mcse)
+        known = self.ratings.as_pairs(pairs)
+        return as_native(tables.predict(self, known, interval, at_least, rated, mcse), pairs)
 
     def predict_levels(
         self,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
         levels: Sequence[float] | None = None,
         rated: bool = False,
     ) -> pd.DataFrame:
@@ -109,7 +117,7 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
+        pairs : Ratings or table
             Pairs to predict, as for `predict`.
         levels : sequence of float, optional
             Possible ratings, ascending, in rating units. The default is the likelihood's own
@@ -132,11 +140,13 @@ class Posterior(Learned):
             If no levels are known, they do not ascend, a discrete likelihood lacks one of them, or
             ``rated`` is refused as by `predict`.
         """
-        return tables.predict_levels(self, pairs, levels, rated)
+        require_levels(levels)
+        known = self.ratings.as_pairs(pairs)
+        return as_native(tables.predict_levels(self, known, levels, rated), pairs)
 
     def scores(
         self,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
         interval: float = 0.9,
         levels: Sequence[float] | None = None,
         rated: bool = False,
@@ -145,8 +155,8 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
-            Observed ratings. A frame has the columns ``user``, ``item`` and ``rating``.
+        pairs : Ratings or table
+            Observed ratings.
         interval : float
             Probability of the central interval.
         levels : sequence of float, optional
@@ -164,16 +174,19 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            As for `predict`, or if the pairs have no ratings.
+            As for `predict`, or if the pairs have no ratings, or ratings that are not finite
+            numbers inside the scale of the training ratings.
         PMFError
             If ``interval`` is not inside (0, 1), a rating is none of the levels, torch has no
             quantiles for the distribution of the ratings, or ``rated`` is refused as by `predict`.
         """
-        return tables.scores(self, pairs, interval, levels, rated)
+        require_levels(levels)
+        known = self.ratings.as_pairs(pairs)
+        return as_native(tables.scores(self, known, interval, levels, rated), pairs)
 
     def evaluate(
         self,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
         interval: float = 0.9,
         by: str | None = None,
         levels: Sequence[float] | None = None,
@@ -183,9 +196,8 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
-            Observed ratings, held out of training. A frame has the columns ``user``, ``item`` and
-            ``rating``.
+        pairs : Ratings or table
+            Observed ratings, held out of training.
         interval : float
             Probability of the central interval.
         by : {"user", "item"}, optional
@@ -207,20 +219,21 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            As for `predict`, or if the pairs have no ratings.
+            As for `predict`, or if the pairs have no ratings, or ratings that are not finite
+            numbers inside the scale of the training ratings.
         PMFError
             As for `scores`, or if ``by`` has another value.
         """
-        scores = self.scores(pairs, interval, levels, rated)
+        if by not in (None, "user", "item"):
+            raise PMFError(f'by must be "user" or "item", not {by!r}.')
+        scores = self.scores(self.ratings.as_pairs(pairs), interval, levels, rated)
         if by is None:
             return summarize(scores)
-        if by not in ("user", "item"):
-            raise PMFError(f'by must be "user" or "item", not {by!r}.')
         return summarize_by(scores, scores[f"n_{by}"])
 
     def sample(
         self,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
         n_draws: int = 100,
         seed: int = 0,
         rated: bool = False,
@@ -229,7 +242,7 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
+        pairs : Ratings or table
             Pairs to predict, as for `predict`.
         n_draws : int
             Number of draws.
@@ -252,7 +265,7 @@ class Posterior(Learned):
             If ``n_draws`` is not a positive integer, ``seed`` is not a seed, or ``rated`` is
             refused as by `predict`.
         """
-        return tables.sample(self, pairs, n_draws, seed, rated)
+        return tables.sample(self, self.ratings.as_pairs(pairs), n_draws, seed, rated)
 
     def recommend(
         self,
@@ -260,7 +273,7 @@ class Posterior(Learned):
         n: int = 10,
         strategy: recommendation.Strategy = "mean",
         items: Hashable | Iterable[Hashable] | None = None,
-        exclude: Hashable | Iterable[Hashable] | pd.DataFrame | None = None,
+        exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
         exclude_seen: bool = True,
         at_least: float | None = None,
         n_sd: float = 1.0,
@@ -287,9 +300,9 @@ class Posterior(Learned):
             "thompson" rank as "mean" does.
         items : id or iterable of ids, optional
             The items to choose from; all training items by default.
-        exclude : id, iterable of ids, or pandas.DataFrame, optional
-            Items that are never recommended, or pairs that are not: a frame with the columns
-            ``user`` and ``item``. Ids that are not known exclude nothing.
+        exclude : id, iterable of ids, or table, optional
+            Items that are never recommended, or a table of pairs that are not. Ids that are not
+            known exclude nothing.
         exclude_seen : bool
             Whether to leave out the items that the user rated in training, or in the history.
         at_least : float, optional
@@ -314,8 +327,8 @@ class Posterior(Learned):
         ------
         RatingsError
             If ``users``, ``items`` or ``exclude`` are bytes, a mapping, or hold a missing id;
-            ``users`` or ``items`` are a DataFrame; an item of ``items`` is unknown; or all users,
-            or all ids of ``exclude``, are unknown because of their type.
+            ``users`` or ``items`` are a table; an item of ``items`` is unknown; or a user, or an
+            id of ``exclude``, is of another type than the training ids.
         PMFError
             If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
             for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
@@ -336,9 +349,10 @@ class Posterior(Learned):
         >>> bool((best["score"] > best["mean"]).all())
         True
         """
-        return recommendation.recommend(
+        table = recommendation.recommend(
             self, users, n, strategy, items, exclude, exclude_seen, at_least, n_sd, seed
         )
+        return as_native(table, users, exclude)
 
     def similar_items(
         self,
@@ -360,8 +374,8 @@ class Posterior(Learned):
             Items to compare with all others. An item given twice is listed once.
         n : int
             Number of similar items for each.
-        titles : mapping, pandas.Series or pandas.DataFrame, optional
-            Titles by id; a frame has the column ``title``, and the ids in the column ``item`` or
+        titles : mapping, pandas.Series or table, optional
+            Titles by id; a table has the column ``title``, and the ids in the column ``item`` or
             in its index. Adds the column title.
         seed : int
             Seed of 200 draws of a posterior in closed form. Other posteriors use their own draws,
@@ -377,7 +391,7 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            If an item is unknown or missing, ``items`` is a DataFrame, bytes or a mapping, or
+            If an item is unknown or missing, ``items`` is a table, bytes or a mapping, or
             ``titles`` has no titles by id.
         PMFError
             If the model has no factors, ``n`` is not a positive integer, or ``seed`` is not a
@@ -396,7 +410,7 @@ class Posterior(Learned):
         >>> len(alike), bool(alike["cosine"].between(-1, 1).all())
         (2, True)
         """
-        return similarity.similar(self, "item", items, n, titles, seed)
+        return as_native(similarity.similar(self, "item", items, n, titles, seed), items, titles)
 
     def similar_users(
         self,
@@ -413,8 +427,8 @@ class Posterior(Learned):
             Users to compare with all others. A user given twice is listed once.
         n : int
             Number of similar users for each.
-        titles : mapping, pandas.Series or pandas.DataFrame, optional
-            Names by id, as for `similar_items`; a frame may have the column ``user``.
+        titles : mapping, pandas.Series or table, optional
+            Names by id, as for `similar_items`; a table may have the column ``user``.
         seed : int
             As for `similar_items`.
 
@@ -429,7 +443,7 @@ class Posterior(Learned):
         RatingsError, PMFError
             As for `similar_items`.
         """
-        return similarity.similar(self, "user", users, n, titles, seed)
+        return as_native(similarity.similar(self, "user", users, n, titles, seed), users, titles)
 
     def explain(self, user: Hashable, item: Hashable) -> pd.DataFrame:
         """Say which ratings of a user raised or lowered the prediction of an item.
@@ -474,7 +488,7 @@ class Posterior(Learned):
         """
         return explanation.explain(self, user, item)
 
-    def fold_in(self, ratings: Ratings | pd.DataFrame, seed: int = 0) -> Posterior:
+    def fold_in(self, ratings: Ratings | IntoFrame, seed: int = 0) -> Posterior:
         """Return a posterior that knows some more ratings, without fitting all ratings again.
 
         New users get factors, a bias and a noise level given all items; new items given all
@@ -485,9 +499,9 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        ratings : Ratings or pandas.DataFrame
-            New ratings. A frame has the columns ``user``, ``item`` and ``rating``. Of a pair that
-            occurs more than once the last rating counts; a new rating replaces an old one.
+        ratings : Ratings or table
+            New ratings. Of a pair that occurs more than once the last rating counts; a new rating
+            replaces an old one.
         seed : int
             Seed of all random numbers. The caller's random state is left unchanged.
 
@@ -530,7 +544,7 @@ class Posterior(Learned):
         return Posterior(**vars(folding.fold_in(self, ratings, seed)))
 
     def update(
-        self, ratings: Ratings | pd.DataFrame, discount: float = 1.0, seed: int = 0
+        self, ratings: Ratings | IntoFrame, discount: float = 1.0, seed: int = 0
     ) -> Posterior:
         """Return a posterior that has moved with some more ratings: a step of a stream.
 
@@ -541,7 +555,7 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        ratings : Ratings or pandas.DataFrame
+        ratings : Ratings or table
             New ratings, as for `fold_in`.
         discount : float
             For data that drift: each earlier rating is kept with this probability, so that a
@@ -708,7 +722,7 @@ class Posterior(Learned):
 
     def to_arviz(
         self,
-        pairs: Ratings | pd.DataFrame | None = None,
+        pairs: Ratings | IntoFrame | None = None,
         sites: Sequence[str] | None = None,
         n_draws: int | None = None,
         seed: int = 0,
@@ -718,7 +732,7 @@ class Posterior(Learned):
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame, optional
+        pairs : Ratings or table, optional
             Adds the groups posterior_predictive, log_likelihood and observed_data for these pairs,
             in rating units (the last two if the pairs have ratings). The likelihood is a density
             per rating unit, or the mass of a level. Every pair costs ``2 * n_draws`` numbers, so
@@ -751,7 +765,8 @@ class Posterior(Learned):
             If the model lacks one of the sites, ``n_draws`` is not a positive integer, or ``seed``
             is not a seed.
         """
-        return inference_data.to_arviz(self, pairs, sites, n_draws, seed, prior)
+        known = None if pairs is None else self.ratings.as_pairs(pairs)
+        return inference_data.to_arviz(self, known, sites, n_draws, seed, prior)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Save to a folder: JSON, safetensors and Parquet, no pickle. `load` reads it.

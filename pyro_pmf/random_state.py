@@ -38,7 +38,7 @@ def isolated_random_state(seed: int) -> Iterator[None]:
     PMFError
         If ``seed`` is not valid.
     """
-    require_seed(seed)
+    seed = require_seed(seed)
     state = get_rng_state()
     with torch.random.fork_rng():  # for GPUs, which Pyro's state lacks
         pyro.set_rng_seed(seed)

@@ -169,7 +169,7 @@ def test_version():
     [
         ("criticism", "compare cross_validate loo plot_loo_pit plot_ppc prior_sensitivity"),
         ("datasets", "insteval lastfm_hetrec movielens simulate"),
-        ("data", "with_sampled_negatives"),
+        ("data", "read_table with_sampled_negatives"),
         (
             "criticism.plots",
             "BLUE GREEN ORANGE PURPLE SKY VERMILLION plot_calibration plot_elbo plot_error_by_sd "

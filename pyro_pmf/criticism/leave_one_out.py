@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, warn
 from pyro_pmf.model.learned import Learned
@@ -33,9 +35,7 @@ _FEWEST_DRAWS = 100
 _LEVELS = 20  # more levels are shown by their distribution function, not each by itself
 
 
-def loo(
-    learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 1000, seed: int = 0
-) -> Any:
+def loo(learned: Learned, pairs: Ratings | IntoFrame, n_draws: int = 1000, seed: int = 0) -> Any:
     """Estimate how well each of some training ratings is predicted by all the others.
 
     Leave-one-out cross-validation needs no refits. The posterior given all other ratings is the
@@ -87,13 +87,15 @@ def loo(
     _warn_of_draws({"": _effective_draws(data, learned)})
     _warn_of_k({"": result})
     elpd = arviz_versions.pointwise(result)
-    result.se = len(elpd) * clustered_error(elpd, as_frame(pairs)["user"])
+    result.se = len(elpd) * clustered_error(
+        elpd, as_frame(learned.ratings.as_pairs(pairs))["user"]
+    )
     return result
 
 
 def compare(
     posteriors: Mapping[str, Posterior],
-    pairs: Ratings | pd.DataFrame,
+    pairs: Ratings | IntoFrame,
     n_draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -147,7 +149,8 @@ def compare(
     table = arviz_versions.compare(results)
     table["elpd_diff"] = table["elpd"] - table["elpd"].iloc[0]
     each = {name: arviz_versions.pointwise(results[name]) for name in table.index}
-    best, user = each[table.index[0]], as_frame(pairs)["user"]
+    train = next(iter(posteriors.values())).ratings
+    best, user = each[table.index[0]], as_frame(train.as_pairs(pairs))["user"]
     table["se"] = [len(x) * clustered_error(x, user) for x in each.values()]
     table["dse"] = [len(x) * clustered_error(x - best, user) for x in each.values()]
     table["n_bad_k"] = [_bad_k(results[name]) for name in table.index]
@@ -159,7 +162,7 @@ def compare(
 
 def plot_ppc(
     learned: Learned,
-    pairs: Ratings | pd.DataFrame,
+    pairs: Ratings | IntoFrame,
     n_draws: int = 100,
     seed: int = 0,
     prior: bool = False,
@@ -203,6 +206,7 @@ def plot_ppc(
         If matplotlib is not installed, or ``n_draws`` is not a positive integer.
     """
     _require_matplotlib()
+    pairs = learned.ratings.as_pairs(pairs)
     rating = observed(pairs)
     frame = as_frame(pairs)
     with isolated_random_state(seed):
@@ -240,7 +244,7 @@ def plot_ppc(
 
 
 def plot_loo_pit(
-    learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int = 1000, seed: int = 0
+    learned: Learned, pairs: Ratings | IntoFrame, n_draws: int = 1000, seed: int = 0
 ) -> Any:
     """Plot leave-one-out probability integral transforms (PIT) against a uniform distribution.
 
@@ -307,13 +311,15 @@ def _level_width(learned: Learned) -> float | None:
     return predictive.spacing * predictive.width
 
 
-def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed: int) -> Any:
+def _for_loo(learned: Learned, pairs: Ratings | IntoFrame, n_draws: int, seed: int) -> Any:
     """Return ArviZ data of training ratings; refuse other pairs, and draws that are all equal."""
-    frame = as_frame(pairs)
-    rating, train = observed(frame), learned.ratings
-    train.locate(frame)  # refuses a table without ids, or with ids of another type
-    trained = train.to_frame().set_index(["user", "item"])["rating"]
-    same = trained.reindex(pd.MultiIndex.from_frame(frame[["user", "item"]])).to_numpy()
+    train = learned.ratings
+    frame = as_frame(train.as_pairs(pairs))
+    rating = observed(frame)
+    user, item = train.locate(frame)
+    trained = pd.Series(train.rating, (train.user * train.n_items + train.item).numpy())
+    cells = torch.where((user < 0) | (item < 0), -1, user * train.n_items + item)
+    same = trained.reindex(cells.numpy()).to_numpy()
     # A pair that is not in training is NaN, which is close to nothing.
     wrong = ~np.isclose(same, rating, rtol=0, atol=1e-6 * np.diff(train.scale).item())
     if wrong.any():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import torch
 
+from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 
 
 def with_history(
-    ratings: Ratings, history: Ratings | pd.DataFrame | None
+    ratings: Ratings, history: Ratings | IntoFrame | None
 ) -> tuple[Ratings, Pairs | None]:
     """Add pairs known to be rated to the pairs of some ratings.
 
@@ -18,9 +18,9 @@ def with_history(
     ----------
     ratings : Ratings
         The training ratings.
-    history : Ratings or pandas.DataFrame, or None
-        Pairs by id; a frame has the columns ``user`` and ``item``. Ratings are not looked at, and
-        pairs may repeat or be among the training ratings.
+    history : Ratings or table, or None
+        Pairs by id, see `Ratings.as_pairs`. Ratings are not looked at, and pairs may repeat or be
+        among the training ratings.
 
     Returns
     -------
@@ -45,13 +45,16 @@ def with_history(
     >>> ratings.item_ids.tolist(), len(seen)
     ([7, 8, 9], 4)
     """
-    if history is None or not len(history):
+    if history is None:
         return ratings, None
-    if isinstance(history, Ratings):
-        also = history
+    pairs = ratings.as_pairs(history)
+    if not len(pairs):
+        return ratings, None
+    if isinstance(pairs, Ratings):
+        also = pairs
     else:
         also = Ratings.from_frame(
-            history, rating=None, scale=ratings.scale, on_duplicate="last", dtype=ratings.dtype
+            pairs, rating=None, scale=ratings.scale, on_duplicate="last", dtype=ratings.dtype
         )
     ratings.locate(also)  # refuses ids of another type
     ratings = ratings.indexed_by(

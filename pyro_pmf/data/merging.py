@@ -7,22 +7,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.frames import IntoFrame
+from pyro_pmf.data.ids import read_ids
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.ratings import Ratings, as_frame
-from pyro_pmf.data.table import RowsByPair, read_ids, read_ratings, refuse, select
+from pyro_pmf.data.ratings import Ratings, as_frame, observed
+from pyro_pmf.data.table import RowsByPair, refuse
 from pyro_pmf.errors import RatingsError
 
 
-def merged(ratings: Ratings, new: Ratings | pd.DataFrame) -> Ratings:
+def merged(ratings: Ratings, new: Ratings | IntoFrame) -> Ratings:
     """Return earlier ratings and new ones as one table, on the model scale of the earlier.
 
     Parameters
     ----------
     ratings : Ratings
         Earlier ratings.
-    new : Ratings or pandas.DataFrame
-        A frame has the columns ``user``, ``item`` and ``rating``, and at least one row. Of a pair
-        that occurs more than once, the last rating counts; a new one replaces an earlier one.
+    new : Ratings or table
+        As for `Ratings.as_pairs`, with ratings and at least one row. Of a pair that occurs more
+        than once, the last rating counts; a new one replaces an earlier one.
 
     Returns
     -------
@@ -35,18 +37,14 @@ def merged(ratings: Ratings, new: Ratings | pd.DataFrame) -> Ratings:
         If a column or an id is missing, ids are of another type than the earlier ones, a rating is
         not a finite number, or the transform of the earlier ratings cannot map it.
     """
-    if not isinstance(new, Ratings | pd.DataFrame):
-        raise RatingsError(
-            "Give new ratings as a DataFrame with the columns user, item and rating, or as "
-            f"Ratings, not {type(new).__name__}."
-        )
-    table = select(as_frame(new), "user", "item", "rating")
+    pairs = ratings.as_pairs(new)
+    rating = observed(pairs)
+    table = as_frame(pairs)
     if not len(table):
         raise RatingsError("There are no new ratings: give at least one.")
     ratings.locate(table)  # refuses ids of another type
     user, user_ids = read_ids(table, "user")
     item, item_ids = read_ids(table, "item")
-    rating = read_ratings(table, "rating")
     refuse_impossible(ratings, table, rating)
     rows = RowsByPair.of(table, user, item, None, "last").kept
     joined = ratings.indexed_by(ratings.user_ids.union(user_ids), ratings.item_ids.union(item_ids))
@@ -61,17 +59,11 @@ def merged(ratings: Ratings, new: Ratings | pd.DataFrame) -> Ratings:
     assert joined.rating is not None  # `fit` has checked it
     ratings_of = np.concatenate([joined.rating, rating[rows]])
     cells, latest = np.unique(cells[::-1], return_index=True)
-    return Ratings(
-        torch.from_numpy(cells // n),
-        torch.from_numpy(cells % n),
-        joined.user_ids,
-        joined.item_ids,
-        ratings.scale,
-        ratings_of[::-1][latest],
-        None,
-        ratings.dtype,
-        ratings.transform,
-        ratings.recorded,
+    return joined.replaced(
+        user=torch.from_numpy(cells // n),
+        item=torch.from_numpy(cells % n),
+        rating=ratings_of[::-1][latest],
+        time=None,
     )
 
 
@@ -136,17 +128,13 @@ def rows_of(
     users, items = (rows, others) if of_users else (others, rows)
     rated = torch.isin(ratings.user if of_users else ratings.item, rows)
     assert ratings.rating is not None  # `fit` has checked it
-    part = Ratings(
-        torch.searchsorted(users, ratings.user[rated]),
-        torch.searchsorted(items, ratings.item[rated]),
-        ratings.user_ids[users.numpy()],
-        ratings.item_ids[items.numpy()],
-        ratings.scale,
-        ratings.rating[rated.numpy()],
-        None,
-        ratings.dtype,
-        ratings.transform,
-        ratings.recorded,
+    part = ratings.replaced(
+        user=torch.searchsorted(users, ratings.user[rated]),
+        item=torch.searchsorted(items, ratings.item[rated]),
+        user_ids=ratings.user_ids[users.numpy()],
+        item_ids=ratings.item_ids[items.numpy()],
+        rating=ratings.rating[rated.numpy()],
+        time=None,
     )
     return (
         part,

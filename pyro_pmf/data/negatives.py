@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from numbers import Real
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyro_pmf.arguments import require_seed
+from pyro_pmf.data.columns import select
+from pyro_pmf.data.frames import IntoFrame, as_native
+from pyro_pmf.data.ids import read_ids
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.errors import PMFError
-
-_NO_YES = (0.0, 1.0)
+from pyro_pmf.errors import PMFError, RatingsError
 
 
 def with_sampled_negatives(
-    seen: Ratings | pd.DataFrame,
+    seen: Ratings | IntoFrame,
     ratio: float = 1.0,
     seed: int = 0,
     weight: Literal["uniform", "popularity"] = "uniform",
+    user: Hashable = "user",
+    item: Hashable = "item",
 ) -> pd.DataFrame:
     """Add sampled negatives (0) to a table of observed pairs (1).
 
@@ -29,8 +36,9 @@ def with_sampled_negatives(
 
     Parameters
     ----------
-    seen : Ratings or pandas.DataFrame
-        The observed pairs; a frame has the columns ``user`` and ``item``. Ratings are ignored.
+    seen : Ratings or table
+        The observed pairs, such as clicks or purchases. A pair that repeats counts once, and
+        ratings are ignored. A table is one of pandas, polars or pyarrow.
     ratio : float
         Number of negatives per observed pair.
     seed : int
@@ -38,19 +46,21 @@ def with_sampled_negatives(
     weight : {"uniform", "popularity"}
         Draw every unobserved pair of these users and items with the same probability, or in
         proportion to the number of users of its item. Pairs are drawn without replacement.
+    user, item : hashable
+        The columns of ids, if ``seen`` is a table.
 
     Returns
     -------
-    pandas.DataFrame
+    pandas.DataFrame, or a table of the kind of ``seen``
         Columns user, item and rating: the observed pairs (1), then the negatives (0).
 
     Raises
     ------
     RatingsError
-        If ``seen`` is not a table of distinct pairs with valid ids.
+        If ``seen`` is not a table of pairs with valid ids.
     PMFError
         If ``weight`` is unknown, or ``ratio`` asks for no pair or for more than half of the
-        unobserved pairs.
+        unobserved pairs that can be drawn.
 
     Examples
     --------
@@ -62,35 +72,91 @@ def with_sampled_negatives(
     require_seed(seed)
     if weight not in ("uniform", "popularity"):
         raise PMFError(f'weight must be "uniform" or "popularity", not {weight!r}')
-    ones = (
-        seen if isinstance(seen, Ratings) else Ratings.from_frame(seen, rating=None, scale=_NO_YES)
-    )
-    n_items, known = ones.n_items, (ones.user * ones.n_items + ones.item).cpu().numpy()
-    n_unseen, wanted = ones.n_users * n_items - len(ones), round(ratio * len(ones))
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio < np.inf:
+        raise PMFError(f"ratio must be a number of negatives per pair, such as 1, not {ratio!r}.")
+    ones, user_ids, item_ids = _ones(seen, user, item)
+    known = (ones.user * ones.n_items + ones.item).numpy()
+    taken = ones.item_counts.numpy()
+    weights = np.ones(ones.n_items) if weight == "uniform" else taken / max(taken.sum(), 1)
+    n_unseen = int((ones.n_users - taken)[weights > 0].sum())
+    wanted = round(float(ratio) * len(ones))
     if not 1 <= wanted <= n_unseen / 2:
         raise PMFError(
             f"ratio={ratio} asks for {wanted:,} of {n_unseen:,} unseen pairs: choose "
             f"a ratio that draws at least 1 and at most {n_unseen // 2:,}."
         )
-    generator = np.random.default_rng(seed)
-    counts = ones.item_counts.cpu().numpy()
-    chance = None if weight == "uniform" else counts / counts.sum()
-    drawn = np.empty(0, dtype=np.int64)
-    while len(drawn) < wanted:
-        size = 2 * (wanted - len(drawn))
-        user, item = (
-            generator.integers(ones.n_users, size=size),
-            generator.choice(n_items, size, p=chance),
-        )
-        drawn = np.append(drawn, user * n_items + item)
-        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # drop repeats, keep order
-        drawn = drawn[~np.isin(drawn, known)]
-    cells = np.concatenate([known, drawn[:wanted]])
-    user, item = np.divmod(cells, n_items)
-    return pd.DataFrame(
+    drawn = _draw(known, ones.n_users, weights, wanted, np.random.default_rng(seed))
+    row, column = np.divmod(np.concatenate([known, drawn]), ones.n_items)
+    table = pd.DataFrame(
         {
-            "user": ones.user_ids.take(user),
-            "item": ones.item_ids.take(item),
+            "user": user_ids.take(row),
+            "item": item_ids.take(column),
             "rating": np.repeat([1, 0], [len(known), wanted]),
         }
     )
+    return as_native(table, seen)
+
+
+def _ones(
+    seen: Ratings | IntoFrame, user: Hashable, item: Hashable
+) -> tuple[Pairs, pd.Index, pd.Index]:
+    """Return the observed pairs, each once, and the ids of users and items."""
+    if isinstance(seen, Ratings):
+        return seen.to("cpu").without_values(), seen.user_ids, seen.item_ids
+    table = select(seen, user, item, told="with_sampled_negatives")
+    if not len(table):
+        raise RatingsError("The table has no rows: give at least one pair.")
+    (users, user_ids), (items, item_ids) = read_ids(table, user), read_ids(table, item)
+    row, column = np.divmod(np.unique(users * len(item_ids) + items), len(item_ids))
+    pairs = torch.from_numpy(row), torch.from_numpy(column)
+    return Pairs(*pairs, len(user_ids), len(item_ids)), user_ids, item_ids
+
+
+def _draw(
+    known: np.ndarray,
+    n_users: int,
+    weights: np.ndarray,
+    wanted: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Draw cells that are not known, without replacement.
+
+    A draw is an item, by its weight and its number of free cells, and one of these cells. Repeats
+    are dropped, and what was drawn in one round is not free in the next: so each round finds new
+    cells, and the sample is the one that drawing cell after cell would give.
+
+    Parameters
+    ----------
+    known : ndarray, int64
+        Distinct cells, user * n_items + item.
+    n_users : int
+        Number of users.
+    weights : ndarray, float64, shape (n_items,)
+        Weight of each cell of an item.
+    wanted : int
+        Number of cells to draw.
+    generator : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray, int64, shape (wanted,)
+        Cells, in the order in which they were drawn.
+    """
+    n_items, drawn = len(weights), np.empty(0, dtype=np.int64)
+    while len(drawn) < wanted:
+        user, item = np.divmod(np.append(known, drawn), n_items)
+        order = np.lexsort((user, item))
+        user, item = user[order], item[order]
+        taken = np.bincount(item, minlength=n_items)
+        start = taken.cumsum() - taken
+        free_before = user - (np.arange(len(user)) - start[item])  # free cells before a taken one
+        chance = weights * (n_users - taken)
+        size = 2 * (wanted - len(drawn))
+        chosen = generator.choice(n_items, size, p=chance / chance.sum())
+        place = generator.integers(n_users - taken[chosen])
+        keys = item * (n_users + 1) + free_before
+        skipped = np.searchsorted(keys, chosen * (n_users + 1) + place, "right") - start[chosen]
+        cells = (place + skipped) * n_items + chosen
+        drawn = np.append(drawn, cells[np.sort(np.unique(cells, return_index=True)[1])])
+    return drawn[:wanted]

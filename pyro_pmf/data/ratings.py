@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import logging
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,28 +13,31 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data import splits
+from pyro_pmf.data.columns import Columns, select
+from pyro_pmf.data.frames import IntoFrame
+from pyro_pmf.data.ids import lookup, read_ids
 from pyro_pmf.data.levels import Recorded, level_gap, spacing
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.reading import cells_of, read_columns
 from pyro_pmf.data.table import (
-    COMPARABLE,
     RowsByPair,
-    convert,
-    kind,
-    read_ids,
     read_ratings,
     read_scale,
     read_times,
     refuse,
     require_counts,
     require_spread,
-    select,
 )
 from pyro_pmf.data.transforms import Affine, Name, Numbers, Transform, transform_of
 from pyro_pmf.errors import RatingsError
 
+_logger = logging.getLogger("pyro_pmf")
+
 
 class Ratings(Pairs):
-    """Ratings of items by users, ready for a model; made from a table by `from_frame`.
+    """Ratings of items by users, ready for a model.
+
+    `from_frame` makes them from a table, `read` from a file, `from_matrix` from a sparse matrix.
 
     An *id* is the caller's label of a user or an item; an *index* is its row of a factor matrix.
     Rows are sorted by user index, then by item index. The constructor checks nothing.
@@ -56,6 +62,10 @@ class Ratings(Pairs):
         lowest possible rating and 1 the highest.
     recorded : Recorded, optional
         How the ratings of the whole table were recorded. By default as these ratings show.
+    columns : Columns, optional
+        The names that the columns of the caller's tables have. A table with these names can be
+        given to `Posterior.predict` and all else that takes pairs, as can one with the columns
+        user, item and rating.
 
     Attributes
     ----------
@@ -96,7 +106,9 @@ class Ratings(Pairs):
         dtype: torch.dtype = torch.float32,
         transform: Transform | None = None,
         recorded: Recorded | None = None,
+        columns: Columns | None = None,
     ) -> None:
+        self.columns = columns or Columns()
         self.user_ids, self.item_ids = user_ids, item_ids
         self.scale, self.time = scale, time
         self.transform = transform or Affine.of_scale(*scale)
@@ -113,7 +125,7 @@ class Ratings(Pairs):
     @classmethod
     def from_frame(
         cls,
-        frame: pd.DataFrame,
+        frame: IntoFrame,
         user: Hashable = "user",
         item: Hashable = "item",
         rating: Hashable | None = "rating",
@@ -127,17 +139,19 @@ class Ratings(Pairs):
 
         Parameters
         ----------
-        frame : pandas.DataFrame
-            One row per rating, in any order.
+        frame : pandas.DataFrame, polars.DataFrame or pyarrow.Table
+            One row per rating, in any order; any table that narwhals reads.
         user, item : hashable
-            The columns of ids: each column all int or all str.
+            The columns of ids: each column all int or all str. Later tables, such as those of
+            `Posterior.predict`, may have these names too: they are remembered in ``columns``.
         rating : hashable, optional
             The column of ratings: finite numbers. None makes pairs without values.
         time : hashable, optional
             The column of times: numbers or datetimes.
         scale : tuple of float, optional
             The lowest and the highest possible rating, in rating units. By default the range of
-            the ratings. Required for pairs without values.
+            the ratings, which is logged and part of the repr: look at it, for instance where 0
+            means that there is no rating. Required for pairs without values.
         on_duplicate : {"error", "last", "mean"}
             How to treat a repeated (user, item) pair: raise an error, keep its last rating (by
             ``time`` if given, else by row), or keep its mean rating (at its last time).
@@ -159,18 +173,135 @@ class Ratings(Pairs):
         RatingsError
             If the table or an option is not valid. The message shows the rows at fault.
         """
-        columns = [name for name in (user, item, rating, time) if name is not None]
-        table = select(frame, *columns)
-        if not dtype.is_floating_point:
+        columns = Columns(user, item, rating, time)
+        columns.require_distinct()
+        names = [name for name in (user, item, rating, time) if name is not None]
+        table = select(frame, *names, told="Ratings.from_frame")
+        return cls._of_table(table, columns, scale, on_duplicate, dtype, transform)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        user: Hashable = "auto",
+        item: Hashable = "auto",
+        rating: Hashable | None = "auto",
+        time: Hashable | None = "auto",
+        scale: tuple[float, float] | None = None,
+        on_duplicate: str = "error",
+        dtype: torch.dtype = torch.float32,
+        transform: Name = "unit",
+        **options: Any,
+    ) -> Ratings:
+        r"""Read ratings from a file, or from a folder of MovieLens.
+
+        Parameters
+        ----------
+        path : path-like
+            CSV, TSV or other delimited text, compressed or not; Parquet; or a folder with
+            ``ratings.csv``, ``u.data`` or ``ratings.dat``.
+        user, item, rating, time : hashable
+            The names of the columns. By default they are recognised: userId, movieId, rating and
+            timestamp, customer_id, product_id, stars, and the like. The names that were taken are
+            logged and in ``columns``. None for a rating or time: there is none.
+        scale, on_duplicate, dtype, transform
+            As for `from_frame`.
+        **options
+            Further arguments of `pandas.read_csv`, such as ``sep``, ``encoding``, ``decimal``, or
+            ``names`` for a file without a header.
+
+        Returns
+        -------
+        Ratings
+            Ids are int where every id of a column is written as an integer, and str otherwise.
+
+        Raises
+        ------
+        RatingsError
+            If the path cannot be read as a table, a column is not recognised, or as for
+            `from_frame`.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "orders.csv"
+        >>> _ = path.write_text("customer_id;product_id;stars\n7;a;4\n8;b;5\n")
+        >>> ratings = Ratings.read(path, scale=(1, 5))
+        >>> ratings
+        Ratings(2 ratings, 2 users, 2 items, density 50.00%, scale=(1.0, 5.0))
+        >>> print(ratings.columns)
+        user from 'customer_id', item from 'product_id', rating from 'stars'
+        """
+        table, columns = read_columns(path, user, item, rating, time, options)
+        columns.require_distinct()
+        return cls._of_table(table, columns, scale, on_duplicate, dtype, transform)
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: Any,
+        user_ids: Sequence[Any] | None = None,
+        item_ids: Sequence[Any] | None = None,
+        scale: tuple[float, float] | None = None,
+        on_duplicate: str = "error",
+        dtype: torch.dtype = torch.float32,
+        transform: Name = "unit",
+    ) -> Ratings:
+        """Take the stored entries of a sparse matrix as ratings.
+
+        Parameters
+        ----------
+        matrix : scipy.sparse array or matrix, shape (n_users, n_items)
+            In any format. A stored 0 is a rating of 0; what is not stored is not rated.
+        user_ids, item_ids : sequence of int or of str, optional
+            The ids of rows and columns; by default their numbers, from 0.
+        scale, on_duplicate, dtype, transform
+            As for `from_frame`.
+
+        Returns
+        -------
+        Ratings
+            Rows and columns without entries are left out.
+
+        Raises
+        ------
+        RatingsError
+            If ``matrix`` is not sparse and two-dimensional, the number of ids differs from its
+            shape, or as for `from_frame`.
+
+        Examples
+        --------
+        >>> from scipy.sparse import coo_array
+        >>> matrix = coo_array(([5.0, 2.0], ([0, 1], [2, 0])))
+        >>> Ratings.from_matrix(matrix, item_ids=["a", "b", "c"]).to_frame()
+           user item  rating
+        0     0    c     5.0
+        1     1    a     2.0
+        """
+        table = cells_of(matrix, user_ids, item_ids)
+        return cls._of_table(table, Columns(), scale, on_duplicate, dtype, transform)
+
+    @classmethod
+    def _of_table(
+        cls,
+        table: pd.DataFrame,
+        columns: Columns,
+        scale: tuple[float, float] | None,
+        on_duplicate: str,
+        dtype: torch.dtype,
+        transform: Name,
+    ) -> Ratings:
+        """Check and encode a table of the columns in use."""
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise RatingsError(
                 f"dtype={dtype} cannot be computed with: give torch.float32 or float64."
             )
         if not len(table):
             raise RatingsError("The table has no rows: give at least two ratings that differ.")
-        user_index, user_ids = read_ids(table, user)
-        item_index, item_ids = read_ids(table, item)
-        ratings = None if rating is None else read_ratings(table, rating)
-        times = None if time is None else read_times(table, time)
+        user_index, user_ids = read_ids(table, columns.user)
+        item_index, item_ids = read_ids(table, columns.item)
+        ratings = None if columns.rating is None else read_ratings(table, columns.rating)
+        times = None if columns.time is None else read_times(table, columns.time)
         bounds = read_scale(table, ratings, scale)
         rows = RowsByPair.of(table, user_index, item_index, times, on_duplicate)
         if ratings is not None:
@@ -179,6 +310,8 @@ class Ratings(Pairs):
             require_counts(table, ratings, rows.kept, transform)
         if times is not None:
             times = times.iloc[rows.kept].reset_index(drop=True)
+        if scale is None:
+            _logger.info("The ratings are from %g to %g, which is taken for the scale.", *bounds)
         return cls(
             torch.from_numpy(user_index[rows.kept]),
             torch.from_numpy(item_index[rows.kept]),
@@ -190,6 +323,7 @@ class Ratings(Pairs):
             dtype,
             transform_of(transform, ratings, bounds),
             Recorded(None if ratings is None else level_gap(ratings, bounds), scale is not None),
+            columns,
         )
 
     def __repr__(self) -> str:
@@ -197,7 +331,9 @@ class Ratings(Pairs):
         density = len(self) / max(self.n_users * self.n_items, 1)
         return (
             f"Ratings({len(self):,} {what}, {self.n_users:,} users, {self.n_items:,} items, "
-            f"density {density:.2%}, scale={self.scale}{'' if self.time is None else ', time'}"
+            f"density {density:.2%}, scale={self.scale}"
+            f"{'' if self.recorded.scale_given else ' as found'}"
+            f"{'' if self.time is None else ', time'}"
             f"{'' if self.transform.bounds else f', {self.transform}'})"
         )
 
@@ -223,18 +359,16 @@ class Ratings(Pairs):
         dtype : torch.dtype, optional
             By default the type does not change.
         """
-        return Ratings(
-            self.user.to(device),
-            self.item.to(device),
-            self.user_ids,
-            self.item_ids,
-            self.scale,
-            self.rating,
-            self.time,
-            dtype or self.dtype,
-            self.transform,
-            self.recorded,
+        return self.replaced(
+            user=self.user.to(device), item=self.item.to(device), dtype=dtype or self.dtype
         )
+
+    def replaced(self, **changes: Any) -> Ratings:
+        """Return these ratings with other arguments of the constructor, given by name."""
+        ids = "user", "item", "user_ids", "item_ids"
+        kept = "scale", "rating", "time", "dtype", "transform", "recorded", "columns"
+        names = ids + kept
+        return Ratings(**({name: getattr(self, name) for name in names} | changes))
 
     def with_transform(self, name: Name) -> Ratings:
         """Return the same ratings on another model scale.
@@ -259,18 +393,7 @@ class Ratings(Pairs):
             table, rows = self.to_frame(), np.arange(len(self))
             require_spread(table, self.rating, rows)
             require_counts(table, self.rating, rows, name)
-        return Ratings(
-            self.user,
-            self.item,
-            self.user_ids,
-            self.item_ids,
-            self.scale,
-            self.rating,
-            self.time,
-            self.dtype,
-            transform_of(name, self.rating, self.scale),
-            self.recorded,
-        )
+        return self.replaced(transform=transform_of(name, self.rating, self.scale))
 
     @property
     def spacing(self) -> float:
@@ -294,13 +417,35 @@ class Ratings(Pairs):
         """Map values on the model scale to rating units; any shape."""
         return self.transform.to_rating(x)
 
-    def locate(self, pairs: Ratings | pd.DataFrame) -> tuple[Tensor, Tensor]:
+    def as_pairs(self, pairs: Ratings | IntoFrame) -> Ratings | pd.DataFrame:
+        """Return a caller's pairs as these ratings name columns.
+
+        Parameters
+        ----------
+        pairs : Ratings or table
+            A table has the columns ``user`` and ``item``, or those that ``columns`` names.
+
+        Returns
+        -------
+        Ratings or pandas.DataFrame
+            The same Ratings, or a table with the columns user, item, and rating if there is one,
+            and with the index of a pandas table.
+
+        Raises
+        ------
+        RatingsError
+            If it is not a table, or a column is missing.
+        """
+        return pairs if isinstance(pairs, Ratings) else self.columns.pairs(pairs)
+
+    def locate(self, pairs: Ratings | IntoFrame) -> tuple[Tensor, Tensor]:
         """Look up the indices of pairs by their ids.
 
         Parameters
         ----------
-        pairs : Ratings or pandas.DataFrame
-            The pairs to look up; a frame has the columns ``user`` and ``item``.
+        pairs : Ratings or table
+            The pairs to look up; a table has the columns ``user`` and ``item``, or those that
+            ``columns`` names.
 
         Returns
         -------
@@ -310,25 +455,22 @@ class Ratings(Pairs):
         Raises
         ------
         RatingsError
-            If a column or an id is missing, or no id of a column is known and its ids are of
-            another type.
+            If a column or an id is missing, an id is of another type than the ids here, or an id
+            is a floating-point number that may stand for several integers.
         """
-        if isinstance(pairs, Ratings):
-            user = _lookup("user", self.user_ids, pairs.user_ids)[pairs.user.cpu()]
-            item = _lookup("item", self.item_ids, pairs.item_ids)[pairs.item.cpu()]
+        table = self.as_pairs(pairs)
+        if isinstance(table, Ratings):
+            sides = []
+            for side, index in (("user", table.user), ("item", table.item)):
+                ids = pd.DataFrame({side: getattr(table, f"{side}_ids")})
+                found = lookup(side, getattr(self, f"{side}_ids"), ids)
+                sides.append(torch.from_numpy(found)[index.cpu()])
         else:
-            table = select(pairs, "user", "item")
-            for column in ("user", "item"):
-                refuse(
-                    table,
-                    np.flatnonzero(table[column].isna()),
-                    f"no id in column {column!r}",
-                    f"Drop them with frame.dropna(subset=[{column!r}]). To ask about {column}s in "
-                    "general, give an id that was never seen.",
-                )
-            user = _lookup("user", self.user_ids, pd.Index(table["user"]))
-            item = _lookup("item", self.item_ids, pd.Index(table["item"]))
-        return user.to(self.device), item.to(self.device)
+            sides = [
+                torch.from_numpy(lookup(side, getattr(self, f"{side}_ids"), table))
+                for side in ("user", "item")
+            ]
+        return sides[0].to(self.device), sides[1].to(self.device)
 
     def aligned_to(self, train: Ratings) -> Ratings:
         """Keep the pairs whose user and item ``train`` knows, and index them as ``train`` does.
@@ -354,17 +496,8 @@ class Ratings(Pairs):
         user, item = train.locate(self)
         known = (user >= 0) & (item >= 0)
         # Ids are sorted on both sides, so the pairs stay in order.
-        aligned = Ratings(
-            user[known],
-            item[known],
-            train.user_ids,
-            train.item_ids,
-            train.scale,
-            *self._given(known.cpu().numpy()),
-            train.dtype,
-            train.transform,
-            train.recorded,
-        )
+        rating, time = self._given(known.cpu().numpy())
+        aligned = train.replaced(user=user[known], item=item[known], rating=rating, time=time)
         if aligned.rating is not None:
             refuse(
                 aligned.to_frame(),
@@ -387,17 +520,8 @@ class Ratings(Pairs):
             Whether to keep each rating.
         """
         rows = torch.from_numpy(kept).to(self.device)
-        return Ratings(
-            self.user[rows],
-            self.item[rows],
-            self.user_ids,
-            self.item_ids,
-            self.scale,
-            *self._given(kept),
-            self.dtype,
-            self.transform,
-            self.recorded,
-        )
+        rating, time = self._given(kept)
+        return self.replaced(user=self.user[rows], item=self.item[rows], rating=rating, time=time)
 
     def indexed_by(self, user_ids: pd.Index, item_ids: pd.Index) -> Ratings:
         """Return the same ratings, in the same order, with indices into longer lists of ids.
@@ -414,18 +538,7 @@ class Ratings(Pairs):
                 (item_ids, self.item_ids, self.item),
             )
         )
-        return Ratings(
-            user,
-            item,
-            user_ids,
-            item_ids,
-            self.scale,
-            self.rating,
-            self.time,
-            self.dtype,
-            self.transform,
-            self.recorded,
-        )
+        return self.replaced(user=user, item=item, user_ids=user_ids, item_ids=item_ids)
 
     def of_some_users(self, n_ratings: int, seed: int = 0) -> Ratings:
         """Return the ratings of random users, at most about ``n_ratings`` of them.
@@ -555,17 +668,9 @@ class Ratings(Pairs):
         rows = torch.from_numpy(keep).to(self.device)
         user, user_ids = _compact(self.user[rows], self.user_ids)
         item, item_ids = _compact(self.item[rows], self.item_ids)
-        return Ratings(
-            user,
-            item,
-            user_ids,
-            item_ids,
-            self.scale,
-            *self._given(keep),
-            self.dtype,
-            self.transform,
-            self.recorded,
-        )
+        ids = {"user_ids": user_ids, "item_ids": item_ids}
+        rating, time = self._given(keep)
+        return self.replaced(user=user, item=item, rating=rating, time=time, **ids)
 
     def _given(self, keep: np.ndarray) -> tuple[np.ndarray | None, pd.Series | None]:
         """Return the ratings and the times of the rows where ``keep`` is true."""
@@ -579,20 +684,6 @@ def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:
     return (present.cumsum(0) - 1)[index], ids[present.cpu().numpy()]
 
 
-def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
-    """Return the index of each wanted id among the known ids, int64, or -1 for an unknown id."""
-    index = known.get_indexer(wanted).astype(np.int64, copy=False)
-    if len(wanted) and (index < 0).all():
-        ours, theirs = kind(known), kind(wanted)
-        if theirs not in COMPARABLE[ours] and theirs != "empty":
-            to = "int" if ours == "integer" else "str"
-            raise RatingsError(
-                f"No {column} id is known: the given ids are of type {theirs}, the training ids "
-                f"of type {ours}. {convert(column, to)}"
-            )
-    return torch.from_numpy(index)
-
-
 def as_frame(pairs: Ratings | pd.DataFrame) -> pd.DataFrame:
     """Return pairs as a table with the columns user and item, and rating if known."""
     return pairs.to_frame() if isinstance(pairs, Ratings) else pairs
@@ -604,7 +695,7 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     pairs : Ratings or pandas.DataFrame
-        A frame has the column ``rating``.
+        As `Ratings.as_pairs` returns them.
 
     Returns
     -------
@@ -616,16 +707,12 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
     RatingsError
         If the pairs have no ratings, or a rating is not a finite number.
     """
-    if isinstance(pairs, Ratings):
-        rating = pairs.rating
-    elif isinstance(pairs, pd.DataFrame) and "rating" in pairs:
-        numbers = pd.to_numeric(pairs["rating"], errors="coerce")
-        rating = numbers.to_numpy(float, na_value=np.nan, copy=True)
-    else:
-        rating = None
-    if rating is None or not np.isfinite(rating).all():
+    rating = pairs.rating if isinstance(pairs, Ratings) else None
+    if isinstance(pairs, pd.DataFrame) and "rating" in pairs:
+        rating = read_ratings(pairs, "rating")
+    if rating is None:
         raise RatingsError(
-            "These pairs have no usable ratings: give Ratings with values, or a DataFrame with a "
-            "finite number in each row of the column 'rating'."
+            "These pairs have no ratings: give Ratings with values, or a table with a finite "
+            "number in each row of the column 'rating'."
         )
     return rating

@@ -8,39 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import infer_dtype
 
+from pyro_pmf.data import remedies
+from pyro_pmf.data.frames import NAMES, called
 from pyro_pmf.errors import RatingsError
 
-# By kind of id, the kinds whose ids may equal it, as named by pandas' `infer_dtype`.
-COMPARABLE = {"integer": {"integer", "floating", "mixed-integer-float"}, "string": {"string"}}
-
-
-def select(frame: pd.DataFrame, *columns: Hashable) -> pd.DataFrame:
-    """Return columns of a table without copying their data.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The caller's table.
-    *columns : hashable
-        Names of the columns to return.
-
-    Raises
-    ------
-    RatingsError
-        If ``frame`` is not a DataFrame, or does not have each column exactly once.
-    """
-    if not isinstance(frame, pd.DataFrame):
-        raise RatingsError(f"Give a pandas DataFrame, not a {type(frame).__name__}.")
-    found: list[Hashable] = list(frame.columns)
-    for name in columns:
-        if found.count(name) != 1:
-            raise RatingsError(
-                f"The table needs one column {name!r}, and its columns are {found}: rename a "
-                "column, or name them in Ratings.from_frame by user=, item=, rating= and time=."
-            )
-    return pd.DataFrame({name: frame[name] for name in columns}, copy=False)
+_LARGEST = 1e15  # rating; single precision holds its square
 
 
 def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> None:
@@ -56,69 +29,12 @@ def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> 
         The problem completes "3 of 10 rows have ..."; the remedy is a sentence of its own.
     """
     if len(rows):
+        shown = table.iloc[rows[:5]].rename(columns=table.attrs.get(NAMES, {}))
         more = f"\n(and {len(rows) - 5:,} more)" if len(rows) > 5 else ""
         raise RatingsError(
             f"{len(rows):,} of {len(table):,} rows have {problem}:\n"
-            f"{table.iloc[rows[:5]].to_string()}{more}\n{remedy}"
+            f"{shown.to_string()}{more}\n{remedy}{remedies.where(table, remedy)}"
         )
-
-
-def convert(column: Hashable, to: str) -> str:
-    """Return the advice to convert a column to the type ``to``, such as "int"."""
-    return f"Convert with frame[{column!r}] = frame[{column!r}].astype({to})."
-
-
-def _keep_finite(column: Hashable) -> str:
-    """Say how rows with a missing or infinite number are dropped."""
-    return f"Drop them with frame[np.isfinite(frame[{column!r}].astype(float))]."
-
-
-def read_ids(table: pd.DataFrame, column: Hashable) -> tuple[np.ndarray, pd.Index]:
-    """Read a column of ids.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The caller's table.
-    column : hashable
-        Name of the column.
-
-    Returns
-    -------
-    index : ndarray, int64, shape (n_rows,)
-        Each row's position in ``ids``.
-    ids : pandas.Index
-        The distinct ids, sorted: int or str.
-
-    Raises
-    ------
-    RatingsError
-        If an id is missing, or the ids are neither all int nor all str.
-    """
-    ids = table[column]
-    refuse(
-        table,
-        np.flatnonzero(ids.isna()),
-        f"no id in column {column!r}",
-        f"Drop them with frame.dropna(subset=[{column!r}]).",
-    )
-    if isinstance(ids.dtype, pd.CategoricalDtype):
-        ids = ids.astype(ids.dtype.categories.dtype)  # to sort by id, not by category
-    if (id_kind := kind(ids)) not in COMPARABLE:
-        types = ids.map(type)
-        counts = types.value_counts()
-        minority = np.flatnonzero(types != counts.index[0])
-        held = " and ".join(held.__name__ for held in counts.index)
-        whole = id_kind == "floating" and (ids % 1 == 0).all()
-        refuse(
-            table,
-            minority if len(minority) else np.arange(len(table)),
-            f"an unusable id: ids are all int or all str, and {column!r} holds {held}",
-            convert(column, "int" if whole else "str"),
-        )
-    index, unique = pd.factorize(ids, sort=True)
-    # Through a list, so that the ids are plain int64 or str whatever type the column has.
-    return index.astype(np.int64, copy=False), pd.Index(unique.tolist())
 
 
 def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
@@ -147,15 +63,17 @@ def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
         refuse(
             table,
             unreadable if len(unreadable) else np.arange(len(table)),
-            f"a rating in column {column!r} that is not a number (its type is {ratings.dtype})",
-            f"Correct or drop the values that are not numbers. {convert(column, 'float')}",
+            f"a rating in column {called(table, column)!r} that is not a number (its type is "
+            f"{ratings.dtype})",
+            "Correct or drop the values that are not numbers. "
+            + remedies.convert(table, column, "float"),
         )
     values = ratings.to_numpy(float, na_value=np.nan)
     refuse(
         table,
         np.flatnonzero(~np.isfinite(values)),
-        f"a missing or infinite rating in column {column!r}",
-        _keep_finite(column),
+        f"a missing or infinite rating in column {called(table, column)!r}",
+        remedies.keep_finite(table, column),
     )
     return values
 
@@ -185,16 +103,16 @@ def read_times(table: pd.DataFrame, column: Hashable) -> pd.Series:
         refuse(
             table,
             np.arange(len(table)),
-            f"a time in column {column!r} that is neither a number nor a datetime",
-            f"Convert with frame[{column!r}] = pd.to_datetime(frame[{column!r}]).",
+            f"a time in column {called(table, column)!r} that is neither a number nor a datetime",
+            remedies.to_datetime(table, column),
         )
     numbers = times.dtype.kind != "M"
     known = np.isfinite(times.to_numpy(float, na_value=np.nan)) if numbers else times.notna()
     refuse(
         table,
         np.flatnonzero(~known),
-        f"a missing or infinite time in column {column!r}",
-        (_keep_finite(column) if numbers else f"Drop them with frame.dropna(subset=[{column!r}]).")
+        f"a missing or infinite time in column {called(table, column)!r}",
+        (remedies.keep_finite if numbers else remedies.drop_missing)(table, column)
         + " Or leave time= out.",
     )
     return times
@@ -227,16 +145,24 @@ def read_scale(
     """
     if scale is None:
         if ratings is None:
-            raise RatingsError("Pairs without ratings need scale=(lowest, highest).")
-        return float(ratings.min()), float(ratings.max())
+            raise RatingsError(
+                "Pairs without ratings need scale=(lowest, highest). If each only says that a "
+                "user took an item, add negatives with pyro_pmf.data.with_sampled_negatives."
+            )
+        low, high = float(ratings.min()), float(ratings.max())
+        _require_range(low, high)
+        return low, high
     try:
         low, high = (float(end) for end in scale)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = math.nan
+    if isinstance(scale, str):
+        low = high = math.nan  # "15" is not (1, 5)
     if not (low < high and math.isfinite(high - low)):
         raise RatingsError(
             f"scale must be (lowest, highest), two ascending finite numbers, not {scale!r}."
         )
+    _require_range(low, high)
     if ratings is not None:
         refuse(
             table,
@@ -245,6 +171,17 @@ def read_scale(
             "Correct these ratings, or give a scale=(lowest, highest) that holds them.",
         )
     return low, high
+
+
+def _require_range(low: float, high: float) -> None:
+    """Refuse a scale whose numbers, or their squares, leave the range of single precision."""
+    width, size = high - low, max(abs(low), abs(high))
+    if size > _LARGEST or 0 < width < 1 / _LARGEST:
+        raise RatingsError(
+            f"Ratings from {low:g} to {high:g} cannot be computed with in single precision: bring "
+            f"them into another unit, with numbers below {_LARGEST:g} and a range above "
+            f"{1 / _LARGEST:g}."
+        )
 
 
 @dataclass(frozen=True)
@@ -307,8 +244,8 @@ class RowsByPair:
                 table,
                 order[~(first & last)],
                 "a (user, item) pair that occurs more than once",
-                'Drop repeated rows, or give Ratings.from_frame on_duplicate="last" to keep the '
-                'last of each, or "mean" to average them.',
+                'Drop repeated rows, or give on_duplicate="last" to keep the last of each, or '
+                '"mean" to average them.',
             )
         return cls(order, first, last, on_duplicate)
 
@@ -386,13 +323,6 @@ def require_counts(
         f"For transform={transform!r} give {'whole numbers' if whole else 'numbers'} of at "
         "least 0, or choose another transform.",
     )
-
-
-def kind(ids: pd.Series | pd.Index) -> str:
-    """Return the kind of ids, such as "integer" or "string", as pandas' `infer_dtype` names it."""
-    if isinstance(ids.dtype, pd.CategoricalDtype):
-        ids = ids.dtype.categories
-    return infer_dtype(ids, skipna=True)
 
 
 def outside(ratings: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

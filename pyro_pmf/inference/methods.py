@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
 
-import pandas as pd
-
 from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
 
@@ -233,11 +232,13 @@ class Gibbs(Chains):
 
     n_draws: int = 100
     n_warmup: int = 30
-    track: Ratings | pd.DataFrame | None = None
+    track: Ratings | IntoFrame | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.track is not None and not isinstance(self.track, Ratings | pd.DataFrame):
+        if self.track is not None and not (
+            isinstance(self.track, Ratings) or is_frame(self.track)
+        ):
             raise FitError(f"track must be Ratings or a DataFrame of pairs, not {self.track!r}.")
 
 

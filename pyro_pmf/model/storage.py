@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pyro_pmf.data.columns import Columns
 from pyro_pmf.data.levels import Recorded
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
@@ -178,6 +179,7 @@ def _write(learned: Learned, folder: Path) -> None:
         "converged_for": asdict(learned.converged),
         "scale": train.scale,
         "recorded": asdict(train.recorded),
+        "columns": train.columns.of_file(),
         "transform": {"family": type(train.transform).__name__} | _options(train.transform),
         "dtype": str(train.dtype).removeprefix("torch."),
     }
@@ -234,6 +236,7 @@ def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
         getattr(torch, header["dtype"]),
         transform,
         Recorded(**header["recorded"]) if "recorded" in header else None,
+        Columns(**header.get("columns", {})),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.frames import KIND, as_list, is_frame
+from pyro_pmf.data.ids import lookup
 from pyro_pmf.errors import RatingsError
 
 
@@ -28,22 +30,46 @@ def ids_of(given: Any, column: Literal["user", "item"], argument: str | None = N
     Raises
     ------
     RatingsError
-        If ``given`` is a DataFrame, bytes or a mapping, or an id is missing.
+        If ``given`` is a table, bytes, a mapping or has more dimensions than one, or an id is
+        missing.
     """
     name = argument or f"{column}s"
-    if isinstance(given, pd.DataFrame | bytes | bytearray | Mapping):
+    given = as_list(given)
+    if is_frame(given) or isinstance(given, bytes | bytearray | Mapping):
         raise RatingsError(
             f"{name} must be an id or an iterable of ids, not a {type(given).__name__}: give a "
             f"list, or a column as in frame[{column!r}]."
         )
-    one = isinstance(given, str) or not isinstance(given, Iterable)
-    ids = pd.Index([given] if one else list(given), tupleize_cols=False)
-    if ids.isna().any():
-        raise RatingsError(
-            f"{ids.isna().sum()} of {len(ids)} {name} are missing: drop them, as in "
-            f"frame[{column!r}].dropna()."
-        )
-    return ids.unique()
+    one = isinstance(given, str) or not isinstance(given, Iterable) or not np.ndim(given)  # type: ignore[arg-type]
+    listed = [given] if one else list(given)
+    if not all(np.ndim(x) == 0 and isinstance(x, Hashable) for x in listed):
+        raise RatingsError(f"{name} must be an id or an iterable of ids, not {given!r}.")
+    ids = pd.Index(listed, dtype=object, tupleize_cols=False)  # as given: 1 beside 0.5 stays int
+    if missing := int(np.count_nonzero(ids.isna())):
+        raise RatingsError(f"{missing} of {len(ids)} {name} are missing: leave them out.")
+    return ids.unique().infer_objects()
+
+
+def located(known: pd.Index, ids: pd.Index, column: Literal["user", "item"]) -> Tensor:
+    """Return the indices of ids of `ids_of`, int64; -1 for an unknown id.
+
+    Parameters
+    ----------
+    known : pandas.Index
+        The ids of the training ratings.
+    ids : pandas.Index
+        The ids to look up.
+    column : {"user", "item"}
+        Whose ids they are.
+
+    Raises
+    ------
+    RatingsError
+        If an id is of another type than the known ids, or has lost digits.
+    """
+    table = pd.DataFrame({column: ids})
+    table.attrs = {KIND: "list"}
+    return torch.from_numpy(lookup(column, known, table))
 
 
 def rows_of(
@@ -64,11 +90,11 @@ def rows_of(
         As for `ids_of`, or if an id is unknown.
     """
     ids = ids_of(given, column, argument)
-    index = known.get_indexer(ids)
-    if (unknown := index < 0).any():
+    index = located(known, ids, column)
+    if (unknown := index.numpy() < 0).any():
         raise RatingsError(
             f"{unknown.sum()} of {len(ids)} {argument or f'{column}s'} have no training ratings, "
             f"such as {ids[unknown][:5].tolist()}: give ids of ratings.{column}_ids, of the same "
             "type."
         )
-    return torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))
+    return index

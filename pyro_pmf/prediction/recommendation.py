@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.arguments import require_integer, require_seed
+from pyro_pmf.data.frames import IntoFrame, is_frame
+from pyro_pmf.data.ids import positions
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.moments.expectations import components
-from pyro_pmf.prediction.choosing import ids_of, rows_of
+from pyro_pmf.prediction.choosing import ids_of, located, rows_of
 from pyro_pmf.prediction.dense import Dense, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.mixture import mixture
@@ -45,7 +47,7 @@ def recommend(
     n: int = 10,
     strategy: Strategy = "mean",
     items: Hashable | Iterable[Hashable] | None = None,
-    exclude: Hashable | Iterable[Hashable] | pd.DataFrame | None = None,
+    exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
     exclude_seen: bool = True,
     at_least: float | None = None,
     n_sd: float = 1.0,
@@ -116,7 +118,9 @@ class _Choice:
     ) -> _Choice:
         train = learned.ratings
         ids = ids_of(users, "user")
-        user, _ = train.locate(pd.DataFrame({"user": ids, "item": train.item_ids[0]}))
+        user = located(train.user_ids, ids, "user")
+        if is_frame(exclude):
+            exclude = train.as_pairs(exclude)
         unknown = user < 0
         user[unknown] = train.n_users + torch.arange(int(unknown.sum()))
         item = _candidates(learned, items, exclude)
@@ -130,7 +134,7 @@ class _Choice:
             barred.append((row[learned.seen.user], position[learned.seen.item]))
         if isinstance(exclude, pd.DataFrame):
             _, there = train.locate(exclude)
-            whose = torch.from_numpy(ids.get_indexer(pd.Index(exclude["user"])).astype(np.int64))
+            whose = torch.from_numpy(positions(ids.astype(object), exclude["user"].astype(object)))
             barred.append((whose, torch.where(there < 0, -1, position[there])))
         pairs = [torch.stack(pair) for pair in barred]
         both = torch.cat(pairs, 1) if pairs else torch.empty(2, 0, dtype=torch.int64)
@@ -349,6 +353,5 @@ def _candidates(learned: Learned, items: Any, exclude: Any) -> Tensor:
         chosen = rows_of(train.item_ids, items, "item")
     if exclude is not None and not isinstance(exclude, pd.DataFrame):
         ids = ids_of(exclude, "item", "exclude")
-        _, barred = train.locate(pd.DataFrame({"user": train.user_ids[0], "item": ids}))
-        chosen = chosen[~torch.isin(chosen, barred)]
+        chosen = chosen[~torch.isin(chosen, located(train.item_ids, ids, "item"))]
     return chosen

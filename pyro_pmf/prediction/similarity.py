@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.arguments import require_integer, require_seed
+from pyro_pmf.data.frames import IntoFrame, column_names, is_frame, to_pandas
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import terms_of
@@ -24,7 +25,7 @@ from pyro_pmf.moments.gaussian import Uncertain
 from pyro_pmf.prediction.choosing import rows_of
 from pyro_pmf.random_state import isolated_random_state
 
-Titles = Mapping[Any, Any] | pd.Series | pd.DataFrame
+Titles = Mapping[Any, Any] | pd.Series | IntoFrame
 _DRAWS = 200  # of a closed form; the error of a mean is a fourteenth of the sd
 
 
@@ -125,8 +126,10 @@ def _factors(learned: Learned, of: str) -> Iterator[tuple[Tensor, Tensor, Tensor
         yield drawn[0].double(), drawn[1].double(), weights
 
 
-def _titles(titles: Titles, of: str) -> pd.Series:
+def _titles(titles: Any, of: str) -> pd.Series:
     """Return titles by id, each id once."""
+    if is_frame(titles):
+        titles = to_pandas(titles, [x for x in (of, "title") if x in column_names(titles)])
     if isinstance(titles, pd.DataFrame):
         if "title" not in titles:
             raise RatingsError(

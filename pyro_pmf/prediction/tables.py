@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 
 from pyro_pmf.arguments import require_integer
+from pyro_pmf.data.merging import refuse_impossible
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.prediction.diagnostics import require_chains
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
@@ -151,6 +153,7 @@ def scores(
         As for `Posterior.scores`.
     """
     rating = torch.from_numpy(observed(pairs))
+    _refuse_impossible(learned, as_frame(pairs), rating.numpy())
     where = LocatedPairs.of(learned, pairs, rated)
     generator = np.random.default_rng(0)
     parts = [
@@ -159,11 +162,25 @@ def scores(
     ]
     if not parts:
         raise RatingsError("There are no ratings to score: give at least one.")
-    table = pd.concat(parts).sort_index()
+    table = pd.concat(parts).sort_index().set_axis(as_frame(pairs).index)
     training = learned.ratings.within(where.n_users, where.n_items)
     table["n_user"] = training.user_counts[where.user].numpy()
     table["n_item"] = training.item_counts[where.item].numpy()
     return _saying(table, rated)
+
+
+def _refuse_impossible(learned: Learned, table: pd.DataFrame, rating: np.ndarray) -> None:
+    """Refuse ratings that the training scale excludes.
+
+    A scale that was only found, beside a likelihood without bounds, excludes ratings that are
+    farther from it than it is wide: those of another unit.
+    """
+    train, likelihood = learned.ratings, likelihood_of(learned.model)
+    unbounded = likelihood is not None and not likelihood.has_bounds
+    if unbounded and train.transform.bounds and not train.recorded.scale_given:
+        low, high = train.transform.bounds
+        rating = np.where(np.abs(rating - (low + high) / 2) <= 1.5 * (high - low), low, rating)
+    refuse_impossible(train, table, rating)
 
 
 def crps(learned: Learned, pairs: Ratings | pd.DataFrame) -> float:

@@ -22,6 +22,7 @@ from pyro_pmf.criticism.plots.style import (
     legend_above,
     style_rows,
 )
+from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import RatingsError
 from pyro_pmf.posterior import Posterior
@@ -35,7 +36,7 @@ _TITLE_WIDTH = 34  # most characters of an item's title
 
 def plot_calibration(
     posteriors: Posterior | Mapping[str, Posterior],
-    ratings: Ratings | pd.DataFrame,
+    ratings: Ratings | IntoFrame,
     ax: Axes | None = None,
 ) -> Axes:
     """Plot the share of held-out ratings inside central intervals against their probability.
@@ -61,11 +62,12 @@ def plot_calibration(
     PMFError
         If matplotlib is not installed.
     """
+    held_out = _as_pairs(posteriors, ratings)
     ax = axes_or_new(ax, (5.6, 5.4))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     named = _named(posteriors)
     for k, (name, posterior) in enumerate(named.items()):
-        table = calibration(posterior.scores(ratings)["pit"].to_numpy())
+        table = calibration(posterior.scores(held_out)["pit"].to_numpy())
         ax.plot(
             table["probability"],
             table["coverage"],
@@ -87,13 +89,13 @@ def plot_calibration(
         xlabel="Probability of the central interval",
         ylabel="Share of held-out ratings inside",
     )
-    ax.set_title(f"Calibration on {len(ratings):,} held-out ratings", loc="left")
+    ax.set_title(f"Calibration on {len(held_out):,} held-out ratings", loc="left")
     return ax
 
 
 def plot_pit(
     posteriors: Posterior | Mapping[str, Posterior],
-    ratings: Ratings | pd.DataFrame,
+    ratings: Ratings | IntoFrame,
     n_bins: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
@@ -128,15 +130,16 @@ def plot_pit(
         If the pairs have no ratings.
     """
     require_integer("n_bins", n_bins)
+    held_out = _as_pairs(posteriors, ratings)
     ax = axes_or_new(ax, (6.4, 4.2))
-    n = len(ratings)
+    n = len(held_out)
     low, high = binom.ppf([0.005, 0.995], n, 1 / n_bins) / n
     ax.axhspan(low, high, color="0.9", zorder=0, label="99% of bins by chance")
     ax.axhline(1 / n_bins, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     named = _named(posteriors)
     top = high
     for k, (name, posterior) in enumerate(named.items()):
-        table = pit_histogram(posterior.scores(ratings)["pit"].to_numpy(), n_bins)
+        table = pit_histogram(posterior.scores(held_out)["pit"].to_numpy(), n_bins)
         share = (table["count"] / n).to_numpy()
         top = max(top, share.max())
         edges = np.append(table["low"], table["high"].iloc[-1])
@@ -163,7 +166,7 @@ def plot_pit(
 
 def plot_error_by_sd(
     posteriors: Posterior | Mapping[str, Posterior],
-    ratings: Ratings | pd.DataFrame,
+    ratings: Ratings | IntoFrame,
     n_bins: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
@@ -198,9 +201,14 @@ def plot_error_by_sd(
         If the pairs have no ratings.
     """
     require_integer("n_bins", n_bins)
+    held_out = _as_pairs(posteriors, ratings)
     ax = axes_or_new(ax, (5.6, 5.4))
     tables = {
-        name: _error_by_sd(posterior.scores(ratings), as_frame(ratings)["user"], n_bins)
+        name: _error_by_sd(
+            posterior.scores(held_out),
+            as_frame(posterior.ratings.as_pairs(ratings))["user"],
+            n_bins,
+        )
         for name, posterior in _named(posteriors).items()
     }
     ends = np.concatenate(
@@ -236,7 +244,7 @@ def plot_error_by_sd(
         xlabel="Predicted standard deviation (rating units)",
         ylabel="RMSE (rating units)",
     )
-    ax.set_title(f"Errors of {len(ratings):,} held-out ratings", loc="left")
+    ax.set_title(f"Errors of {len(held_out):,} held-out ratings", loc="left")
     return ax
 
 
@@ -258,7 +266,7 @@ def _error_by_sd(scores: pd.DataFrame, user: pd.Series, n_bins: int) -> pd.DataF
 
 def plot_user(
     posterior: Posterior,
-    ratings: Ratings | pd.DataFrame,
+    ratings: Ratings | IntoFrame,
     user: Hashable,
     titles: Mapping[Hashable, str] | pd.Series | None = None,
     n: int = 20,
@@ -334,13 +342,13 @@ def plot_user(
 
 def _predictions_of_user(
     posterior: Posterior,
-    ratings: Ratings | pd.DataFrame,
+    ratings: Ratings | IntoFrame,
     user: Hashable,
     n: int,
     interval: float,
 ) -> pd.DataFrame:
     """Predict the ratings of a user, the lowest first; of more than n, n evenly spaced ones."""
-    frame = as_frame(ratings)
+    frame = as_frame(posterior.ratings.as_pairs(ratings))
     theirs = frame[frame["user"] == user]
     if theirs.empty:
         raise RatingsError(f"User {user!r} has none of these ratings.")
@@ -377,6 +385,13 @@ def _mark_ratings(ax: Axes, shown: pd.DataFrame) -> None:
 
 def _named(posteriors: Posterior | Mapping[str, Posterior]) -> Mapping[str, Posterior]:
     return {"": posteriors} if isinstance(posteriors, Posterior) else posteriors
+
+
+def _as_pairs(
+    posteriors: Posterior | Mapping[str, Posterior], ratings: Ratings | IntoFrame
+) -> Ratings | pd.DataFrame:
+    """Return a caller's ratings as the first posterior reads them."""
+    return next(iter(_named(posteriors).values())).ratings.as_pairs(ratings)
 
 
 def _percent() -> Any:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings, as_frame
 from pyro_pmf.errors import FitError
@@ -40,8 +41,9 @@ class Tracker:
         model: Callable[..., Any],
         ratings: Ratings,
         history: Pairs | None,
-        pairs: Ratings | pd.DataFrame,
+        pairs: Ratings | IntoFrame,
     ) -> None:
+        pairs = ratings.as_pairs(pairs)
         user, item = ratings.locate(pairs)
         if bool((user < 0).any()) or bool((item < 0).any()):
             raise FitError(

@@ -1,0 +1,303 @@
+"""Tables from files: delimited text, Parquet, folders of MovieLens; and from sparse matrices."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import logging
+import lzma
+import os
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pyro_pmf.data.columns import Columns, select
+from pyro_pmf.data.frames import KIND
+from pyro_pmf.errors import RatingsError
+
+_logger = logging.getLogger("pyro_pmf")
+_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_SEPARATORS = "\t", "::", ",", ";", "|", " "
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # of ratings and times
+_IN_FOLDERS = "ratings.csv", "u.data", "ratings.dat"  # of MovieLens
+_HEADLESS = {"u.data": "\t", "ratings.dat": "::"}
+_NAMES = ["user", "item", "rating", "time"]
+_HEAD = 1 << 16  # bytes that are looked at first
+_INTEGER = r"(?:-?[1-9][0-9]{0,17}|0)"  # as one writes it, so that 007 and 7 stay apart
+
+
+def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
+    r"""Read a table of pairs or of ratings from a file, or from a folder of MovieLens.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `Ratings.read`.
+    **options
+        Further arguments of `pandas.read_csv`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        All columns by the names that they have in the file. Ids, of the columns whose names are
+        known, are int where each is written as an integer, and str otherwise.
+
+    Raises
+    ------
+    RatingsError
+        If the path cannot be read as a table.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "pairs.tsv"
+    >>> _ = path.write_text("userId\\tmovieId\\n7\\t007\\n8\\t12\\n")
+    >>> read_table(path).to_dict("list")
+    {'userId': [7, 8], 'movieId': ['007', '12']}
+    """
+    file, options = _file_of(path), dict(options)
+    found = _header(file, options)
+    ids = []
+    for role in ("user", "item"):
+        try:
+            ids.append(Columns.recognised(found, **{role: "auto"}))
+        except RatingsError:
+            continue
+    names = {getattr(each, role) for each in ids for role in ("user", "item")} & set(found)
+    return _parsed(file, found, [x for x in found if x in names], found, options)
+
+
+def read_columns(
+    path: str | os.PathLike[str],
+    user: Hashable,
+    item: Hashable,
+    rating: Hashable | None,
+    time: Hashable | None,
+    options: dict[str, Any],
+) -> tuple[pd.DataFrame, Columns]:
+    """Read the columns of ratings from a file.
+
+    Parameters
+    ----------
+    path, user, item, rating, time, options
+        As for `Ratings.read`.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        The columns that are used.
+    columns : Columns
+        Their names.
+
+    Raises
+    ------
+    RatingsError
+        As for `Ratings.read`.
+    """
+    file, options = _file_of(path), dict(options)
+    found = _header(file, options)
+    columns = Columns.recognised(found, user=user, item=item, rating=rating, time=time)
+    names = [columns.user, columns.item, columns.rating, columns.time]
+    used = [x for x in names if x is not None]
+    table = _parsed(file, found, [columns.user, columns.item], used, options)
+    if columns.time is not None and not pd.api.types.is_numeric_dtype(table[columns.time]):
+        times = pd.to_datetime(table[columns.time], errors="coerce", format="ISO8601", utc=True)
+        table[columns.time] = times
+    if time == "auto" and columns.time is not None and table[columns.time].isna().any():
+        _logger.info("%s: %r is left out: it is not a time in each row.", file, columns.time)
+        columns = Columns(columns.user, columns.item, columns.rating)
+        used.pop()
+    _logger.info("%s: %s", file, columns)
+    table = select(table, *used)
+    table.attrs = {KIND: "file"}
+    return table, columns
+
+
+def cells_of(
+    matrix: Any, user_ids: Sequence[Any] | None, item_ids: Sequence[Any] | None
+) -> pd.DataFrame:
+    """Return the stored entries of a sparse matrix as a table; see `Ratings.from_matrix`.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse array or matrix
+        The matrix.
+    user_ids, item_ids : sequence, or None
+        The ids of its rows and columns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns user, item and rating.
+
+    Raises
+    ------
+    RatingsError
+        As for `Ratings.from_matrix`.
+    """
+    if not hasattr(matrix, "tocoo") or len(matrix.shape) != 2:
+        raise RatingsError(
+            f"Give a sparse matrix of users and items, not a {type(matrix).__name__}: for example "
+            "scipy.sparse.coo_array((rating, (user, item))). Of a dense array in which 0 means "
+            "that there is no rating, scipy.sparse.coo_array(array) keeps the others."
+        )
+    coo = matrix.tocoo()
+    table = {}
+    for name, index, ids, n in (
+        ("user", coo.row, user_ids, coo.shape[0]),
+        ("item", coo.col, item_ids, coo.shape[1]),
+    ):
+        if ids is not None and len(ids) != n:
+            raise RatingsError(f"Give {n:,} {name}_ids, one for each, not {len(ids):,}.")
+        labels = pd.Series(np.arange(n) if ids is None else list(ids))
+        table[name] = labels.iloc[index].reset_index(drop=True)
+    return pd.DataFrame(table | {"rating": coo.data})
+
+
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file to read: of a folder, the ratings of MovieLens."""
+    try:
+        given = Path(path)
+        if given.is_dir():
+            inside = next((given / x for x in _IN_FOLDERS if (given / x).is_file()), None)
+            if inside is None:
+                raise RatingsError(
+                    f"{given} is a folder without {', '.join(_IN_FOLDERS)}: give the path of a "
+                    "file, or the folder of MovieLens that you unpacked."
+                )
+            given = inside
+        with given.open("rb") as file:
+            start = file.read(4)
+    except (OSError, TypeError, ValueError) as error:
+        raise RatingsError(
+            f"{path!r} cannot be read ({error}): give the path of a file."
+        ) from error
+    if not start:
+        raise RatingsError(f"{given} is empty: give a file with a header and a row per rating.")
+    if start == b"PK\3\4":
+        raise RatingsError(
+            f"{given} is a zip archive or a workbook: unpack it, or save the sheet as CSV."
+        )
+    return given
+
+
+def _is_parquet(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def _header(file: Path, options: dict[str, Any]) -> list[Any]:
+    """Return the names of the columns; complete the options of `pandas.read_csv`."""
+    if _is_parquet(file):
+        import pyarrow.parquet as pq
+
+        with _told(file, options):
+            return list(pq.read_schema(file).names)
+    first = _first_line(file, options)
+    if file.name in _HEADLESS and not {"names", "header"} & set(options):
+        options["names"] = _NAMES[: first.count(_HEADLESS[file.name]) + 1]
+        options.setdefault("sep", _HEADLESS[file.name])
+    if "sep" not in options and "delimiter" not in options:
+        counts = {separator: first.count(separator) for separator in _SEPARATORS}
+        options["sep"] = max(counts, key=lambda separator: counts[separator])
+        if not counts[options["sep"]]:
+            raise RatingsError(
+                f"{file} has one column, {first[:80]!r}: if a character parts its columns that is "
+                "neither a comma, semicolon, tab, bar nor blank, give it as sep=."
+            )
+    defaults = {"index_col": False, "skipinitialspace": True, "on_bad_lines": "error"}
+    if len(options.get("sep", ",")) > 1:
+        defaults["engine"] = "python"
+    else:
+        defaults["low_memory"] = False  # else a column may have one type here and another there
+    for name, value in defaults.items():
+        options.setdefault(name, value)
+    with _told(file, options):
+        return list(pd.read_csv(file, nrows=0, **options).columns)
+
+
+def _first_line(file: Path, options: dict[str, Any]) -> str:
+    """Return the first line that is not empty, decoded; refuse what is not text."""
+    encoding = options.setdefault("encoding", "utf-8-sig")
+    try:
+        with _OPEN.get(file.suffix.lower(), open)(file, "rb") as opened:
+            head = opened.read(_HEAD)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8-sig":
+            raise RatingsError(f'{file} is UTF-16: give encoding="utf-16".')
+        text = head.decode(encoding, "ignore" if len(head) == _HEAD else "strict")
+    except UnicodeDecodeError as error:
+        raise _not_text(file, error) from error
+    except (OSError, EOFError, lzma.LZMAError, LookupError) as error:
+        raise RatingsError(f"{file} cannot be read: {error}.") from error
+    if "\0" in text:
+        raise RatingsError(f"{file} is not text: give CSV, TSV or Parquet.")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise RatingsError(f"{file} has no lines: give a file with a header and a row per rating.")
+    return lines[0]
+
+
+def _parsed(
+    file: Path, found: list[Any], ids: list[Any], used: list[Any], options: dict[str, Any]
+) -> pd.DataFrame:
+    """Read the columns in use; ids as they are written."""
+    with _told(file, options):
+        if _is_parquet(file):
+            return pd.read_parquet(file, columns=list(dict.fromkeys(used)))
+        missing = {name: [""] if name in ids else _MISSING for name in found}
+        usual: dict[str, Any] = {
+            "usecols": list(dict.fromkeys(used)),
+            "dtype": dict.fromkeys(ids, str),
+            "keep_default_na": False,
+            "na_values": missing,
+        }
+        table = pd.read_csv(file, **usual | options)
+    for name in dict.fromkeys(ids):
+        table[name] = _as_written(table[name])
+    return table
+
+
+def _as_written(ids: pd.Series) -> pd.Series:
+    """Return ids as int if each is written as one, else as str; without blanks at their ends."""
+    if not pd.api.types.is_string_dtype(ids):
+        return ids  # the caller gave a dtype
+    ids = ids.str.strip().replace("", None)
+    known = ids.dropna()
+    for pattern in (_INTEGER, _INTEGER + r"\.0"):  # 1.0 is what pandas writes of 1 beside a gap
+        if len(known) and known.str.fullmatch(pattern).all():
+            numbers = known.str.removesuffix(".0").astype("int64")
+            return (
+                numbers if len(known) == len(ids) else numbers.astype("Int64").reindex(ids.index)
+            )
+    return ids
+
+
+@contextmanager
+def _told(file: Path, options: dict[str, Any]) -> Iterator[None]:
+    """Turn what pandas and pyarrow raise for a file into a `RatingsError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
+    except RatingsError:
+        raise
+    except UnicodeDecodeError as error:
+        raise _not_text(file, error) from error
+    except Exception as error:  # of many classes
+        given = {name: options[name] for name in ("sep", "encoding", "names") if name in options}
+        raise RatingsError(
+            f"{file} cannot be read as a table with {given} ({error}): correct the file, or give "
+            "arguments of pandas.read_csv that suit it, such as sep=."
+        ) from error
+
+
+def _not_text(file: Path, error: UnicodeDecodeError) -> RatingsError:
+    return RatingsError(
+        f"{file} is not {error.encoding.upper()} text (byte {error.start:,}): give its encoding, "
+        'such as encoding="latin-1" for most other files of Europe and America.'
+    )
