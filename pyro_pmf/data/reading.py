@@ -163,20 +163,22 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
     """Return the file to read: of a folder, the ratings of MovieLens."""
     try:
         given = Path(path)
-        if given.is_dir():
-            inside = next((given / x for x in _IN_FOLDERS if (given / x).is_file()), None)
-            if inside is None:
-                raise RatingsError(
-                    f"{given} is a folder without {', '.join(_IN_FOLDERS)}: give the path of a "
-                    "file, or the folder of MovieLens that you unpacked."
-                )
-            given = inside
+        is_folder = given.is_dir()
+    except (OSError, TypeError, ValueError) as error:
+        raise RatingsError(f"{path!r} is no path ({error}): give the path of a file.") from error
+    if is_folder:
+        inside = next((given / x for x in _IN_FOLDERS if (given / x).is_file()), None)
+        if inside is None:
+            raise RatingsError(
+                f"{given} is a folder without {', '.join(_IN_FOLDERS)}: give the path of a file, "
+                "or the folder of MovieLens that you unpacked."
+            )
+        given = inside
+    try:
         with given.open("rb") as file:
             start = file.read(4)
-    except (OSError, TypeError, ValueError) as error:
-        raise RatingsError(
-            f"{path!r} cannot be read ({error}): give the path of a file."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise RatingsError(f"{given} cannot be read ({error}): give another path.") from error
     if not start:
         raise RatingsError(f"{given} is empty: give a file with a header and a row per rating.")
     if start == b"PK\3\4":
@@ -210,6 +212,7 @@ def _header(file: Path, options: dict[str, Any]) -> list[Any]:
                 f"{file} has one column, {first[:80]!r}: if a character parts its columns that is "
                 "neither a comma, semicolon, tab, bar nor blank, give it as sep=."
             )
+    # With an index of its own, pandas warns of rows with more fields than there are names.
     defaults = {"index_col": False, "skipinitialspace": True, "on_bad_lines": "error"}
     if len(options.get("sep", ",")) > 1:
         defaults["engine"] = "python"
@@ -251,12 +254,12 @@ def _parsed(
             return pd.read_parquet(file, columns=list(dict.fromkeys(used)))
         missing = {name: [""] if name in ids else _MISSING for name in found}
         usual: dict[str, Any] = {
-            "usecols": list(dict.fromkeys(used)),
             "dtype": dict.fromkeys(ids, str),
             "keep_default_na": False,
             "na_values": missing,
         }
         table = pd.read_csv(file, **usual | options)
+    table = table[list(dict.fromkeys(used))]
     for name in dict.fromkeys(ids):
         table[name] = _as_written(table[name])
     return table
@@ -298,6 +301,6 @@ def _told(file: Path, options: dict[str, Any]) -> Iterator[None]:
 
 def _not_text(file: Path, error: UnicodeDecodeError) -> RatingsError:
     return RatingsError(
-        f"{file} is not {error.encoding.upper()} text (byte {error.start:,}): give its encoding, "
+        f"{file} is not {error.encoding.upper()} text: give its encoding, "
         'such as encoding="latin-1" for most other files of Europe and America.'
     )

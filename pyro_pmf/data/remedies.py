@@ -33,6 +33,8 @@ def convert(table: pd.DataFrame, column: Hashable, to: Literal["int", "float", "
     column = called(table, column)
     if _kind(table) == "list":
         return f"Give them as {to}."
+    if _kind(table) == "file" and to == "float":
+        return 'If the numbers have a decimal comma, give decimal=",".'
     if _kind(table) == "polars":
         how = (
             "map_elements(str, return_dtype=pl.String)" if to == "str" else f"cast({_POLARS[to]})"
