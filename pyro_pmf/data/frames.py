@@ -32,13 +32,15 @@ __all__ = [
 
 def is_frame(x: Any) -> bool:
     """Return whether this is a table: of pandas, polars, pyarrow, or what else narwhals reads."""
-    return isinstance(_wrapped(x), pd.DataFrame | nw.DataFrame | nw.LazyFrame)
+    return isinstance(x, pa.Table) or isinstance(_wrapped(x), pd.DataFrame | nw.DataFrame | nw.LazyFrame)
 
 
 def kind_of(x: Any) -> str:
     """Return the library of a table, such as "pandas", "polars" or "pyarrow"."""
     if isinstance(x, pd.DataFrame):
         return x.attrs.get(KIND, "pandas")
+    if isinstance(x, pa.Table):
+        return "pyarrow"
     return str(_wrapped(x).implementation.value)
 
 
@@ -55,14 +57,15 @@ def column_names(frame: IntoFrame) -> list[Any]:
     RatingsError
         If ``frame`` is not a table.
     """
+    if isinstance(frame, pa.Table):  # narwhals reads no names that repeat
+        return list(frame.column_names)
     wrapped = _wrapped(frame)
     if isinstance(wrapped, pd.DataFrame):
         return list(wrapped.columns)
     if isinstance(wrapped, nw.LazyFrame):
         return list(wrapped.collect_schema())
     if isinstance(wrapped, nw.DataFrame):
-        native = nw.to_native(wrapped)  # narwhals reads no names that repeat, and Arrow has them
-        return list(native.column_names if isinstance(native, pa.Table) else wrapped.columns)
+        return wrapped.columns
     raise RatingsError(_no_table(frame))
 
 
@@ -94,7 +97,7 @@ def to_pandas(frame: IntoFrame, columns: list[Any]) -> pd.DataFrame:
         try:
             chosen = wrapped.select(*dict.fromkeys(columns))
             eager = chosen.collect() if isinstance(chosen, nw.LazyFrame) else chosen
-            table = eager.to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
+            table = eager.to_arrow().to_pandas(types_mapper=_dtype)
         except Exception as error:  # each library has errors of its own
             raise RatingsError(
                 f"The columns {columns} of this table cannot be read ({error}): give ids as "
@@ -142,6 +145,11 @@ def as_list(given: Any) -> Any:
     if isinstance(wrapped, nw.Series) and not isinstance(given, pd.Series | pd.Index):
         return wrapped.to_list()
     return given.to_pylist() if isinstance(given, pa.Array) else given
+
+
+def _dtype(of: pa.DataType) -> pd.ArrowDtype:
+    """Return pandas' type for a type of Arrow; it has no methods for string views."""
+    return pd.ArrowDtype(pa.large_string() if str(of) == "string_view" else of)
 
 
 def _wrapped(x: Any, columns_too: bool = False) -> Any:

@@ -35,16 +35,12 @@ def convert(table: pd.DataFrame, column: Hashable, to: Literal["int", "float", "
         return f"Give them as {to}."
     if _kind(table) == "file" and to == "float":
         return 'If the numbers have a decimal comma, give decimal=",".'
+    if to == "str" and _kind(table) != "pandas":
+        return convert_by(table, column, "[str(x) for x in {}]")
     if _kind(table) == "polars":
-        how = (
-            "map_elements(str, return_dtype=pl.String)" if to == "str" else f"cast({_POLARS[to]})"
-        )
-        return f"Convert with frame = frame.with_columns(pl.col({column!r}).{how})."
+        return f"Convert with frame = frame.with_columns(pl.col({column!r}).cast({_POLARS[to]}))."
     if _kind(table) == "pyarrow":
-        values = f"frame[{column!r}]"
-        new = f"[[str(x) for x in {values}.to_pylist()]]"
-        if to != "str":
-            new = f"{values}.cast({_ARROW[to]!r})"
+        new = f"frame[{column!r}].cast({_ARROW[to]!r})"
         return "Convert with " + _set_column(column, new)
     return f"Convert with frame[{column!r}] = frame[{column!r}].astype({to})."
 
@@ -55,7 +51,7 @@ def convert_by(table: pd.DataFrame, column: Hashable, values: str) -> str:
     if _kind(table) == "list":
         return f"Give {values.format('ids')}."
     if _kind(table) == "polars":
-        new = values.format(f"frame[{column!r}]")
+        new = values.format(f"frame[{column!r}].to_list()")
         return f"Convert with frame = frame.with_columns(pl.Series({column!r}, {new}))."
     if _kind(table) == "pyarrow":
         new = values.format(f"frame[{column!r}].to_pylist()")

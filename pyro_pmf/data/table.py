@@ -31,9 +31,11 @@ def refuse(table: pd.DataFrame, rows: np.ndarray, problem: str, remedy: str) -> 
     if len(rows):
         shown = table.iloc[rows[:5]].rename(columns=table.attrs.get(NAMES, {}))
         more = f"\n(and {len(rows) - 5:,} more)" if len(rows) > 5 else ""
+        with np.errstate(over="ignore"):  # pandas compares half precision with a million
+            text = shown.to_string()
         raise RatingsError(
             f"{len(rows):,} of {len(table):,} rows have {problem}:\n"
-            f"{shown.to_string()}{more}\n{remedy}{remedies.where(table, remedy)}"
+            f"{text}{more}\n{remedy}{remedies.where(table, remedy)}"
         )
 
 
