@@ -32,7 +32,9 @@ __all__ = [
 
 def is_frame(x: Any) -> bool:
     """Return whether this is a table: of pandas, polars, pyarrow, or what else narwhals reads."""
-    return isinstance(x, pa.Table) or isinstance(_wrapped(x), pd.DataFrame | nw.DataFrame | nw.LazyFrame)
+    return isinstance(x, pa.Table) or isinstance(
+        _wrapped(x), pd.DataFrame | nw.DataFrame | nw.LazyFrame
+    )
 
 
 def kind_of(x: Any) -> str:

@@ -247,16 +247,25 @@ def _other_type(
         f"{', '.join(repr(x) for x in known[:3].tolist())}."
     )
     to: Literal["int", "str"] = "int" if ours == "integer" else "str"
-    try:
-        helps = bool((positions(known, wanted.astype(to)) >= 0).any())
-    except (TypeError, ValueError, OverflowError):
-        helps = False
+    as_known = pd.Series([_as_known(x, ours) for x in wanted], dtype=object)
+    helps = bool((positions(known, as_known) >= 0).any())
     if helps:
         return f"{problem} {remedies.convert(table, column, to)}"
     return (
         f"{problem} As {to}, none of them is known either: give ids of ratings.{column}_ids. To "
         f"ask about {column}s in general, give an id of that type that was never seen."
     )
+
+
+def _as_known(x: Any, ours: str) -> Any:
+    """Return an id as the type of the known ids, or itself where that would change it."""
+    if ours == "string":
+        return str(x)
+    try:
+        whole = int(x)
+    except (TypeError, ValueError, OverflowError):
+        return x
+    return whole if str(x) == str(whole) else x
 
 
 def _kind_of_known(known: pd.Index) -> str:

@@ -709,7 +709,7 @@ def observed(pairs: Ratings | pd.DataFrame) -> np.ndarray:
     """
     rating = pairs.rating if isinstance(pairs, Ratings) else None
     if isinstance(pairs, pd.DataFrame) and "rating" in pairs:
-        rating = read_ratings(pairs, "rating")
+        rating = read_ratings(pairs, "rating").copy()  # pandas lends what may not be written to
     if rating is None:
         raise RatingsError(
             "These pairs have no ratings: give Ratings with values, or a table with a finite "

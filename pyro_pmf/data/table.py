@@ -61,7 +61,8 @@ def read_ratings(table: pd.DataFrame, column: Hashable) -> np.ndarray:
     """
     ratings = table[column].infer_objects()
     if ratings.dtype.kind not in "iuf":
-        unreadable = np.flatnonzero(pd.to_numeric(ratings, errors="coerce").isna())
+        listed = ratings.astype(object)  # pandas fails on decimals of Arrow beside a gap
+        unreadable = np.flatnonzero(pd.to_numeric(listed, errors="coerce").isna())
         refuse(
             table,
             unreadable if len(unreadable) else np.arange(len(table)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -34,20 +34,24 @@ def ids_of(given: Any, column: Literal["user", "item"], argument: str | None = N
         missing.
     """
     name = argument or f"{column}s"
-    given = as_list(given)
+    given = given.tolist() if isinstance(given, Tensor) else as_list(given)
     if is_frame(given) or isinstance(given, bytes | bytearray | Mapping):
         raise RatingsError(
             f"{name} must be an id or an iterable of ids, not a {type(given).__name__}: give a "
             f"list, or a column as in frame[{column!r}]."
         )
-    one = isinstance(given, str) or not isinstance(given, Iterable) or not np.ndim(given)  # type: ignore[arg-type]
-    listed = [given] if one else list(given)
-    if not all(np.ndim(x) == 0 and isinstance(x, Hashable) for x in listed):
+    many = isinstance(given, Iterable) and not isinstance(given, str)
+    listed = list(given) if many and getattr(given, "ndim", 1) else [given]
+    if any(isinstance(x, Iterable) and not isinstance(x, str | bytes) for x in listed):
         raise RatingsError(f"{name} must be an id or an iterable of ids, not {given!r}.")
     ids = pd.Index(listed, dtype=object, tupleize_cols=False)  # as given: 1 beside 0.5 stays int
     if missing := int(np.count_nonzero(ids.isna())):
         raise RatingsError(f"{missing} of {len(ids)} {name} are missing: leave them out.")
-    return ids.unique().infer_objects()
+    ids = ids.unique()
+    try:
+        return ids.infer_objects()
+    except UnicodeEncodeError:  # half of a character, which no training id has
+        return ids
 
 
 def located(known: pd.Index, ids: pd.Index, column: Literal["user", "item"]) -> Tensor:

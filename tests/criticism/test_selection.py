@@ -1,5 +1,7 @@
 """Cross-validation against a loop by hand, and models of which the right one is known."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,16 @@ def test_ties_keep_their_order_and_models_may_have_any_name():
     table = cross_validate(models, simulated(1, 10, 8), k=2, **QUICK)
     assert table.index.tolist() == list(models)
     assert (table["difference"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "models", [{("a", 1): 0, ("a", 2): 0}, {("a", 1, 2): 0}, {frozenset(): 0}]
+)
+def test_all_names_may_be_tuples(models):
+    models = {name: model(0) for name in models}
+    table = cross_validate(models, simulated(1, 10, 8), k=2, **QUICK)
+    assert table.index.tolist() == list(models)
+    assert table.index.name == "model"
 
 
 # The choice
@@ -176,6 +188,46 @@ def test_no_models():
 def test_parts_that_cannot_be(k):
     with pytest.raises(RatingsError, match=f"k(=| must be .*){k}"):
         cross_validate({1: model(0)}, simulated(1, 10, 8), k=k, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"models": [PMF(0)]}, "not as a list"),
+        ({"models": PMF(0)}, "not as a PMF"),
+        ({"models": {"a": PMF(0), "b": 5}}, "Model 'b': The model must be a PMF"),
+        ({"ratings": pd.DataFrame()}, "Model 'a': Give Ratings"),
+        ({"k": 1}, "k must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"levels": ()}, "levels must be"),
+        ({"method": "delta"}, "method must be"),
+        ({"device": "abacus"}, "abacus"),
+        ({"dtype": "float32"}, "dtype must be"),
+        ({"steps": 5}, "takes no steps"),
+        ({"checkpoint": "x"}, "takes no checkpoint"),
+        ({"rated": True, "models": {"a": lambda ratings, history=None: None}}, "Model 'a'"),
+    ],
+)
+def test_a_wrong_argument_is_found_before_the_first_fit(monkeypatch, change, problem):
+    @functools.wraps(fit)
+    def no_fit(*given, **options):
+        raise AssertionError("a fit has begun")
+
+    monkeypatch.setattr("pyro_pmf.criticism.selection.fit", no_fit)
+    given = {"models": {"a": PMF(0)}, "ratings": simulated(1, 10, 8), "k": 2} | change
+    with pytest.raises(PMFError, match=problem):
+        cross_validate(**given)
+
+
+def test_the_model_that_is_fitted_is_named(caplog):
+    models = {"good": model(0), ("bad", 1): model(0, likelihood=BernoulliLogit())}
+    with (
+        caplog.at_level("INFO", "pyro_pmf"),
+        pytest.raises(PMFError, match=r"Model \('bad', 1\): .*neither the lowest"),
+    ):
+        cross_validate(models, simulated(1, 10, 8), k=2, **QUICK)
+    assert "Part 1 of 2: fitting the model 'good'." in caplog.text
+    assert "fitting the model ('bad', 1)." in caplog.text
 
 
 def test_errors_of_a_fit_come_through():

@@ -18,9 +18,7 @@ BIG = 2**53 + 1  # no double
 
 def table(users, **columns):
     n = len(users)
-    return pd.DataFrame(
-        {"user": users, "item": range(n), "rating": np.arange(n) + 1.0, **columns}
-    )
+    return pd.DataFrame({"user": users, "item": range(n), "rating": np.arange(n) + 1.0, **columns})
 
 
 def refusal(frame, **options):
@@ -153,7 +151,9 @@ def known(users=(BIG, BIG - 1, 3)):
 )
 def test_floats_that_have_lost_digits_are_refused(asked):
     frame = pd.DataFrame({"user": asked, "item": 0})
-    with pytest.raises(RatingsError, match="1 of 2 rows have an id in column 'user' that has lost"):
+    with pytest.raises(
+        RatingsError, match="1 of 2 rows have an id in column 'user' that has lost"
+    ):
         known().locate(frame)
 
 

@@ -81,3 +81,50 @@ class TestSampledNegatives:
             with_sampled_negatives(self.SEEN, weight="log")
         with pytest.raises(RatingsError, match="one column 'item'"):
             with_sampled_negatives(self.SEEN[["user"]])
+
+    @pytest.mark.parametrize("weight", ["uniform", "popularity"])
+    def test_all_pairs_but_a_few_are_seen(self, weight):
+        """One free pair of an item that nearly all have: chance finds it in one of 10^6 draws."""
+        user, item = np.divmod(np.arange(2000), 2)
+        seen = pd.DataFrame({"user": user, "item": item})[1:]  # all of item 1, but one of item 0
+        seen = pd.concat([seen, pd.DataFrame({"user": [0, 1], "item": [2, 3]})])
+        table = with_sampled_negatives(seen, 998 / len(seen), seed=0, weight=weight)
+        zeros = table.query("rating == 0")
+        assert len(zeros) == 998
+        assert not table.duplicated(["user", "item"]).any()
+        assert (0, 0) in set(zip(zeros["user"], zeros["item"], strict=True)) or weight == "uniform"
+
+    def test_items_that_nobody_took_have_no_popularity(self):
+        """The only unseen pairs are of such items: an endless search before."""
+        full = pd.DataFrame({"user": [1, 1, 2, 2], "item": ["a", "b", "a", "b"], "rating": 1.0})
+        full["rating"] = [1.0, 2.0, 3.0, 4.0]
+        ratings = Ratings.from_frame(full)
+        wider = ratings.indexed_by(ratings.user_ids, pd.Index(["a", "b", "c", "d"]))
+        with pytest.raises(PMFError, match="of 0 unseen pairs"):
+            with_sampled_negatives(wider, 0.5, weight="popularity")
+        table = with_sampled_negatives(wider, 0.5)
+        assert set(table.query("rating == 0")["item"]) <= {"c", "d"}
+
+    def test_a_pair_that_repeats_counts_once(self):
+        seen = pd.concat([self.SEEN, self.SEEN])
+        pd.testing.assert_frame_equal(
+            with_sampled_negatives(seen, 0.5), with_sampled_negatives(self.SEEN, 0.5)
+        )
+
+    @pytest.mark.parametrize("ratio", [np.nan, np.inf, -1.0, "1", None, True])
+    def test_ratios_that_are_none(self, ratio):
+        with pytest.raises(PMFError, match="ratio must be a number"):
+            with_sampled_negatives(self.SEEN, ratio)
+
+    def test_columns_of_other_names(self):
+        seen = self.SEEN.rename(columns={"user": "customer_id", "item": "sku"})
+        table = with_sampled_negatives(seen, 0.5, user="customer_id", item="sku")
+        pd.testing.assert_frame_equal(table, with_sampled_negatives(self.SEEN, 0.5))
+        with pytest.raises(RatingsError) as caught:
+            with_sampled_negatives(seen)
+        advice = "with_sampled_negatives(frame, user='customer_id', item='sku')"
+        assert advice in str(caught.value)
+        assert "on_duplicate" not in str(caught.value)
+        names = {"frame": seen[:4], "with_sampled_negatives": with_sampled_negatives}
+        table = eval(advice.replace(")", ", ratio=0.25)"), names)
+        assert table["rating"].tolist() == [1, 1, 1, 1, 0]

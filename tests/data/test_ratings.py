@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
@@ -390,6 +391,7 @@ def test_a_true_among_int_ids_is_not_one(frame):
         (pd.Series([4.0, 3, "n/a", 1, 5], index=LABELS, dtype=object), ["r2"]),
         ([True, False, True, True, False], LABELS),
         (DAYS, LABELS),
+        (pd.array([1, 2, None, 4, 5], dtype=pd.ArrowDtype(pa.decimal128(3, 1))), ["r2"]),
     ],
 )
 def test_a_rating_that_is_not_a_number(frame, stars, rows_at_fault):

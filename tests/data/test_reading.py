@@ -161,7 +161,11 @@ def test_times_are_taken_where_they_are_times(tmp_path, dates, kept):
 @pytest.mark.parametrize(
     ("content", "problem", "options"),
     [
-        ("user,item,rating\né,1,2\nb,1,3\n".encode("latin-1"), "not UTF-8", {"encoding": "latin-1"}),
+        (
+            "user,item,rating\né,1,2\nb,1,3\n".encode("latin-1"),
+            "not UTF-8",
+            {"encoding": "latin-1"},
+        ),
         ("user,item,rating\né,1,2\nb,1,3\n".encode("utf-16"), "UTF-16", {"encoding": "utf-16"}),
         (b"user^item^rating\nx^1^2\nb^1^3\n", "one column", {"sep": "^"}),
         (b"user;item;rating\nx;1;2,5\nb;1;3\n", "not a number", {"decimal": ","}),
@@ -206,7 +210,7 @@ def test_files_that_hold_no_ratings(tmp_path, content, problem):
 
 @pytest.mark.parametrize("name", ["", "nothing.csv", "a\0b"])
 def test_paths_that_are_no_files(tmp_path, name):
-    with pytest.raises(RatingsError, match="give (the|another) path"):
+    with pytest.raises(RatingsError, match=r"give (the|another) path"):
         Ratings.read(f"{tmp_path}/{name}")
     for odd in (None, 5, ["x.csv"]):
         with pytest.raises(RatingsError, match="is no path"):
