@@ -43,7 +43,7 @@ def require_integer(
 
 
 def require_levels(levels: Any) -> None:
-    """Raise `PMFError` unless a value is None, or at least two ascending finite numbers.
+    """Raise `PMFError` unless a value is None, or ascending finite numbers.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def require_levels(levels: Any) -> None:
         numbers = []
     ascend = all(a < b for a, b in pairwise(numbers))
     finite = all(math.isfinite(x) for x in numbers)
-    if isinstance(levels, str | bytes) or len(numbers) < 2 or not (ascend and finite):
+    if isinstance(levels, str | bytes) or not numbers or not (ascend and finite):
         raise PMFError(
             "levels must be all possible ratings, ascending, as in levels=(1, 2, 3, 4, 5), not "
             f"{levels!r}."

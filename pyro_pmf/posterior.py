@@ -175,7 +175,7 @@ class Posterior(Learned):
         ------
         RatingsError
             As for `predict`, or if the pairs have no ratings, or ratings that are not finite
-            numbers inside the scale of the training ratings.
+            numbers, or far outside the scale of the training ratings.
         PMFError
             If ``interval`` is not inside (0, 1), a rating is none of the levels, torch has no
             quantiles for the distribution of the ratings, or ``rated`` is refused as by `predict`.
@@ -220,7 +220,7 @@ class Posterior(Learned):
         ------
         RatingsError
             As for `predict`, or if the pairs have no ratings, or ratings that are not finite
-            numbers inside the scale of the training ratings.
+            numbers, or far outside the scale of the training ratings.
         PMFError
             As for `scores`, or if ``by`` has another value.
         """

@@ -15,7 +15,6 @@ from pyro_pmf import (
     PMF,
     FitError,
     Gibbs,
-    NormalIdentity,
     PMFError,
     Ratings,
     RatingsError,
@@ -268,23 +267,19 @@ def test_dates_and_text_are_no_ratings(posterior, dates):
             ask(shop().assign(stars=dates))
 
 
-@pytest.mark.parametrize("stars", [10.0, 50.0, 0.0, -1.0])
+@pytest.mark.parametrize("stars", [10.0, 50.0, -2.0, -1e300])
 def test_ratings_off_the_scale_are_not_evaluated(posterior, stars):
     frame = shop()
     frame.loc["row 2", "stars"] = stars
-    with pytest.raises(RatingsError, match=r"1 of 30 rows have a rating outside the scale"):
+    with pytest.raises(RatingsError, match=r"1 of 30 rows have a rating far outside"):
         posterior.evaluate(frame)
 
 
-def test_a_scale_that_was_found_beside_no_bounds_is_not_the_last_word():
+def test_ratings_a_little_off_the_scale_are_evaluated(posterior):
+    """Draws of a likelihood without bounds are such ratings."""
     frame = shop()
-    frame["stars"] += np.random.default_rng(0).normal(size=30)
-    model = PMF(0, noise="shared", likelihood=NormalIdentity())
-    free = fit(model, Ratings.from_frame(frame, **NAMES), QUICK, progress=False)
-    beyond = frame.assign(stars=frame["stars"].max() + 1)
-    assert np.isfinite(free.evaluate(beyond)["rmse"])
-    with pytest.raises(RatingsError, match="outside the scale"):
-        free.evaluate(frame.assign(stars=10 * frame["stars"]))
+    frame.loc["row 2", "stars"] = 5.7
+    assert np.isfinite(posterior.evaluate(frame)["rmse"])
 
 
 def test_the_scale_that_was_found_is_said(caplog):
@@ -344,7 +339,7 @@ def test_seeds_of_numpy(ratings, seed, tmp_path):
     one.fold_in(shop().head(1), seed=seed)
 
 
-@pytest.mark.parametrize("levels", [(), 5, "12345", (1,), (5, 1), (1, np.nan), [None, 1], (1, 1)])
+@pytest.mark.parametrize("levels", [(), 5, "12345", (5, 1), (1, np.nan), [None, 1], (1, 1)])
 def test_levels_that_are_none(posterior, levels):
     for ask in (posterior.predict_levels, posterior.scores, posterior.evaluate):
         with pytest.raises(PMFError, match="levels must be all possible ratings"):

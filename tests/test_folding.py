@@ -263,7 +263,7 @@ def test_a_seed_decides_draws_and_the_callers_random_state_stays(posteriors):
         (NEW.assign(rating=[1.0, np.nan, 1.0, 1.0, 1.0]), "rating"),
         (NEW.drop(columns="rating"), "rating"),
         (NEW[:0], "no new ratings"),
-        ([(1, 2, 3.0)], "not list"),
+        ([(1, 2, 3.0)], "not a list"),
     ],
     ids=["no id", "type of ids", "no number", "no ratings", "empty", "no table"],
 )

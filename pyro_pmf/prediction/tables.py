@@ -13,9 +13,9 @@ import torch
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.merging import refuse_impossible
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
+from pyro_pmf.data.table import outside, refuse
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.prediction.diagnostics import require_chains
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
@@ -153,7 +153,7 @@ def scores(
         As for `Posterior.scores`.
     """
     rating = torch.from_numpy(observed(pairs))
-    _refuse_impossible(learned, as_frame(pairs), rating.numpy())
+    _refuse_foreign(learned.ratings, as_frame(pairs), rating.numpy())
     where = LocatedPairs.of(learned, pairs, rated)
     generator = np.random.default_rng(0)
     parts = [
@@ -169,18 +169,22 @@ def scores(
     return _saying(table, rated)
 
 
-def _refuse_impossible(learned: Learned, table: pd.DataFrame, rating: np.ndarray) -> None:
-    """Refuse ratings that the training scale excludes.
+def _refuse_foreign(train: Ratings, table: pd.DataFrame, rating: np.ndarray) -> None:
+    """Refuse ratings in another unit than the training ratings.
 
-    A scale that was only found, beside a likelihood without bounds, excludes ratings that are
-    farther from it than it is wide: those of another unit.
+    Ratings a little outside the scale may be draws of a likelihood without bounds. Those that are
+    farther from it than half its width have been given in other units.
     """
-    train, likelihood = learned.ratings, likelihood_of(learned.model)
-    unbounded = likelihood is not None and not likelihood.has_bounds
-    if unbounded and train.transform.bounds and not train.recorded.scale_given:
-        low, high = train.transform.bounds
-        rating = np.where(np.abs(rating - (low + high) / 2) <= 1.5 * (high - low), low, rating)
-    refuse_impossible(train, table, rating)
+    if train.transform.bounds is None:
+        refuse_impossible(train, table, rating)
+        return
+    low, high = train.transform.bounds
+    refuse(
+        table,
+        outside(rating, (low - (high - low) / 2, high + (high - low) / 2)),
+        f"a rating far outside the scale of the training ratings, {train.scale}",
+        "Bring them into the unit of the training ratings, or drop these rows.",
+    )
 
 
 def crps(learned: Learned, pairs: Ratings | pd.DataFrame) -> float:
