@@ -202,8 +202,8 @@ def lookup(column: str, known: pd.Index, table: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     RatingsError
-        If an id is missing, has another type than the known ids, or is a floating-point number
-        that has lost digits.
+        If an id is missing, has another type than the known ids, is a floating-point number that
+        has lost digits, or is text that is not Unicode.
     """
     in_general = f" To ask about {column}s in general, give an id that was never seen."
     wanted = present_ids(table, column, in_general)
@@ -212,6 +212,8 @@ def lookup(column: str, known: pd.Index, table: pd.DataFrame) -> np.ndarray:
         raise RatingsError(_other_type(column, known, wanted, theirs, table))
     if ours == "integer":
         refuse_coarse(table, column, wanted)
+    elif pd.api.types.is_object_dtype(wanted.dtype):
+        _require_storable(table, column, wanted, "string")
     return positions(known, wanted)
 
 
@@ -247,8 +249,8 @@ def _other_type(
         f"{', '.join(repr(x) for x in known[:3].tolist())}."
     )
     to: Literal["int", "str"] = "int" if ours == "integer" else "str"
-    as_known = pd.Series([_as_known(x, ours) for x in wanted], dtype=object)
-    helps = bool((positions(known, as_known) >= 0).any())
+    same = [y for x in wanted if (y := _as_known(x, ours)) is not None]
+    helps = bool((positions(known, pd.Series(same, dtype=object)) >= 0).any())
     if helps:
         return f"{problem} {remedies.convert(table, column, to)}"
     return (
@@ -258,14 +260,14 @@ def _other_type(
 
 
 def _as_known(x: Any, ours: str) -> Any:
-    """Return an id as the type of the known ids, or itself where that would change it."""
+    """Return an id as the type of the known ids, or None where that would change it."""
     if ours == "string":
         return str(x)
     try:
         whole = int(x)
     except (TypeError, ValueError, OverflowError):
-        return x
-    return whole if str(x) == str(whole) else x
+        return None
+    return whole if str(x) == str(whole) else None
 
 
 def _kind_of_known(known: pd.Index) -> str:

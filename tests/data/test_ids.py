@@ -179,13 +179,16 @@ def test_neighbours_are_not_taken_for_each_other():
     assert positions(known().user_ids, unsigned).tolist() == [2, -1]
 
 
-def test_text_with_surrogates_is_merely_unknown():
+def test_text_with_surrogates_is_refused_as_in_training():
     ratings = Ratings.from_frame(table(["a", "b"]))
     frame = pd.DataFrame({"user": pd.Series(["\ud800", "b"], dtype=object), "item": 0})
-    assert ratings.locate(frame)[0].tolist() == [-1, 1]
+    with pytest.raises(RatingsError, match="1 of 2 rows have an id in column 'user' with a lone"):
+        ratings.locate(frame)
+    frame["user"] = [ascii(x) for x in frame["user"]]
+    assert ratings.locate(frame)[0].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("odd", ["3", True, 3.5j, (3,), b"3"])
+@pytest.mark.parametrize("odd", ["3", True, 3.5j, (3,), b"3", [3]])
 def test_one_id_of_another_type_is_not_merely_unknown(odd):
     frame = pd.DataFrame({"user": pd.Series([3, odd], dtype=object), "item": 0})
     with pytest.raises(RatingsError, match="the training ids of type integer, such as 3"):
