@@ -56,7 +56,7 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     --------
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "pairs.tsv"
-    >>> _ = path.write_text("userId\\tmovieId\\n7\\t007\\n8\\t12\\n")
+    >>> _ = path.write_text("userId\tmovieId\n7\t007\n8\t12\n")
     >>> read_table(path).to_dict("list")
     {'userId': [7, 8], 'movieId': ['007', '12']}
     """

@@ -41,7 +41,7 @@ def ids_of(given: Any, column: Literal["user", "item"], argument: str | None = N
             f"list, or a column as in frame[{column!r}]."
         )
     many = isinstance(given, Iterable) and not isinstance(given, str)
-    listed = list(given) if many and getattr(given, "ndim", 1) else [given]
+    listed = list(given) if many and getattr(given, "ndim", 1) != 0 else [given]
     if any(isinstance(x, Iterable) and not isinstance(x, str | bytes) for x in listed):
         raise RatingsError(f"{name} must be an id or an iterable of ids, not {given!r}.")
     ids = pd.Index(listed, dtype=object, tupleize_cols=False)  # as given: 1 beside 0.5 stays int
