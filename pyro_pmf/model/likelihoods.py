@@ -13,6 +13,8 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.ratings import Ratings
@@ -70,6 +72,11 @@ class Likelihood(ABC):
         dict of str to Tensor
             Keyword arguments of the likelihood; none by default.
         """
+        return {}
+
+    @property
+    def own_latents(self) -> dict[str, tuple[Constraint, tuple[int, ...]]]:
+        """Support and shape of each site that `latents` samples; none by default."""
         return {}
 
     def for_ratings(self, ratings: Ratings) -> Likelihood:
@@ -354,6 +361,10 @@ class OrderedLogit(Likelihood):
         below, above = shares.cumsum(-1)[..., :-1], shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         cutpoints = below.log() - above.log()
         return {"cutpoints": pyro.deterministic("cutpoints", cutpoints, event_dim=1)}
+
+    @property
+    def own_latents(self) -> dict[str, tuple[Constraint, tuple[int, ...]]]:
+        return {"shares": (constraints.simplex, (self.n_levels,))}
 
     def information(self, score: Tensor, sigma: Tensor, **own: Tensor) -> Tensor:
         below = torch.sigmoid((own["cutpoints"] - score[..., None]) / sigma[..., None])
