@@ -460,7 +460,7 @@ class Posterior(Learned):
         RatingsError
             If the user or the item is unknown.
         PMFError
-            If the model is not a `PMF`.
+            If the model is not a `PMF`, or the training ratings were left out by `save`.
 
         Examples
         --------
@@ -505,7 +505,9 @@ class Posterior(Learned):
         FitError
             If the likelihood cannot produce a rating, such as a level between two levels.
         PMFError
-            If the model is not a `PMF`, or draws are not of a likelihood of this package.
+            If the model is not a `PMF`, or draws are not of a likelihood of this package; or if
+            the training ratings were left out by `save`, and a rating is of a user and an item
+            that are both known. The posterior that is returned then has no ratings either.
 
         Warns
         -----
@@ -561,7 +563,8 @@ class Posterior(Learned):
         RatingsError, FitError
             As for `fold_in`.
         PMFError
-            As for `fold_in`, or if ``discount`` is not inside (0, 1].
+            As for `fold_in`, or if ``discount`` is not inside (0, 1], or the training ratings were
+            left out by `save`.
 
         Warns
         -----
