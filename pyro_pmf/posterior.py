@@ -820,6 +820,7 @@ def load(
     ------
     StorageError
         If ``path`` has no posterior; one of its files is missing, damaged, or altered so that it
-        contradicts the others; it was written in another format; or it needs ``model``.
+        contradicts the others; it was written in another format; it needs ``model``; or there is
+        no such device.
     """
     return Posterior(**storage.read(path, model, device))

@@ -74,7 +74,9 @@ def save(
         header = header_of(learned)
         ids = {side: _ids_as_table(learned.ratings, side) for side in ("user", "item")}
     except (ValueError, TypeError) as error:
-        raise StorageError(f"Nothing was saved, since the fit is not sound: {error}.") from error
+        raise StorageError(
+            f"Nothing was saved, since it could not be loaded again: {error}."
+        ) from error
 
     def write(folder: Path) -> None:
         (folder / _HEADER).write_text(header, encoding="utf-8")
@@ -122,7 +124,7 @@ def read(
     ------
     StorageError
         If the folder is not a saved posterior, is damaged or altered, has another format, or needs
-        ``model``.
+        ``model``; or if there is no such device.
     """
     target = Path(os.path.realpath(path))
     folder = standing(target)
@@ -130,7 +132,7 @@ def read(
         raise StorageError(f"{path} is not a saved posterior: it lacks {_HEADER}.")
     number = folder.stat().st_ino
     try:
-        return vars(_on_device(_read(folder, model), device))
+        learned = _read(folder, model)
     except OtherFormatError as error:
         raise StorageError(f"{path} {error}") from error
     except Exception as error:
@@ -144,6 +146,12 @@ def read(
             ) from error
         raise StorageError(
             f"{path} is damaged or was altered, so fit and save it again: {error}."
+        ) from error
+    try:
+        return vars(learned.to(device))
+    except (RuntimeError, AssertionError) as error:  # torch has both for a GPU that is not there
+        raise StorageError(
+            f"A posterior cannot be put on the device {device!r}: {error}. Leave device= out."
         ) from error
 
 
@@ -218,23 +226,18 @@ def _files_to_replace(target: Path, overwrite: bool) -> list[str] | None:
 def _ids_as_table(ratings: Ratings, side: str) -> pa.Table:
     """Return the ids of one side as a table; refuse ids that Parquet cannot hold."""
     ids = (ratings.user_ids if side == "user" else ratings.item_ids).tolist()
-    remedy = "ids from -2^63 to 2^64 - 1, or text"
+    if isinstance(ids[0], str):
+        kind_of_ids, remedy = pa.large_string(), "text of whole characters, not U+D800 to U+DFFF"
+    else:
+        kind_of_ids = pa.int64() if ids[-1] < 2**63 else pa.uint64()
+        remedy = "int from -2^63 to 2^63 - 1, or text"
     try:
-        if isinstance(ids[0], str):
-            column = pa.array(ids, pa.large_string())
-        else:
-            column = pa.array(ids, pa.int64() if ids[-1] < 2**63 else pa.uint64())
-    except UnicodeEncodeError as error:
-        remedy = "text without halves of surrogate pairs, such as U+D800"
-        raise StorageError(_of_ids(side, error.object, remedy)) from error
-    except (OverflowError, pa.ArrowException) as error:
-        wrong = next(x for x in reversed(ids) if not -(2**63) <= x < 2**64)
-        raise StorageError(_of_ids(side, wrong, remedy)) from error
-    return pa.table({side: column})
-
-
-def _of_ids(side: str, wrong: object, remedy: str) -> str:
-    return f"Nothing was saved, since the {side} id {wrong!r} cannot be stored: fit with {remedy}."
+        return pa.table({side: pa.array(ids, kind_of_ids)})
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"Parquet cannot hold the {side} ids {ids[0]!r} to {ids[-1]!r} ({error}); fit with ids "
+            f"that are {remedy}"
+        ) from error
 
 
 def _pairs_as_frame(pairs: Pairs) -> pd.DataFrame:
@@ -339,7 +342,3 @@ def _take_value(site: str, kind: str, tensors: dict[str, Tensor]) -> Value:
     if kind == "LogGaussian":
         return LogGaussian(tensors.pop(f"{site}.log_mean"), tensors.pop(f"{site}.log_var"), sites)
     return tensors.pop(site)
-
-
-def _on_device(learned: Learned, device: str | torch.device) -> Learned:
-    return learned if torch.device(device).type == "cpu" else learned.to(device)

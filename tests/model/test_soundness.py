@@ -57,8 +57,8 @@ def test_the_latents_of_a_pmf_are_those_that_it_samples(model):
         assert torch.equal(support.check(value), holds.check(value)), site
 
 
-def broken(**parts):
-    posterior = load(GOLDEN / "format-4-vi")
+def broken(name="vi", **parts):
+    posterior = load(GOLDEN / f"format-4-{name}")
     latents = posterior.latents | parts.pop("latents", {})
     return replace(posterior, latents=latents, **parts)
 
@@ -73,7 +73,10 @@ UNSOUND = {
     "the type": broken(latents={"U": Gaussian(MEAN.double(), MEAN.double())}),
     "latents of others": broken(latents={"Q": MEAN}),
     "outside its support": broken(latents={"sigma_U": torch.tensor(-1.0)}),
-    "not made of draws": broken(n_draws=5),
+    "not made of draws": broken(
+        name="draws", latents={"U": Gaussian(torch.zeros(8, 4, 1), torch.ones(8, 4, 1))}
+    ),
+    "chains differ in length": broken(name="draws", n_chains=3),
     "a step is not finite": broken(
         steps=pd.DataFrame({"step": [1], "elbo": [np.nan], "seconds": [0.1]})
     ),
