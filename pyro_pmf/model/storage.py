@@ -88,7 +88,7 @@ def save(
         if learned.history is not None:
             _write_frame(_pairs_as_frame(learned.history), folder / _HISTORY)
 
-    target = Path(os.path.realpath(path))
+    target = _resolved(path)
     try:
         clear_up(target, (*_FILES, _HISTORY, CHECKSUMS))
         write_folder(target, write, _files_to_replace(target, overwrite))
@@ -126,15 +126,21 @@ def read(
         If the folder is not a saved posterior, is damaged or altered, has another format, or needs
         ``model``; or if there is no such device.
     """
-    target = Path(os.path.realpath(path))
-    folder = standing(target)
-    if not (folder / _HEADER).is_file():
+    target = _resolved(path)
+    try:
+        folder = standing(target)
+        is_there = (folder / _HEADER).is_file()
+        number = folder.stat().st_ino if is_there else 0
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+    if not is_there:
         raise StorageError(f"{path} is not a saved posterior: it lacks {_HEADER}.")
-    number = folder.stat().st_ino
     try:
         learned = _read(folder, model)
     except OtherFormatError as error:
         raise StorageError(f"{path} {error}") from error
+    except PermissionError as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
     except Exception as error:
         found = standing(target)
         if found.exists() and found.stat().st_ino != number:
@@ -183,6 +189,14 @@ def _read(folder: Path, model: Callable[..., Any] | None) -> Learned:
     )
     require_sound(learned)
     return learned
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """Return a path without links, so that a link to a folder stays a link to it."""
+    try:
+        return Path(os.path.realpath(path))
+    except (TypeError, ValueError, OSError) as error:  # such as for a character NUL
+        raise StorageError(f"{path!r} is not the path of a folder: {error}.") from error
 
 
 def _require_files(folder: Path, header: Header, checked: list[str]) -> None:
@@ -235,8 +249,8 @@ def _ids_as_table(ratings: Ratings, side: str) -> pa.Table:
         return pa.table({side: pa.array(ids, kind_of_ids)})
     except (OverflowError, UnicodeEncodeError, pa.ArrowException) as error:
         raise ValueError(
-            f"Parquet cannot hold the {side} ids {ids[0]!r} to {ids[-1]!r} ({error}); fit with ids "
-            f"that are {remedy}"
+            f"Parquet cannot hold the {side} ids {ids[0]!r} to {ids[-1]!r} ({error}); fit with "
+            f"ids that are {remedy}"
         ) from error
 
 

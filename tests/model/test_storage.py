@@ -266,6 +266,28 @@ def test_damage_is_told(tmp_path, name):
         load(folder)
 
 
+@pytest.mark.parametrize("path", ["a\0b", 3, None, "x" * 5000])
+def test_what_is_not_a_path(path):
+    with pytest.raises(StorageError):
+        load(path)
+    with pytest.raises(StorageError):
+        load(GOLDEN / "format-4-vi").save(path)
+
+
+def test_files_that_may_not_be_read(monkeypatch):
+    """They are not damaged, so another fit is not the remedy."""
+
+    def refuse(file, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(storage, "verify", refuse)
+    with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
+        load(GOLDEN / "format-4-vi")
+    monkeypatch.setattr(storage, "standing", refuse)
+    with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
+        load(GOLDEN / "format-4-vi")
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(StorageError, match="not a saved posterior"):
         load(tmp_path / "nothing")
