@@ -65,6 +65,8 @@ class Header:
         As in `Learned`.
     history : bool
         Whether the fit has a history.
+    n_rows : dict of str to int, or None
+        Number of rows of each table, see `n_rows`; None where an early version did not save it.
     scale, transform, recorded, dtype
         As in `Ratings`. ``recorded`` is None where an early version did not save it.
     values : bool
@@ -81,6 +83,7 @@ class Header:
     n_chains: int | None
     converged: Converged
     history: bool
+    n_rows: dict[str, int] | None
     scale: tuple[float, float]
     transform: Affine | Log1p
     recorded: Recorded | None
@@ -97,6 +100,18 @@ class OtherFormatError(ValueError):
 def is_known(model: Any) -> bool:
     """Return whether a model is made of data alone: a `PMF` with a likelihood of this package."""
     return type(model) is PMF and type(model.likelihood) in _LIKELIHOODS.values()
+
+
+def n_rows(learned: Learned) -> dict[str, int]:
+    """Return the number of rows of each table of a fit, so that a missing row is told."""
+    train, history = learned.ratings, learned.history
+    return {
+        "users": train.n_users,
+        "items": train.n_items,
+        "ratings": len(train),
+        "history": 0 if history is None else len(history),
+        "steps": len(learned.steps),
+    }
 
 
 def header_of(learned: Learned) -> str:
@@ -123,6 +138,7 @@ def header_of(learned: Learned) -> str:
         "n_chains": learned.n_chains,
         "converged": asdict(learned.converged),
         "history": learned.history is not None,
+        "n_rows": n_rows(learned),
         "ratings": {
             "scale": train.scale,
             "transform": transform,
@@ -163,13 +179,14 @@ def read_header(text: bytes) -> Header:
     if is_older := number != FORMAT:
         data = _upgraded(data)
     _entries(
-        data,
-        "format versions model latents n_draws n_chains converged history ratings",
+        data, "format versions model latents n_draws n_chains converged history n_rows ratings"
     )
+    _require_text(*data["versions"], *data["versions"].values())
     ratings = _entries(
         _OPTIONAL | data["ratings"], "scale transform recorded dtype values time columns"
     )
     converged = _entries(data["converged"], "predictions parameters")
+    rows = data["n_rows"]
     recorded = ratings["recorded"]
     low, high = (_number(end) for end in ratings["scale"])
     return Header(
@@ -179,6 +196,7 @@ def read_header(text: bytes) -> Header:
         n_chains=_or_none(_positive, data["n_chains"]),
         converged=Converged(**{name: _boolean(x) for name, x in converged.items()}),
         history=_boolean(data["history"]),
+        n_rows=None if is_older else {name: _integer(n) for name, n in rows.items()},
         scale=(low, high),
         transform=_read_transform(ratings["transform"]),
         recorded=None if recorded is None and is_older else _read_recorded(recorded),
@@ -211,6 +229,7 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
         "n_chains": data["n_chains"],
         "converged": data.get("converged_for", {"predictions": both, "parameters": both}),
         "history": data.get("history", False),
+        "n_rows": None,
         "ratings": {
             "scale": data["scale"],
             "transform": data["transform"],
@@ -306,10 +325,19 @@ def _number(x: Any) -> float:
     return x
 
 
-def _positive(x: Any) -> int:
-    if type(x) is not int or x < 1:
+def _integer(x: Any, least: int = 0) -> int:
+    if type(x) is not int or x < least:
         raise ValueError(f"its header has {x!r} in the place of a count")
     return x
+
+
+def _positive(x: Any) -> int:
+    return _integer(x, least=1)
+
+
+def _require_text(*texts: Any) -> None:
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"its header has {texts} in the place of a package and its version")
 
 
 def _boolean(x: Any) -> bool:

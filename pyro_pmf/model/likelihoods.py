@@ -377,7 +377,8 @@ class OrderedLogit(Likelihood):
 
     def fault(self, value: Tensor) -> str | None:
         steps = value.double() * (self.n_levels - 1)
-        if bool(((steps - steps.round()).abs() > 1e-3).any()):
+        inside = (steps > -1e-3) & (steps < self.n_levels - 1 + 1e-3)
+        if not bool((inside & ((steps - steps.round()).abs() <= 1e-3)).all()):
             return (
                 f"are not among the {self.n_levels} evenly spaced levels from the lowest to the "
                 "highest rating (check n_levels, and the scale of the Ratings)"

@@ -31,9 +31,11 @@ from pyro_pmf.model.terms import TAU
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.random_state import isolated_random_state
 
+_ROUNDOFF = 1e-6  # of a distance of levels
 _SUM = 1e-3  # by which shares in single precision may miss 1
-_OF_STEPS = ["step", "elbo", "seconds"]
-_OF_DRAWS = ["step", "chain", "log_likelihood", "divergent", "seconds"]
+# Columns of the steps, and the kind of number that each holds.
+_OF_STEPS = {"step": "i", "elbo": "f", "seconds": "f"}
+_OF_DRAWS = {"step": "i", "chain": "i", "log_likelihood": "f", "divergent": "b", "seconds": "f"}
 
 
 class Latent(NamedTuple):
@@ -154,7 +156,9 @@ def _check_scale(train: Ratings) -> None:
     else:
         raise ValueError(f"{transform} is not a transform of this package")
     gap = train.recorded.gap
-    _require(gap is None or 0 < gap < math.inf, f"the distance of levels is {gap}")
+    ends = np.append(train.scale, () if train.rating is None else train.rating)
+    range_ = float(np.ptp(ends))
+    _require(gap is None or 0 < gap <= range_ * (1 + _ROUNDOFF), f"levels are {gap} apart")
 
 
 def _check_pairs(pairs: Pairs, what: str) -> None:
@@ -206,25 +210,22 @@ def _check_history(history: Pairs, train: Ratings) -> None:
 def _check_draws(learned: Learned) -> None:
     """Check the numbers of draws and chains, and the course of the fit."""
     n_draws, n_chains, steps = learned.n_draws, learned.n_chains, learned.steps
-    columns = list(steps.columns)
-    if n_chains is None:
-        _require(
-            columns == (_OF_STEPS if columns else []), f"the steps have the columns {columns}"
-        )
-    else:
+    if n_chains is not None:
         _require(n_draws is not None and n_draws % n_chains == 0, "chains differ in length")
         _require(len(steps) == n_draws, f"{n_draws} draws have {len(steps)} steps")
-        _require(
-            columns in (_OF_DRAWS, [x for x in _OF_DRAWS if x != "divergent"]),
-            f"the steps have the columns {columns}",
-        )
+    if not len(steps):
+        return
+    columns = {name: dtype.kind for name, dtype in steps.dtypes.items()}
+    _require(
+        columns == (_OF_STEPS if n_chains is None else _OF_DRAWS),
+        f"the steps have the columns {columns}",
+    )
+    _require(bool(np.isfinite(steps.to_numpy(float)).all()), "a step is not finite")
+    _require(np.array_equal(steps["step"], np.arange(1, len(steps) + 1)), "a step is missing")
+    _require(bool((steps["seconds"] >= 0).all()), "a step took negative time")
+    if n_chains is not None:
         chain = np.arange(n_chains).repeat(len(steps) // n_chains)
         _require(np.array_equal(steps["chain"], chain), "the steps are of other chains")
-    if len(steps):
-        _require(all(dtype.kind in "ifb" for dtype in steps.dtypes), "a step is not a number")
-        _require(bool(np.isfinite(steps.to_numpy(float)).all()), "a step is not finite")
-        _require(np.array_equal(steps["step"], np.arange(1, len(steps) + 1)), "a step is missing")
-        _require(bool((steps["seconds"] >= 0).all()), "a step took negative time")
 
 
 def _check_latents(learned: Learned) -> None:

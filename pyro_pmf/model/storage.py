@@ -32,7 +32,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import StorageError
 from pyro_pmf.files import CHECKSUMS, clear_up, standing, verify, write_folder
-from pyro_pmf.model.header import Header, OtherFormatError, header_of, read_header
+from pyro_pmf.model.header import Header, OtherFormatError, header_of, n_rows, read_header
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.soundness import require_sound
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
@@ -188,6 +188,8 @@ def _read(folder: Path, model: Callable[..., Any] | None) -> Learned:
         history=_read_history(folder, ratings) if header.history else None,
     )
     require_sound(learned)
+    if header.n_rows not in (None, rows := n_rows(learned)):
+        raise ValueError(f"its tables have {rows} rows in the place of {header.n_rows}")
     return learned
 
 
