@@ -309,6 +309,7 @@ def _level_width(learned: Learned) -> float | None:
 
 def _for_loo(learned: Learned, pairs: Ratings | pd.DataFrame, n_draws: int, seed: int) -> Any:
     """Return ArviZ data of training ratings; refuse other pairs, and draws that are all equal."""
+    learned.require_training_ratings("Leave-one-out")
     frame = as_frame(pairs)
     rating, train = observed(frame), learned.ratings
     train.locate(frame)  # refuses a table without ids, or with ids of another type
