@@ -163,10 +163,12 @@ def one(kind: str, seed: int, model: PMF, method: str) -> tuple[str, str]:
             return "refused", str(error)
         except Exception as error:
             return "wrong", f"{type(error).__name__}: {error}"
-    worse = [str(w.message) for w in said if "as badly as" in str(w.message)]
+    told = any(
+        words in str(w.message) for w in said for words in ("as badly as", "times the range of")
+    )
     likelihood = str(posterior.model.likelihood)
-    if wrong == ["worse than the mean"] and (worse or not posterior.converged):
-        return "warned", likelihood
+    if wrong and not posterior.converged and (told or wrong == ["worse than the mean"]):
+        return "warned", f"{likelihood}: {'; '.join(wrong)}"
     if wrong:
         return "wrong", f"{likelihood}: {'; '.join(wrong)}"
     return "sane", likelihood

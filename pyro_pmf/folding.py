@@ -60,7 +60,8 @@ def fold_in(learned: Learned, new: Ratings | IntoFrame, seed: int = 0) -> Learne
     of_user = fresh_user | ~fresh_item  # a pair of old ids tells of its user
     rows: Rows = {"users": user[of_user].unique(), "items": item[fresh_item].unique()}
     depend = torch.isin(user, rows["users"]) & torch.isin(item, rows["items"])
-    return _learnt_again(wider, rows, _ROUNDS if bool(depend.any()) else 1, seed)
+    found = _learnt_again(wider, rows, _ROUNDS if bool(depend.any()) else 1, seed)
+    return found if learned.ratings.rating is not None else found.without_training_ratings()
 
 
 def update(
@@ -89,6 +90,7 @@ def update(
     RatingsError, PMFError, FitError
         As for `Posterior.update`.
     """
+    learned.require_training_ratings("update")
     require_seed(seed)
     if not (isinstance(discount, int | float) and 0 < discount <= 1):
         raise PMFError(f"discount must be above 0 and at most 1, not {discount!r}.")
@@ -109,8 +111,9 @@ def _widened(learned: Learned, new: Ratings | IntoFrame, seed: int) -> Learned:
             f"this package, not in {learned.model}: fit all ratings again."
         )
     ratings = merged(learned.ratings, new)
+    assert ratings.rating is not None  # those of the new ones are known
     with isolated_random_state(seed):
-        require_possible(learned.model, ratings)
+        require_possible(learned.model, ratings.keep(~np.isnan(ratings.rating)))
     history = learned.history
     if history is not None:
         old = learned.ratings
@@ -163,6 +166,13 @@ def _learnt_again(learned: Learned, rows: Rows, n_rounds: int, seed: int) -> Lea
 def _with_rows_of(learned: Learned, plate: Plate, rows: Tensor, seed: int) -> dict[str, Value]:
     """Return the latents with rows of one side learnt given all others."""
     part, seen, others = rows_of(learned.ratings, learned.seen, plate, rows)
+    assert part.rating is not None  # as those of `_widened`
+    if np.isnan(part.rating).any():
+        raise PMFError(
+            f"The rows of {plate} are learnt from all their ratings, and those of training were "
+            "left out when this posterior was saved: fold in ratings of new users or of new items "
+            "only, or load a posterior that was saved with training_ratings=True."
+        )
     index = {
         term.site: rows if term.plate == plate else others for term in terms_of(learned.model)
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyro_pmf import folding
 from pyro_pmf.arguments import require_levels
@@ -473,7 +474,7 @@ class Posterior(Learned):
         RatingsError
             If the user or the item is unknown.
         PMFError
-            If the model is not a `PMF`.
+            If the model is not a `PMF`, or the training ratings were left out by `save`.
 
         Examples
         --------
@@ -518,7 +519,9 @@ class Posterior(Learned):
         FitError
             If the likelihood cannot produce a rating, such as a level between two levels.
         PMFError
-            If the model is not a `PMF`, or draws are not of a likelihood of this package.
+            If the model is not a `PMF`, or draws are not of a likelihood of this package; or if
+            the training ratings were left out by `save`, and a rating is of a user and an item
+            that are both known. The posterior that is returned then has no ratings either.
 
         Warns
         -----
@@ -574,7 +577,8 @@ class Posterior(Learned):
         RatingsError, FitError
             As for `fold_in`.
         PMFError
-            As for `fold_in`, or if ``discount`` is not inside (0, 1].
+            As for `fold_in`, or if ``discount`` is not inside (0, 1], or the training ratings were
+            left out by `save`.
 
         Warns
         -----
@@ -768,27 +772,49 @@ class Posterior(Learned):
         known = None if pairs is None else self.ratings.as_pairs(pairs)
         return inference_data.to_arviz(self, known, sites, n_draws, seed, prior)
 
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        training_ratings: bool = True,
+    ) -> None:
         """Save to a folder: JSON, safetensors and Parquet, no pickle. `load` reads it.
 
         Parameters
         ----------
         path : path-like
-            The folder to make. It appears complete or not at all.
+            The folder to make. It appears complete or not at all: a process that is killed leaves
+            what was there before.
         overwrite : bool
-            Whether to replace a posterior that is already there.
+            Whether to replace a posterior that is already there. Only files that this package
+            wrote are ever deleted.
+        training_ratings : bool
+            Whether to save the training ratings and their times. Without them the folder still
+            says which pairs were rated, since predictions of hierarchical models, and
+            ``recommend(exclude_seen=True)``, need to know. The posterior that is loaded then
+            predicts the same numbers and folds in new users and items; what needs the ratings,
+            such as `explain`, `update` and leave-one-out, raises an error.
 
         Raises
         ------
         StorageError
-            If ``path`` exists, unless it is a posterior and ``overwrite`` is true; or if it cannot
-            be written.
+            If ``path`` exists, unless it is a whole posterior without other files and
+            ``overwrite`` is true; if it cannot be written; if an id cannot be stored, such as an
+            int of 2^64 or more; or if a number of the posterior is not finite.
         """
-        storage.save(self, path, overwrite)
+        storage.save(self, path, overwrite, training_ratings)
 
 
-def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
-    """Load a posterior that `Posterior.save` wrote.
+def load(
+    path: str | os.PathLike[str],
+    model: Callable[..., Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> Posterior:
+    """Load a posterior that `Posterior.save` wrote. Nothing in the folder is executed.
+
+    Checksums tell damage of every file. Then all parts are compared with each other: latents with
+    the sites of the model, their shapes with ids and factors, indices, order, types, finite
+    values, variances, scale and transform, numbers of draws and chains.
 
     Parameters
     ----------
@@ -796,6 +822,9 @@ def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) 
         The folder of the posterior.
     model : callable, optional
         The Pyro model that was fitted. Required if it was not a `PMF`, since code is not saved.
+    device : str or torch.device
+        Device of the latents and of the training ratings, whichever they were fitted on. Tables
+        and scores are computed on the CPU; another device is for code of your own.
 
     Returns
     -------
@@ -805,7 +834,8 @@ def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) 
     Raises
     ------
     StorageError
-        If ``path`` has no posterior, one of its files is missing or damaged, it was written in
-        another format, or it needs ``model``.
+        If ``path`` has no posterior; one of its files is missing, damaged, or altered so that it
+        contradicts the others; it was written in another format; it needs ``model``; or there is
+        no such device.
     """
-    return Posterior(**storage.read(path, model))
+    return Posterior(**storage.read(path, model, device))

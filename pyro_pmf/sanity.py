@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.transforms import Affine
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.likelihoods import (
@@ -29,18 +30,20 @@ from pyro_pmf.prediction.located import LocatedPairs
 _OURS = NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit, NegativeBinomialLog
 _N_RATINGS = 20_000  # training ratings that are looked at
 _N_UNKNOWN = 20  # users, items and pairs that the fit has not seen
-_N_DRAWS = 20  # of a posterior that consists of draws
+_N_DRAWS = 20, 200  # of a posterior that consists of draws: at least, and at most
+_N_VALUES = 100_000  # draws times ratings, if there are more draws than the least number
 # The sd of a prediction is measured by the ratings. Below the least, a density has collapsed on
 # single numbers: a float32 does not hold finer differences of ratings. Above the most, a
 # prediction says far less than the range of the ratings does: it has run away.
 _LEAST_SD = 1e-6  # of the sd of the ratings; levels and counts may be as good as certain
 _MOST_SD = 10.0  # of the range of the ratings
+_ABSURD_SD = 1e4  # of the range, for counts and logs: exp of a Normal score has a long tail
 _SLACK = 0.05  # by which a fit may be worse than the mean: draws are few, priors pull
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """Predictions: mean and sd on the model scale, log scores in rating units, and their kind."""
+    """Predictions: mean on the model scale, sd (see `_spread`), log scores in rating units."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -68,13 +71,14 @@ def checked(learned: AnyLearned) -> AnyLearned:
     ------
     FitError
         If a mean, a standard deviation or a log score is not finite; if a standard deviation is
-        above 10 times the range of the ratings, or, of continuous ratings, below a millionth of
-        their standard deviation.
+        above 10 times the range of the ratings (10,000 times for counts and logs), or, of
+        continuous ratings, below a millionth of their standard deviation.
 
     Warns
     -----
     UserWarning
-        If the fit has converged, and predicts its ratings worse than their mean does.
+        If the fit has converged, and predicts its ratings worse than their mean does; if the
+        standard deviation of a count, or with logs, is above 10 times the range of the ratings.
     """
     # What is not a number is reported here; parameters of the model are neither read nor left.
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
@@ -92,10 +96,12 @@ def _checked(learned: AnyLearned) -> AnyLearned:
         raise _nonsense(learned, "the log score of a training rating is not finite")
     if not isinstance(likelihood, _OURS):
         return learned  # the ratings of a model of one's own may have no moments
-    _require_sane(learned, seen, "a training rating")
     strangers = _predict(few, *_strangers(learned))
-    _require_sane(learned, strangers, "an unknown user or item")
-    return _compared_with_the_mean(learned, likelihood, seen.mean, train.value[rows])
+    predicted = {"a training rating": seen, "an unknown user or item": strangers}
+    for whose, them in predicted.items():
+        _require_sane(learned, them, whose)
+    learned = _compared_with_the_mean(learned, likelihood, seen.mean, train.value[rows])
+    return _with_known_tails(learned, predicted)
 
 
 def _predict(
@@ -116,7 +122,7 @@ def _predict(
             # On a scale of logs, finite moments may be those of ratings that have none.
             told = predictive.mean.isfinite() & predictive.sd.isfinite()
             mean[rows] = torch.where(told, average, torch.nan).numpy()
-            sd[rows] = spread.sqrt().numpy()
+            sd[rows] = (predictive.sd if _is_log(learned) else spread.sqrt()).numpy()
         if rating is not None:
             log_score[rows] = predictive.log_prob(torch.from_numpy(rating[rows])).numpy()
     return _Predicted(mean, sd, log_score, is_discrete)
@@ -142,12 +148,16 @@ def _some(n: int, at_most: int) -> Tensor:
 
 
 def _with_few_draws(learned: Learned) -> Learned:
-    if learned.n_draws is None or learned.n_draws <= _N_DRAWS:
+    if learned.n_draws is None:
+        return learned
+    least, most = _N_DRAWS
+    n_draws = min(max(least, _N_VALUES // len(learned.ratings)), most)
+    if learned.n_draws <= n_draws:
         return learned
     latents = {
-        site: torch.stack(draws) for site, draws in _by_site(list(learned.draws(_N_DRAWS))).items()
+        site: torch.stack(draws) for site, draws in _by_site(list(learned.draws(n_draws))).items()
     }
-    return Learned(**vars(learned) | {"latents": latents, "n_draws": _N_DRAWS})
+    return Learned(**vars(learned) | {"latents": latents, "n_draws": n_draws})
 
 
 def _by_site(draws: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
@@ -156,12 +166,11 @@ def _by_site(draws: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
 
 def _require_sane(learned: Learned, predicted: _Predicted, whose: str) -> None:
     """Raise `FitError` if a mean or a standard deviation is none of a prediction."""
-    value = learned.ratings.value
-    assert value is not None
-    sd, width = float(value.double().std(correction=0)), float(value.max() - value.min())
+    sd, width = _spread(learned)
+    most = _ABSURD_SD if _has_long_tail(learned) else _MOST_SD
     if not (np.isfinite(predicted.mean).all() and np.isfinite(predicted.sd).all()):
         raise _nonsense(learned, f"the prediction of {whose} is not finite")
-    if (largest := float(predicted.sd.max())) > _MOST_SD * width:
+    if (largest := float(predicted.sd.max())) > most * width:
         raise _nonsense(
             learned,
             f"the prediction of {whose} has a standard deviation of {largest / width:.2g} times "
@@ -173,6 +182,42 @@ def _require_sane(learned: Learned, predicted: _Predicted, whose: str) -> None:
             f"the prediction of {whose} has a standard deviation of {least / sd:.1g} times the "
             "standard deviation of the ratings",
         )
+
+
+def _is_log(learned: Learned) -> bool:
+    return not isinstance(learned.ratings.transform, Affine)
+
+
+def _has_long_tail(learned: Learned) -> bool:
+    """Whether ratings are about exp of a Normal score: an average may follow a few draws."""
+    return _is_log(learned) or isinstance(likelihood_of(learned.model), NegativeBinomialLog)
+
+
+def _spread(learned: Learned) -> tuple[float, float]:
+    """Return sd and range of the training ratings: on the model scale, but not of logs.
+
+    The sd of the log of a rating says little of the sd of a rating.
+    """
+    value = learned.ratings.value
+    assert value is not None
+    if _is_log(learned):
+        assert learned.ratings.rating is not None
+        value = torch.from_numpy(learned.ratings.rating)
+    return float(value.double().std(correction=0)), float(value.max() - value.min())
+
+
+def _with_known_tails(learned: AnyLearned, predicted: dict[str, _Predicted]) -> AnyLearned:
+    """Warn of ratings that may be far above all others; such a fit has not converged."""
+    largest = {whose: float(them.sd.max()) for whose, them in predicted.items()}
+    whose = max(largest, key=largest.__getitem__)
+    ratio = largest[whose] / _spread(learned)[1]
+    if ratio <= _MOST_SD:
+        return learned
+    warn(
+        f"The prediction of {whose} has a standard deviation of {ratio:.2g} times the range of "
+        f"the ratings. {_remedy(learned)}"
+    )
+    return replace(learned, converged=Converged(False, False))
 
 
 def _nonsense(learned: Learned, what: str) -> FitError:
@@ -207,7 +252,9 @@ def _remedy(learned: Learned) -> str:
     auto, ratings = replace(model, likelihood="auto").for_ratings(learned.ratings)
     same = isinstance(model.likelihood, type(auto.likelihood))
     remedies = []
-    if not same or ratings.transform != learned.ratings.transform:
+    if _has_long_tail(learned):
+        remedies.append('Ratings with transform="unit" and PMF(), which stays in their range')
+    elif not same or ratings.transform != learned.ratings.transform:
         remedies.append('PMF(likelihood="auto"), which chooses by the ratings')
     if terms_of(model).noise:
         remedies.append('PMF(noise="shared"), which has no noise of users and items')

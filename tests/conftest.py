@@ -11,8 +11,7 @@ import torch
 
 from pyro_pmf.random_state import isolated_random_state
 
-# The same inputs in every run. HYPOTHESIS_PROFILE=other tries new ones, to look for faults by
-# hand.
+# The same inputs in every run; HYPOTHESIS_PROFILE=other tries new ones, to look for faults.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("other", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -1,6 +1,5 @@
 """What a fit is asked: by tables of any kind and name, and how a wrong question is answered."""
 
-import json
 import logging
 
 import numpy as np
@@ -23,6 +22,7 @@ from pyro_pmf import (
 )
 from pyro_pmf.criticism import loo
 from pyro_pmf.data import with_sampled_negatives
+from pyro_pmf.model.header import _read_columns
 
 QUICK = MAP(max_steps=5, learn_scales=None)
 
@@ -81,17 +81,12 @@ def test_names_are_remembered_by_parts_copies_and_files(ratings, posterior, tmp_
     pd.testing.assert_frame_equal(again, posterior.predict(shop()))
 
 
-def test_a_folder_without_names_is_read(posterior, tmp_path):
-    posterior.save(tmp_path / "m")
-    header = tmp_path / "m" / "posterior.json"
-    plain = json.loads(header.read_text())
-    del plain["columns"]
-    header.write_text(json.dumps(plain))
-    try:
-        before = load(tmp_path / "m")
-    except PMFError:
-        pytest.skip("headers are checked for changes")
-    assert before.ratings.columns.user == "user"
+@pytest.mark.parametrize(
+    "names", [{"user": None}, {"item": [1]}, {"user": 1.5}, {"who": "x"}, {"user": "item"}, "user"]
+)
+def test_names_that_a_folder_cannot_have(names):
+    with pytest.raises((TypeError, ValueError)):
+        _read_columns(names)
 
 
 def test_names_of_users_who_are_items_elsewhere():

@@ -1,5 +1,6 @@
 """The check of every fit: nonsense is refused, and a fit that is worse than the mean says so."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from pyro_pmf import (
     PMF,
     FitError,
     Fixed,
+    Gibbs,
+    HalfNormal,
     Likelihood,
     NegativeBinomialLog,
     NormalIdentity,
@@ -104,6 +107,41 @@ def test_counts_are_compared_on_the_scale_of_their_logs():
     ratings = Ratings.from_frame(frame, transform="count")
     model = PMF(0, noise="shared", likelihood=NegativeBinomialLog())
     assert fit(model, ratings, progress=False).converged
+
+
+def zero_inflated():
+    """Counts of 20 users, of which four in five are 0."""
+    user, item = np.divmod(np.arange(60), 3)
+    rating = np.where((user + item) % 5 == 0, 20 + user, 0)
+    return pd.DataFrame({"user": user, "item": item, "rating": rating})
+
+
+RUN_AWAY = r'times the range of the ratings\. Give .*"unit"'
+
+
+def test_a_long_tail_is_told():
+    """A count is about exp of its score, and zeros hardly bound a score."""
+    ratings = Ratings.from_frame(zero_inflated(), transform="count")
+    narrow = HalfNormal(0.3)
+    priors = Priors(sigma_U=narrow, sigma_V=narrow, sigma_b=narrow, sigma_c=narrow)
+    model = PMF(1, noise="shared", likelihood=NegativeBinomialLog(), priors=priors)
+    with pytest.warns(UserWarning, match=RUN_AWAY):
+        assert not fit(model, ratings, Gibbs(30, 30), progress=False).converged
+
+
+@pytest.mark.parametrize(
+    ("transform", "likelihood"),
+    [("count", NegativeBinomialLog()), ("log1p", NormalIdentity())],
+)
+def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihood):
+    ratings = Ratings.from_frame(zero_inflated(), transform=transform)
+    with pytest.raises(FitError, match=RUN_AWAY):
+        fit(PMF(1, likelihood=likelihood), ratings, Gibbs(30, 30), progress=False)
+    bounded = Ratings.from_frame(zero_inflated(), transform="unit")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(PMF(1), bounded, Gibbs(30, 30), progress=False)
+    assert not any("range of the ratings" in str(w.message) for w in said)
 
 
 def test_a_likelihood_of_ones_own_may_have_no_moments():

@@ -313,6 +313,7 @@ def _level_width(learned: Learned) -> float | None:
 
 def _for_loo(learned: Learned, pairs: Ratings | IntoFrame, n_draws: int, seed: int) -> Any:
     """Return ArviZ data of training ratings; refuse other pairs, and draws that are all equal."""
+    learned.require_training_ratings("Leave-one-out")
     train = learned.ratings
     frame = as_frame(train.as_pairs(pairs))
     rating = observed(frame)

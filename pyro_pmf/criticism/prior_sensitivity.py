@@ -161,6 +161,7 @@ def _log_likelihood(learned: Learned, draws: list[dict[str, Tensor]]) -> np.ndar
     """Return the log likelihood of the training ratings given each draw."""
     if learned.n_chains is not None:
         return learned.steps["log_likelihood"].to_numpy(float)
+    learned.require_training_ratings("prior_sensitivity")
     train = learned.ratings
     fns = (run(learned.model, draw, train, learned.seen)["rating"]["fn"] for draw in draws)
     return np.array([float(fn.log_prob(train.value).double().sum()) for fn in fns])

@@ -29,7 +29,8 @@ def merged(ratings: Ratings, new: Ratings | IntoFrame) -> Ratings:
     Returns
     -------
     Ratings
-        With the ids of both, on the CPU, without times.
+        With the ids of both, on the CPU, without times. NaN stands for earlier ratings that were
+        left out of a saved posterior.
 
     Raises
     ------
@@ -56,8 +57,8 @@ def merged(ratings: Ratings, new: Ratings | IntoFrame) -> Ratings:
             + joined.item_ids.get_indexer(item_ids)[item[rows]],
         ]
     )
-    assert joined.rating is not None  # `fit` has checked it
-    ratings_of = np.concatenate([joined.rating, rating[rows]])
+    earlier = np.full(len(joined), np.nan) if joined.rating is None else joined.rating
+    ratings_of = np.concatenate([earlier, rating[rows]])
     cells, latest = np.unique(cells[::-1], return_index=True)
     return joined.replaced(
         user=torch.from_numpy(cells // n),
@@ -127,7 +128,7 @@ def rows_of(
     others = (seen.item if of_users else seen.user)[there].unique()
     users, items = (rows, others) if of_users else (others, rows)
     rated = torch.isin(ratings.user if of_users else ratings.item, rows)
-    assert ratings.rating is not None  # `fit` has checked it
+    assert ratings.rating is not None  # as `merged` returned them
     part = ratings.replaced(
         user=torch.searchsorted(users, ratings.user[rated]),
         item=torch.searchsorted(items, ratings.item[rated]),

@@ -523,6 +523,19 @@ class Ratings(Pairs):
         rating, time = self._given(kept)
         return self.replaced(user=self.user[rows], item=self.item[rows], rating=rating, time=time)
 
+    def without_ratings(self) -> Ratings:
+        """Return the same pairs without their ratings and times, on the same model scale."""
+        return Ratings(
+            self.user,
+            self.item,
+            self.user_ids,
+            self.item_ids,
+            self.scale,
+            dtype=self.dtype,
+            transform=self.transform,
+            recorded=self.recorded,
+        )
+
     def indexed_by(self, user_ids: pd.Index, item_ids: pd.Index) -> Ratings:
         """Return the same ratings, in the same order, with indices into longer lists of ids.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import operator
-import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -20,6 +18,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from pyro_pmf.errors import StorageError
+from pyro_pmf.files import write_file
 
 _KIND = "$"  # key of a JSON object that stands for something that JSON lacks
 
@@ -27,8 +26,8 @@ _KIND = "$"  # key of a JSON object that stands for something that JSON lacks
 def write_packed(path: Path, tree: Any) -> str:
     """Write a tree to a file: completely, or not at all.
 
-    The file is written under another name, flushed to the disk, and then renamed. A process that
-    is killed at any moment leaves either the old file or the new one.
+    A process that is killed at any moment leaves either the old file or the new one, see
+    `files.write_file`.
 
     Parameters
     ----------
@@ -51,18 +50,7 @@ def write_packed(path: Path, tree: Any) -> str:
     text = json.dumps(_pack(tree, arrays), default=operator.index)  # for NumPy's integers
     checksum = _checksum(text, arrays)
     data = save(arrays, metadata={"tree": text, "sha256": checksum})
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
+    write_file(path, data)
     return checksum
 
 
@@ -166,13 +154,3 @@ def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.errors import PMFError
 from pyro_pmf.moments.gaussian import Uncertain, Value
 
 
@@ -58,7 +60,7 @@ class Learned:
     model : callable
         The Pyro model that was fitted.
     ratings : Ratings
-        The training ratings.
+        The training ratings; only their pairs if a posterior was saved without their values.
     latents : mapping of str to Gaussian, LogGaussian or Tensor
         By site: the approximate posterior, or a point estimate (a Tensor, or a Gaussian with
         variance zero). If ``n_draws`` is not None: draws, Tensors of shape (n_draws, ...).
@@ -98,6 +100,48 @@ class Learned:
     def seen(self) -> Pairs:
         """The pairs with I_ij = 1: ``history``, or else the training ratings."""
         return self.ratings if self.history is None else self.history
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the same fit on a device, for code of one's own: tables are made on the CPU.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            Device of the latents and of all pairs.
+        """
+
+        def moved(value: Value) -> Value:
+            if isinstance(value, Uncertain):
+                return value.map(lambda x: x.to(device))
+            return value.to(device)
+
+        return replace(
+            self,
+            ratings=self.ratings.to(device),
+            history=None if self.history is None else self.history.to(device),
+            latents={site: moved(value) for site, value in self.latents.items()},
+        )
+
+    def without_training_ratings(self) -> Self:
+        """Return the same fit without the values and times of the training ratings.
+
+        The pairs that were rated stay, since predictions of hierarchical models need them.
+        """
+        return replace(self, ratings=self.ratings.without_ratings())
+
+    def require_training_ratings(self, purpose: str) -> None:
+        """Raise `PMFError` if the training ratings were left out of a saved posterior.
+
+        Parameters
+        ----------
+        purpose : str
+            What needs them; it begins the message.
+        """
+        if self.ratings.rating is None:
+            raise PMFError(
+                f"{purpose} needs the training ratings, and this posterior was saved without "
+                "them: load one that was saved with training_ratings=True."
+            )
 
     def __repr__(self) -> str:
         length = f"{len(self.steps)} {'steps' if self.n_chains is None else 'draws'}"

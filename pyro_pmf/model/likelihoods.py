@@ -13,6 +13,8 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.ratings import Ratings
@@ -70,6 +72,11 @@ class Likelihood(ABC):
         dict of str to Tensor
             Keyword arguments of the likelihood; none by default.
         """
+        return {}
+
+    @property
+    def own_latents(self) -> dict[str, tuple[Constraint, tuple[int, ...]]]:
+        """Support and shape of each site that `latents` samples; none by default."""
         return {}
 
     def for_ratings(self, ratings: Ratings) -> Likelihood:
@@ -355,6 +362,10 @@ class OrderedLogit(Likelihood):
         cutpoints = below.log() - above.log()
         return {"cutpoints": pyro.deterministic("cutpoints", cutpoints, event_dim=1)}
 
+    @property
+    def own_latents(self) -> dict[str, tuple[Constraint, tuple[int, ...]]]:
+        return {"shares": (constraints.simplex, (self.n_levels,))}
+
     def information(self, score: Tensor, sigma: Tensor, **own: Tensor) -> Tensor:
         below = torch.sigmoid((own["cutpoints"] - score[..., None]) / sigma[..., None])
         slope = torch.diff(F.pad(below * (1 - below) / sigma[..., None], (1, 1)))
@@ -366,7 +377,8 @@ class OrderedLogit(Likelihood):
 
     def fault(self, value: Tensor) -> str | None:
         steps = value.double() * (self.n_levels - 1)
-        if bool(((steps - steps.round()).abs() > 1e-3).any()):
+        inside = (steps > -1e-3) & (steps < self.n_levels - 1 + 1e-3)
+        if not bool((inside & ((steps - steps.round()).abs() <= 1e-3)).all()):
             return (
                 f"are not among the {self.n_levels} evenly spaced levels from the lowest to the "
                 "highest rating (check n_levels, and the scale of the Ratings)"

@@ -1,69 +1,55 @@
-"""Save and load a posterior: a folder of JSON, safetensors and Parquet, no pickle."""
+"""Save and load a posterior: a folder of JSON, safetensors and Parquet, no pickle.
+
+    posterior.json         what is neither a table nor a tensor, see `header`
+    latents.safetensors    draws, or the moments of each latent
+    users.parquet          ids of users, in the order of the rows of U
+    items.parquet          ids of items, in the order of the rows of V
+    ratings.parquet        user, item: indices; rating and time, where they are saved
+    history.parquet        user, item: indices; only of a fit with a history
+    steps.parquet          the course of the fit
+    SHA256SUMS             a checksum of each file above
+
+Checksums tell accidental damage. `soundness` tells what somebody altered who also wrote new
+checksums, as far as the parts of a fit contradict each other.
+"""
 
 from __future__ import annotations
 
-import json
-import operator
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import torch
+from pyarrow.parquet import ParquetFile, write_table
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pyro_pmf.data.columns import Columns
-from pyro_pmf.data.levels import Recorded
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.data.transforms import Affine, Log1p
 from pyro_pmf.errors import StorageError
-from pyro_pmf.model.learned import Converged, Learned
-from pyro_pmf.model.likelihoods import (
-    BernoulliLogit,
-    NegativeBinomialLog,
-    NormalIdentity,
-    NormalSigmoid,
-    OrderedLogit,
-)
-from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.priors import Priors
+from pyro_pmf.files import CHECKSUMS, clear_up, standing, verify, write_folder
+from pyro_pmf.model.header import Header, OtherFormatError, header_of, n_rows, read_header
+from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.soundness import require_sound
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 
-_FORMAT = 3
-_OLDER = 2  # also read: without tau, history and how ratings were recorded
-_FILES = (
-    "posterior.json",
-    "latents.safetensors",
-    "users.parquet",
-    "items.parquet",
-    "ratings.parquet",
-    "steps.parquet",
-)
-_HISTORY = "history.parquet"  # only of a fit with a history
-_LIKELIHOODS = {
-    family.__name__: family
-    for family in (
-        NormalSigmoid,
-        NormalIdentity,
-        OrderedLogit,
-        BernoulliLogit,
-        NegativeBinomialLog,
-    )
-}
-_TRANSFORMS = {family.__name__: family for family in (Affine, Log1p)}
+_HEADER, _LATENTS, _STEPS = "posterior.json", "latents.safetensors", "steps.parquet"
+_USERS, _ITEMS, _RATINGS = "users.parquet", "items.parquet", "ratings.parquet"
+_FILES = (_HEADER, _LATENTS, _USERS, _ITEMS, _RATINGS, _STEPS)
+_HISTORY = "history.parquet"
 
 
-def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+def save(
+    learned: Learned,
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    training_ratings: bool = True,
+) -> None:
     """Write a fit to a folder; see `Posterior.save`.
-
-    Files are written to a temporary folder beside the target, which is renamed when complete.
 
     Parameters
     ----------
@@ -73,42 +59,51 @@ def save(learned: Learned, path: str | os.PathLike[str], overwrite: bool = False
         The folder to make.
     overwrite : bool
         Whether to replace a posterior that is saved there.
+    training_ratings : bool
+        Whether to save the training ratings and their times, and not only their pairs.
 
     Raises
     ------
     StorageError
-        If the path exists and may not be replaced, or cannot be written.
+        If the path exists and may not be replaced, or cannot be written; if an id cannot be
+        stored, or the fit is not sound.
     """
-    target = Path(path)
-    if target.exists() and not (overwrite and (target / _FILES[0]).is_file()):
-        is_posterior = (target / _FILES[0]).is_file()
+    learned = learned if training_ratings else learned.without_training_ratings()
+    try:
+        require_sound(learned)
+        header = header_of(learned)
+        ids = {side: _ids_as_table(learned.ratings, side) for side in ("user", "item")}
+    except (ValueError, TypeError) as error:
         raise StorageError(
-            f"{target} exists: choose another name, or give overwrite=True."
-            if is_posterior
-            else f"{target} exists and is not a saved posterior: choose another name."
-        )
+            f"Nothing was saved, since it could not be loaded again: {error}."
+        ) from error
+
+    def write(folder: Path) -> None:
+        (folder / _HEADER).write_text(header, encoding="utf-8")
+        save_file(_as_tensors(learned), folder / _LATENTS)
+        write_table(ids["user"], folder / _USERS)
+        write_table(ids["item"], folder / _ITEMS)
+        _write_frame(_pairs_as_frame(learned.ratings), folder / _RATINGS)
+        _write_frame(learned.steps, folder / _STEPS)
+        if learned.history is not None:
+            _write_frame(_pairs_as_frame(learned.history), folder / _HISTORY)
+
+    target = _resolved(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise StorageError(f"Cannot write to {target.parent}: {error}") from error
-    replaced = unfinished.with_name(unfinished.name + ".replaced")
-    try:
-        _write(learned, unfinished)
-        unfinished.chmod(0o777 & ~_umask())
-        if target.exists():
-            target.rename(replaced)
-        unfinished.rename(target)
-    except (OSError, TypeError) as error:
-        if replaced.exists():
-            replaced.rename(target)
-        raise StorageError(f"Cannot save to {target}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        clear_up(target, (*_FILES, _HISTORY, CHECKSUMS))
+        write_folder(target, write, _files_to_replace(target, overwrite))
+    except (OSError, SafetensorError, pa.ArrowException) as error:
+        raise StorageError(
+            f"Cannot write to {target}: {error}. Choose a folder that can be written, on a disk "
+            "with room. Whatever was saved there before is as it was."
+        ) from error
 
 
-def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict[str, Any]:
+def read(
+    path: str | os.PathLike[str],
+    model: Callable[..., Any] | None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
     """Read a saved fit from a folder; see `posterior.load`.
 
     Parameters
@@ -117,6 +112,8 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
         The folder that `save` wrote.
     model : callable, or None
         The Pyro model that was fitted; None to read a `PMF` from the folder.
+    device : str or torch.device
+        Device of the latents and of the training ratings.
 
     Returns
     -------
@@ -126,166 +123,239 @@ def read(path: str | os.PathLike[str], model: Callable[..., Any] | None) -> dict
     Raises
     ------
     StorageError
-        If the folder is not a saved posterior, is damaged, has another format, or needs
-        ``model``.
+        If the folder is not a saved posterior, is damaged or altered, has another format, or needs
+        ``model``; or if there is no such device.
     """
-    folder = Path(path)
-    if missing := [name for name in _FILES if not (folder / name).is_file()]:
-        raise StorageError(f"{folder} is not a saved posterior: it lacks {', '.join(missing)}.")
+    target = _resolved(path)
     try:
-        header = json.loads((folder / "posterior.json").read_text(encoding="utf-8"))
-        if header["format"] not in (_FORMAT, _OLDER):
-            remedy = "upgrade pyro-pmf" if header["format"] > _FORMAT else "fit and save it again"
-            raise StorageError(
-                f"{folder} was saved by pyro-pmf {header['version']} in format "
-                f"{header['format']}; this version reads {_FORMAT}: {remedy}."
-            )
-        if header["model"] is None and model is None:
-            raise StorageError(
-                f"{folder} holds the fit of a model of your own, whose code is not saved: give "
-                "load(path, model=...)."
-            )
-        tensors = load_file(folder / "latents.safetensors")
-        ratings = _read_ratings(folder, header)
-        return {
-            "model": model or _read_model(header["model"]),
-            "ratings": ratings,
-            "history": _read_history(folder, ratings) if header.get("history") else None,
-            "latents": {
-                site: _read_value(site, kind, tensors) for site, kind in header["latents"].items()
-            },
-            "n_draws": header["n_draws"],
-            "n_chains": header["n_chains"],
-            "steps": pd.read_parquet(folder / "steps.parquet"),
-            "converged": _read_converged(header),
-        }
-    except StorageError:
-        raise
+        folder = standing(target)
+        is_there = (folder / _HEADER).is_file()
+        number = folder.stat().st_ino if is_there else 0
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+    if not is_there:
+        raise StorageError(f"{path} is not a saved posterior: it lacks {_HEADER}.")
+    try:
+        learned = _read(folder, model)
+    except OtherFormatError as error:
+        raise StorageError(f"{path} {error}") from error
+    except PermissionError as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
     except Exception as error:
-        raise StorageError(f"{folder} is damaged, so fit and save it again: {error}") from error
+        found = standing(target)
+        if found.exists() and found.stat().st_ino != number:
+            return read(path, model, device)  # it was replaced while it was read
+        if isinstance(error, _NeedsModelError):
+            raise StorageError(
+                f"{path} holds the fit of a model of your own, whose code is not saved: give "
+                "load(path, model=...)."
+            ) from error
+        raise StorageError(
+            f"{path} is damaged or was altered, so fit and save it again: {error}."
+        ) from error
+    try:
+        return vars(learned.to(device))
+    except (RuntimeError, AssertionError) as error:  # torch has both for a GPU that is not there
+        raise StorageError(
+            f"A posterior cannot be put on the device {device!r}: {error}. Leave device= out."
+        ) from error
 
 
-def _write(learned: Learned, folder: Path) -> None:
-    train = learned.ratings
-    header = {
-        "format": _FORMAT,
-        "version": version("pyro-pmf"),
-        "model": _model_as_data(learned.model),
-        "latents": {site: type(value).__name__ for site, value in learned.latents.items()},
-        "n_draws": learned.n_draws,
-        "n_chains": learned.n_chains,
-        "history": learned.history is not None,
-        "converged": bool(learned.converged),  # all that older versions read
-        "converged_for": asdict(learned.converged),
-        "scale": train.scale,
-        "recorded": asdict(train.recorded),
-        "columns": train.columns.of_file(),
-        "transform": {"family": type(train.transform).__name__} | _options(train.transform),
-        "dtype": str(train.dtype).removeprefix("torch."),
-    }
-    text = json.dumps(header, indent=2, default=operator.index)  # for NumPy's integers
-    (folder / "posterior.json").write_text(text, encoding="utf-8")
-    tensors = {
-        key: value.contiguous()
-        for site, latent in learned.latents.items()
-        for key, value in _value_as_tensors(site, latent).items()
-    }
-    save_file(tensors, folder / "latents.safetensors")
-    for name, ids in (("users", train.user_ids), ("items", train.item_ids)):
-        pd.DataFrame({"id": ids}).to_parquet(folder / f"{name}.parquet", index=False)
-    columns: dict[str, Any] = {"user": train.user.numpy(), "item": train.item.numpy()}
-    columns["rating"] = train.rating
-    if train.time is not None:
-        columns["time"] = train.time
-    pd.DataFrame(columns).to_parquet(folder / "ratings.parquet", index=False)
-    learned.steps.to_parquet(folder / "steps.parquet", index=False)
-    if learned.history is not None:
-        pairs = {"user": learned.history.user.numpy(), "item": learned.history.item.numpy()}
-        pd.DataFrame(pairs).to_parquet(folder / _HISTORY, index=False)
+class _NeedsModelError(ValueError):
+    """Raised for a folder without a model."""
+
+
+def _read(folder: Path, model: Callable[..., Any] | None) -> Learned:
+    """Return a fit whose parts suit each other; any exception says why they do not."""
+    checked = verify(folder) if (folder / CHECKSUMS).exists() else []
+    header = read_header((folder / _HEADER).read_bytes())
+    _require_files(folder, header, checked)
+    if (model := model or header.model) is None:
+        raise _NeedsModelError
+    ratings = _read_ratings(folder, header)
+    tensors = load_file(folder / _LATENTS)
+    latents = {site: _take_value(site, kind, tensors) for site, kind in header.latents.items()}
+    if tensors:
+        raise ValueError(f"it has tensors of no latent: {sorted(tensors)}")
+    learned = Learned(
+        model=model,
+        ratings=ratings,
+        latents=latents,
+        n_draws=header.n_draws,
+        steps=_read_frame(folder / _STEPS),
+        converged=header.converged,
+        n_chains=header.n_chains,
+        history=_read_history(folder, ratings) if header.history else None,
+    )
+    require_sound(learned)
+    if header.n_rows not in (None, rows := n_rows(learned)):
+        raise ValueError(f"its tables have {rows} rows in the place of {header.n_rows}")
+    return learned
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """Return a path without links, so that a link to a folder stays a link to it."""
+    try:
+        return Path(os.path.realpath(path))
+    except (TypeError, ValueError, OSError) as error:  # such as for a character NUL
+        raise StorageError(f"{path!r} is not the path of a folder: {error}.") from error
+
+
+def _require_files(folder: Path, header: Header, checked: list[str]) -> None:
+    """Check that the files of a folder are those that its header says, all with a checksum."""
+    wanted = {*_FILES, *([_HISTORY] if header.history else [])}
+    there = {name for name in wanted if (folder / name).is_file()}
+    if not header.is_older:
+        wanted, there = wanted | {CHECKSUMS}, set(checked)
+    if missing := wanted - there:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    if more := there - wanted:
+        raise ValueError(f"its header does not know {', '.join(sorted(more))}")
+
+
+def _files_to_replace(target: Path, overwrite: bool) -> list[str] | None:
+    """Return the names of all files of a saved posterior; None where nothing stands."""
+    if not os.path.lexists(target):
+        return None
+    if not (target / _HEADER).is_file():
+        raise StorageError(f"{target} exists and is not a saved posterior: choose another name.")
+    if not overwrite:
+        raise StorageError(f"{target} exists: choose another name, or give overwrite=True.")
+    try:
+        checked = verify(target) if (target / CHECKSUMS).exists() else []
+        header = read_header((target / _HEADER).read_bytes())
+        _require_files(target, header, checked)
+    except Exception as error:
+        raise StorageError(
+            f"{target} is not a whole saved posterior ({error}), so it is not replaced: choose "
+            "another name, or delete it yourself."
+        ) from error
+    ours = checked or [*_FILES, *([_HISTORY] if header.history else [])]
+    if strangers := {file.name for file in target.iterdir()} - set(ours):
+        raise StorageError(
+            f"{target} also holds {', '.join(sorted(strangers))}, which pyro-pmf did not write, "
+            "so it is not replaced: move that elsewhere, or choose another name."
+        )
+    return ours
+
+
+def _ids_as_table(ratings: Ratings, side: str) -> pa.Table:
+    """Return the ids of one side as a table; refuse ids that Parquet cannot hold."""
+    ids = (ratings.user_ids if side == "user" else ratings.item_ids).tolist()
+    if isinstance(ids[0], str):
+        kind_of_ids, remedy = pa.large_string(), "text of whole characters, not U+D800 to U+DFFF"
+    else:
+        kind_of_ids = pa.int64() if ids[-1] < 2**63 else pa.uint64()
+        remedy = "int from -2^63 to 2^63 - 1, or text"
+    try:
+        return pa.table({side: pa.array(ids, kind_of_ids)})
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"Parquet cannot hold the {side} ids {ids[0]!r} to {ids[-1]!r} ({error}); fit with "
+            f"ids that are {remedy}"
+        ) from error
+
+
+def _pairs_as_frame(pairs: Pairs) -> pd.DataFrame:
+    columns: dict[str, Any] = {"user": pairs.user.cpu().numpy(), "item": pairs.item.cpu().numpy()}
+    if isinstance(pairs, Ratings) and pairs.rating is not None:
+        columns["rating"] = pairs.rating
+        if pairs.time is not None:
+            columns["time"] = pairs.time
+    return pd.DataFrame(columns)
+
+
+def _write_frame(frame: pd.DataFrame, file: Path) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    write_table(table.replace_schema_metadata(None), file)
+
+
+def _read_table(file: Path) -> pa.Table:
+    with ParquetFile(file) as parquet:  # of read_table, names of folders may become columns
+        table = parquet.read().replace_schema_metadata(None)
+    if any(column.null_count for column in table.columns):
+        raise ValueError(f"{file.name} has an empty cell")
+    return table
+
+
+def _read_frame(file: Path) -> pd.DataFrame:
+    return _read_table(file).to_pandas()
+
+
+def _read_ids(file: Path, name: str) -> pd.Index:
+    table = _read_table(file)
+    types = pa.int64(), pa.uint64(), pa.string(), pa.large_string()
+    if table.column_names != [name] or table.schema.types[0] not in types:
+        raise ValueError(f"{file.name} holds {table.schema.to_string()}")
+    return pd.Index(table.column(0).to_pylist())
+
+
+def _read_pairs(file: Path, *more: str) -> tuple[Tensor, Tensor, pd.DataFrame]:
+    frame = _read_frame(file)
+    types = [str(frame[name].dtype) for name in frame.columns[:2]]
+    if list(frame.columns) != ["user", "item", *more] or types != ["int64", "int64"]:
+        raise ValueError(f"{file.name} has the columns {dict(frame.dtypes)}")
+    user, item = (torch.tensor(frame[side].to_numpy()) for side in ("user", "item"))
+    return user, item, frame
+
+
+def _read_ratings(folder: Path, header: Header) -> Ratings:
+    users, items = (
+        _read_ids(folder / file, "id" if header.is_older else side)
+        for file, side in ((_USERS, "user"), (_ITEMS, "item"))
+    )
+    has_time = header.time
+    if has_time is None:
+        with ParquetFile(folder / _RATINGS) as parquet:
+            has_time = "time" in parquet.schema_arrow.names
+    columns = [*(["rating"] if header.values else []), *(["time"] if has_time else [])]
+    user, item, frame = _read_pairs(folder / _RATINGS, *columns)
+    if header.values and frame["rating"].dtype != "float64":
+        raise ValueError(f"the ratings are of type {frame['rating'].dtype}")
+    return Ratings(
+        user,
+        item,
+        users,
+        items,
+        header.scale,
+        frame["rating"].to_numpy(copy=True) if header.values else None,
+        frame.get("time"),
+        header.dtype,
+        header.transform,
+        header.recorded,
+        header.columns,
+    )
 
 
 def _read_history(folder: Path, ratings: Ratings) -> Pairs:
-    pairs = pd.read_parquet(folder / _HISTORY)
-    user, item = (torch.tensor(pairs[side].to_numpy()) for side in ("user", "item"))
+    user, item, _ = _read_pairs(folder / _HISTORY)
     return Pairs(user, item, ratings.n_users, ratings.n_items, dtype=ratings.dtype)
 
 
-def _read_converged(header: dict[str, Any]) -> Converged:
-    both = header["converged"]
-    return Converged(**header.get("converged_for", {"predictions": both, "parameters": both}))
-
-
-def _read_ratings(folder: Path, header: dict[str, Any]) -> Ratings:
-    options = dict(header["transform"])
-    if options.get("bounds") is not None:
-        options["bounds"] = tuple(options["bounds"])
-    transform = _TRANSFORMS[options.pop("family")](**options)
-    rows = pd.read_parquet(folder / "ratings.parquet")
-    users, items = (
-        pd.Index(pd.read_parquet(folder / f"{name}.parquet")["id"].tolist())
-        for name in ("users", "items")
-    )
-    return Ratings(
-        torch.tensor(rows["user"].to_numpy()),
-        torch.tensor(rows["item"].to_numpy()),
-        users,
-        items,
-        tuple(header["scale"]),
-        rows["rating"].to_numpy(copy=True),
-        rows.get("time"),
-        getattr(torch, header["dtype"]),
-        transform,
-        Recorded(**header["recorded"]) if "recorded" in header else None,
-        Columns(**header.get("columns", {})),
-    )
-
-
-def _options(frozen: Any) -> dict[str, Any]:
-    """Return the constructor arguments of a dataclass instance, by name."""
-    return {f.name: getattr(frozen, f.name) for f in fields(frozen) if f.init}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _model_as_data(model: Callable[..., Any]) -> dict[str, Any] | None:
-    if type(model) is not PMF or type(model.likelihood) not in _LIKELIHOODS.values():
-        return None
+def _as_tensors(learned: Learned) -> dict[str, Tensor]:
+    """Return all numbers of the latents by name, written out and on the CPU."""
     return {
-        "n_factors": model.n_factors,
-        "users": model.users,
-        "items": model.items,
-        "biases": model.biases,
-        "divisor": model.divisor,
-        "noise": model.noise,
-        "priors": model.priors.to_dict(),
-        "likelihood": {"family": type(model.likelihood).__name__} | _options(model.likelihood),
+        name: tensor.contiguous().cpu()
+        for site, value in learned.latents.items()
+        for name, tensor in _parts(site, value).items()
     }
 
 
-def _read_model(data: dict[str, Any]) -> PMF:
-    options = dict(data["likelihood"])
-    likelihood = _LIKELIHOODS[options.pop("family")](**options)
-    priors = Priors.from_dict(data["priors"])
-    return PMF(**data | {"likelihood": likelihood, "priors": priors})
-
-
-def _value_as_tensors(site: str, value: Value) -> dict[str, Tensor]:
+def _parts(site: str, value: Value) -> dict[str, Tensor]:
+    if isinstance(value, LogGaussian):
+        whole = value.map(lambda x: x)
+        return {f"{site}.log_mean": whole.log_mean, f"{site}.log_var": whole.log_var}
     if isinstance(value, Gaussian):
         return {f"{site}.mean": value.mean, f"{site}.var": value.var}
-    if isinstance(value, LogGaussian):
-        return {f"{site}.log_mean": value.log_mean, f"{site}.log_var": value.log_var}
     assert isinstance(value, Tensor)
     return {site: value}
 
 
-def _read_value(site: str, kind: str, tensors: dict[str, Tensor]) -> Value:
+def _take_value(site: str, kind: str, tensors: dict[str, Tensor]) -> Value:
+    """Take the tensors of one latent out of a dict."""
     sites = frozenset({site})
     if kind == "Gaussian":
-        return Gaussian(tensors[f"{site}.mean"], tensors[f"{site}.var"], sites)
+        return Gaussian(tensors.pop(f"{site}.mean"), tensors.pop(f"{site}.var"), sites)
     if kind == "LogGaussian":
-        return LogGaussian(tensors[f"{site}.log_mean"], tensors[f"{site}.log_var"], sites)
-    return tensors[site]
+        return LogGaussian(tensors.pop(f"{site}.log_mean"), tensors.pop(f"{site}.log_var"), sites)
+    return tensors.pop(site)

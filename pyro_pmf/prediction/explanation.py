@@ -63,11 +63,12 @@ def explain(learned: Learned, user: Hashable, item: Hashable) -> pd.DataFrame:
             "explain follows ratings through the terms of a PMF, and this model is another: "
             "compare the predictions of fits with and without a rating."
         )
+    learned.require_training_ratings("explain")
     train = learned.ratings
     i = int(rows_of(train.user_ids, [user], "user")[0])
     target = rows_of(train.item_ids, [item], "item")
     cells = slice(*train.pattern.row_pointers[i : i + 2].tolist())
-    assert train.rating is not None  # checked by `fit`
+    assert train.rating is not None  # checked above
     change = np.zeros(cells.stop - cells.start)
     if len(change):
         if learned.n_draws is None:

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_pmf import StorageError
-from pyro_pmf.inference import packing
+from pyro_pmf import StorageError, files
 from pyro_pmf.inference.packing import filled, read_packed, write_packed
 
 
@@ -136,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         if step == "open":
-            patch.setattr(packing, "open", fail, raising=False)
+            patch.setattr(files, "open", fail, raising=False)
         else:
             patch.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space"):
