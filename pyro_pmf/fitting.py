@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
+from pyro_pmf.isolation import alone, usual_torch
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
@@ -68,6 +70,8 @@ class Progress:
     posterior: Callable[[], Posterior]
 
 
+@usual_torch(gradients=True)
+@alone()
 def fit(
     model: Callable[..., Any],
     ratings: Ratings,
@@ -172,6 +176,8 @@ def fit(
     """
     method = as_method(method)
     _check_arguments(model, ratings, seed, dtype)
+    if ratings.user.is_inference():  # made in torch's inference mode, which gradients refuse
+        ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
     if isinstance(model, PMF):
         model, ratings = model.for_ratings(ratings)
     ratings, seen = _with_history(model, ratings, history)

@@ -12,6 +12,7 @@ import pandas as pd
 from pyro_pmf import folding
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
+from pyro_pmf.isolation import alone, usual_torch
 from pyro_pmf.model import storage
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.prediction import (
@@ -32,6 +33,7 @@ class Posterior(Learned):
     See `Learned` for its attributes: model, ratings, latents, n_draws, steps, converged, n_chains.
     """
 
+    @usual_torch()
     def predict(
         self,
         pairs: Ratings | pd.DataFrame,
@@ -99,6 +101,7 @@ class Posterior(Learned):
         """
         return tables.predict(self, pairs, interval, at_least, rated, mcse)
 
+    @usual_torch()
     def predict_levels(
         self,
         pairs: Ratings | pd.DataFrame,
@@ -134,6 +137,7 @@ class Posterior(Learned):
         """
         return tables.predict_levels(self, pairs, levels, rated)
 
+    @usual_torch()
     def scores(
         self,
         pairs: Ratings | pd.DataFrame,
@@ -171,6 +175,7 @@ class Posterior(Learned):
         """
         return tables.scores(self, pairs, interval, levels, rated)
 
+    @usual_torch()
     def evaluate(
         self,
         pairs: Ratings | pd.DataFrame,
@@ -218,6 +223,7 @@ class Posterior(Learned):
             raise PMFError(f'by must be "user" or "item", not {by!r}.')
         return summarize_by(scores, scores[f"n_{by}"])
 
+    @usual_torch()
     def sample(
         self,
         pairs: Ratings | pd.DataFrame,
@@ -254,6 +260,7 @@ class Posterior(Learned):
         """
         return tables.sample(self, pairs, n_draws, seed, rated)
 
+    @usual_torch()
     def recommend(
         self,
         users: Hashable | Iterable[Hashable],
@@ -340,6 +347,7 @@ class Posterior(Learned):
             self, users, n, strategy, items, exclude, exclude_seen, at_least, n_sd, seed
         )
 
+    @usual_torch()
     def similar_items(
         self,
         items: Hashable | Iterable[Hashable],
@@ -398,6 +406,7 @@ class Posterior(Learned):
         """
         return similarity.similar(self, "item", items, n, titles, seed)
 
+    @usual_torch()
     def similar_users(
         self,
         users: Hashable | Iterable[Hashable],
@@ -431,6 +440,7 @@ class Posterior(Learned):
         """
         return similarity.similar(self, "user", users, n, titles, seed)
 
+    @usual_torch()
     def explain(self, user: Hashable, item: Hashable) -> pd.DataFrame:
         """Say which ratings of a user raised or lowered the prediction of an item.
 
@@ -474,6 +484,8 @@ class Posterior(Learned):
         """
         return explanation.explain(self, user, item)
 
+    @usual_torch(gradients=True)
+    @alone()
     def fold_in(self, ratings: Ratings | pd.DataFrame, seed: int = 0) -> Posterior:
         """Return a posterior that knows some more ratings, without fitting all ratings again.
 
@@ -529,6 +541,8 @@ class Posterior(Learned):
         """
         return Posterior(**vars(folding.fold_in(self, ratings, seed)))
 
+    @usual_torch(gradients=True)
+    @alone()
     def update(
         self, ratings: Ratings | pd.DataFrame, discount: float = 1.0, seed: int = 0
     ) -> Posterior:
@@ -569,6 +583,7 @@ class Posterior(Learned):
         """
         return Posterior(**vars(folding.update(self, ratings, discount, seed)))
 
+    @usual_torch()
     def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare users by their average score over all items, highest first.
 
@@ -591,6 +606,7 @@ class Posterior(Learned):
         """
         return effects.effects(self, "user", interval)
 
+    @usual_torch()
     def item_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare items by their average score over all users, highest first.
 
@@ -616,6 +632,7 @@ class Posterior(Learned):
         """
         return effects.effects(self, "item", interval)
 
+    @usual_torch()
     def factor_norms(self) -> pd.DataFrame:
         """Measure how much each factor matters, strongest first.
 
@@ -640,6 +657,7 @@ class Posterior(Learned):
         """
         return effects.factor_norms(self)
 
+    @usual_torch()
     def summary(self, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
         """Summarize the scalar parameters: mean, standard deviation, 90% highest-density interval.
 
@@ -664,6 +682,7 @@ class Posterior(Learned):
         """
         return inference_data.summary(self, n_draws, seed)
 
+    @usual_torch()
     def diagnostics(self, n_each: int = 200, seed: int = 0) -> pd.DataFrame:
         """Say how well Markov chains have mixed, by quantities that ratings identify.
 
@@ -706,6 +725,7 @@ class Posterior(Learned):
         """
         return diagnostics.diagnostics(self, n_each, seed)
 
+    @usual_torch()
     def to_arviz(
         self,
         pairs: Ratings | pd.DataFrame | None = None,
@@ -753,6 +773,7 @@ class Posterior(Learned):
         """
         return inference_data.to_arviz(self, pairs, sites, n_draws, seed, prior)
 
+    @usual_torch()
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Save to a folder: JSON, safetensors and Parquet, no pickle. `load` reads it.
 
@@ -772,6 +793,7 @@ class Posterior(Learned):
         storage.save(self, path, overwrite)
 
 
+@usual_torch()
 def load(path: str | os.PathLike[str], model: Callable[..., Any] | None = None) -> Posterior:
     """Load a posterior that `Posterior.save` wrote.
 

@@ -108,11 +108,10 @@ def _predict(
     for rows, predictive in where.predictives():
         is_discrete = isinstance(predictive, DiscretePredictive)
         if isinstance(likelihood_of(learned.model), _OURS):
-            means = [part.mean.double() for _, part in predictive.parts]
-            variances = [part.variance.double() for _, part in predictive.parts]
-            weights = torch.tensor([weight for weight, _ in predictive.parts]).double()
-            of_parts, average = torch.stack(means), weights @ torch.stack(means)
-            spread = weights @ (torch.stack(variances) + (of_parts - average) ** 2)
+            weights, parts = predictive.weights, predictive.parts
+            means, variances = parts.mean.double(), parts.variance.double()
+            average = weights @ means
+            spread = weights @ (variances + (means - average) ** 2)
             # On a scale of logs, finite moments may be those of ratings that have none.
             told = predictive.mean.isfinite() & predictive.sd.isfinite()
             mean[rows] = torch.where(told, average, torch.nan).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Iterator
 
 import numpy as np
@@ -28,6 +29,8 @@ from pyro_pmf.data.table import (
 )
 from pyro_pmf.data.transforms import Affine, Name, Numbers, Transform, transform_of
 from pyro_pmf.errors import RatingsError
+
+_LOOKING_UP = threading.Lock()
 
 
 class Ratings(Pairs):
@@ -581,7 +584,7 @@ def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:
 
 def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
     """Return the index of each wanted id among the known ids, int64, or -1 for an unknown id."""
-    index = known.get_indexer(wanted).astype(np.int64, copy=False)
+    index = positions(known, wanted)
     if len(wanted) and (index < 0).all():
         ours, theirs = kind(known), kind(wanted)
         if theirs not in COMPARABLE[ours] and theirs != "empty":
@@ -591,6 +594,15 @@ def _lookup(column: str, known: pd.Index, wanted: pd.Index) -> Tensor:
                 f"of type {ours}. {convert(column, to)}"
             )
     return torch.from_numpy(index)
+
+
+def positions(known: pd.Index, wanted: pd.Index) -> np.ndarray:
+    """Return the position of each wanted id among the known ids, int64, or -1.
+
+    The first look-up makes a table of the ids, which pandas shows to other threads unfinished.
+    """
+    with _LOOKING_UP:
+        return known.get_indexer(wanted).astype(np.int64, copy=False)
 
 
 def as_frame(pairs: Ratings | pd.DataFrame) -> pd.DataFrame:

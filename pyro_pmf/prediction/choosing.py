@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.ratings import positions
 from pyro_pmf.errors import RatingsError
 
 
@@ -64,11 +64,11 @@ def rows_of(
         As for `ids_of`, or if an id is unknown.
     """
     ids = ids_of(given, column, argument)
-    index = known.get_indexer(ids)
+    index = positions(known, ids)
     if (unknown := index < 0).any():
         raise RatingsError(
             f"{unknown.sum()} of {len(ids)} {argument or f'{column}s'} have no training ratings, "
             f"such as {ids[unknown][:5].tolist()}: give ids of ratings.{column}_ids, of the same "
             "type."
         )
-    return torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))
+    return torch.from_numpy(index)

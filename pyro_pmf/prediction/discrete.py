@@ -14,7 +14,13 @@ from torch.distributions import Bernoulli, Distribution, NegativeBinomial
 
 from pyro_pmf.data.transforms import Affine, Transform
 from pyro_pmf.errors import PMFError
-from pyro_pmf.prediction.predictive import ON_LEVEL, PosteriorPredictive, locate_levels
+from pyro_pmf.moments.stacking import family
+from pyro_pmf.prediction.predictive import (
+    ON_LEVEL,
+    PosteriorPredictive,
+    for_each_part,
+    locate_levels,
+)
 
 _TAIL = 1e-4  # probability of the counts that a CRPS leaves out at each end; it enters squared
 _NODES = 64  # evaluations of a sum over counts, exact for up to this many counts
@@ -30,8 +36,10 @@ class DiscretePredictive(PosteriorPredictive):
 
     Parameters
     ----------
-    parts : sequence of (float, Distribution)
-        Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
+    weights : Tensor, float64, shape (n_parts,)
+        Weights of the parts, which sum to one.
+    parts : Distribution, batch shape (n_parts, n_pairs)
+        Distributions on the model scale.
     transform : Transform
         Transform of the training ratings, "unit" or "count".
 
@@ -50,9 +58,9 @@ class DiscretePredictive(PosteriorPredictive):
         If the transform does not leave levels evenly spaced.
     """
 
-    def __init__(self, parts: Sequence[tuple[float, Distribution]], transform: Transform) -> None:
-        super().__init__(parts, transform)
-        part = parts[0][1]
+    def __init__(self, weights: Tensor, parts: Distribution, transform: Transform) -> None:
+        super().__init__(weights, parts, transform)
+        part = family(parts)
         if not isinstance(self.transform, Affine):
             raise PMFError(
                 f"{type(part).__name__} needs evenly spaced levels, and {self.transform} does not "
@@ -146,7 +154,7 @@ class DiscretePredictive(PosteriorPredictive):
 
     def _position(self, rating: Tensor | float) -> Tensor:
         """Return the level of a rating, a fraction between levels, float64, shape (n_pairs,)."""
-        return (self._value(rating) / self.spacing).expand(self.parts[0][1].batch_shape)
+        return (self._value(rating) / self.spacing).expand(self._n_pairs)
 
     def _from_level(self, level: Tensor) -> Tensor:
         return self._rating(level * self.spacing)
@@ -159,11 +167,11 @@ class DiscretePredictive(PosteriorPredictive):
 
     def _level_cdf(self, level: Tensor) -> Tensor:
         x = level.clamp(0, self.last) * self.spacing
-        return self._average(lambda part: _lattice_cdf(part, x)).masked_fill(level < 0, 0)
+        return self._average(_lattice_cdf(self.parts, for_each_part(x))).masked_fill(level < 0, 0)
 
     def _level_quantile(self, probability: float) -> Tensor:
         """Bisect over the levels; if there is no highest one, between bounds by the moments."""
-        low = torch.full(self.parts[0][1].batch_shape, -1.0, dtype=torch.float64)
+        low = torch.full((self._n_pairs,), -1.0, dtype=torch.float64)
         if self.levels is None:
             low, high = self._cantelli(probability)
             while (short := (self._level_cdf(high) < probability) & (high < _LARGEST)).any():

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Size, Tensor
+from torch.distributions import Distribution, Normal
 
 from pyro_pmf.arguments import require_probability
 from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import PMFError
 from pyro_pmf.moments.chains import mcse_mean
+from pyro_pmf.moments.stacking import family
+from pyro_pmf.random_state import isolated_random_state
 
 _BLOCK = 4096  # pairs whose draws are transformed at a time
 ON_LEVEL = 1e-3  # a rating this close to a level counts as this level; in units of level spacing
@@ -28,8 +29,10 @@ class PosteriorPredictive(ABC):
 
     Parameters
     ----------
-    parts : sequence of (float, Distribution)
-        Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
+    weights : Tensor, float64, shape (n_parts,)
+        Weights of the parts, which sum to one.
+    parts : Distribution, batch shape (n_parts, n_pairs)
+        Distributions on the model scale.
     transform : Transform
         Transform of the training ratings.
 
@@ -41,14 +44,14 @@ class PosteriorPredictive(ABC):
 
     levels: Tensor | None = None
 
-    def __init__(self, parts: Sequence[tuple[float, Distribution]], transform: Transform) -> None:
-        self.parts = parts
+    def __init__(self, weights: Tensor, parts: Distribution, transform: Transform) -> None:
+        self.weights, self.parts = weights, parts
         self.transform, self.width = transform, transform.width
 
     @property
     def mean(self) -> Tensor:
         """Expected rating, shape (n_pairs,)."""
-        mean = self._average(self.transform.mean)
+        mean = self._average(self.transform.mean(self.parts))
         return self.transform.origin + self.width * mean.double()
 
     def mcse(self, n_chains: int) -> np.ndarray:
@@ -64,7 +67,7 @@ class PosteriorPredictive(ABC):
         ndarray, shape (n_pairs,)
             In rating units; NaN for chains of fewer than 4 draws.
         """
-        means = torch.stack([self.transform.mean(part) for _, part in self.parts])
+        means = self.transform.mean(self.parts)
         errors = [
             mcse_mean(block.double().unflatten(0, (n_chains, -1)).numpy())
             for block in means.split(_BLOCK, -1)
@@ -74,9 +77,8 @@ class PosteriorPredictive(ABC):
     @property
     def sd(self) -> Tensor:
         """Standard deviation of the rating, noise included, shape (n_pairs,)."""
-        of = self.transform
-        mean = self._average(of.mean)
-        var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
+        means, variances = self.transform.mean(self.parts), self.transform.variance(self.parts)
+        var = self._average(variances + (means - self._average(means)) ** 2)
         return self.width * var.sqrt()
 
     def bound_of_mean(self, n_sd: float) -> Tensor:
@@ -94,10 +96,9 @@ class PosteriorPredictive(ABC):
         Tensor, shape (n_pairs,)
             In rating units.
         """
-        means = torch.stack([self.transform.mean(part) for _, part in self.parts]).double()
-        weights = means.new_tensor([weight for weight, _ in self.parts])
-        mean = weights @ means
-        sd = (weights @ (means - mean) ** 2).sqrt()
+        means = self.transform.mean(self.parts).double()
+        mean = self.weights @ means
+        sd = (self.weights @ (means - mean) ** 2).sqrt()
         return self.transform.origin + self.width * (mean + n_sd * sd)
 
     @abstractmethod
@@ -231,9 +232,9 @@ class PosteriorPredictive(ABC):
         try:
             lower, upper = self.quantile(tail), self.quantile(1 - tail)
         except NotImplementedError as error:
-            family = type(self.parts[0][1]).__name__
+            name = type(family(self.parts)).__name__
             raise PMFError(
-                f"torch has no quantiles of {family}, so its ratings have no interval: use "
+                f"torch has no quantiles of {name}, so its ratings have no interval: use "
                 "Posterior.sample."
             ) from error
         return self._clip(lower), self._clip(upper)
@@ -259,12 +260,31 @@ class PosteriorPredictive(ABC):
             Values in [0, 1].
         """
 
-    def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
-        return torch.stack([weight * value(part) for weight, part in self.parts]).sum(0)
+    def draws(self, n_draws: int) -> Tensor:
+        """Return draws on the model scale, the same in every call, shape (n_draws, n_pairs)."""
+        generator = np.random.default_rng(0)
+        which = generator.choice(len(self.weights), n_draws, p=self.weights.numpy())
+        if isinstance(self.parts, Normal):
+            loc, scale = self.parts.loc[which], self.parts.scale[which]
+            return loc + scale * torch.from_numpy(generator.normal(size=loc.shape)).to(loc)
+        counts = np.bincount(which, minlength=len(self.weights))
+        with isolated_random_state(0):
+            drawn = self.parts.sample(Size([int(counts.max())]))
+        return torch.cat([drawn[:n, k] for k, n in enumerate(counts)])
+
+    @property
+    def _n_pairs(self) -> int:
+        return self.parts.batch_shape[-1]
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Average values of the parts, shape (..., n_parts, n_pairs), by their weights."""
+        return (self.weights.to(values.dtype)[:, None] * values).sum(-2)
+
+    def _log_average(self, logs: Tensor) -> Tensor:
+        return torch.logsumexp(self.weights.log().to(logs.dtype)[:, None] + logs, -2)
 
     def _value_log_prob(self, x: Tensor) -> Tensor:
-        logs = [math.log(weight) + part.log_prob(x) for weight, part in self.parts]
-        return torch.logsumexp(torch.stack(logs), 0)
+        return self._log_average(self.parts.log_prob(for_each_part(x)))
 
     def _value(self, rating: Tensor | float) -> Tensor:
         return self.transform.to_value(torch.as_tensor(rating, dtype=torch.float64))
@@ -275,6 +295,11 @@ class PosteriorPredictive(ABC):
     def _clip(self, rating: Tensor) -> Tensor:
         bounds = self.transform.bounds
         return rating if bounds is None else rating.clamp(*bounds)
+
+
+def for_each_part(x: Tensor) -> Tensor:
+    """Return values of pairs, shape (..., n_pairs), in a shape that broadcasts with the parts."""
+    return torch.atleast_1d(x)[..., None, :]
 
 
 def locate_levels(

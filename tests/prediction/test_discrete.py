@@ -11,6 +11,7 @@ from torch.distributions import NegativeBinomial, Poisson
 
 from pyro_pmf.data.transforms import Log1p
 from pyro_pmf.errors import PMFError
+from pyro_pmf.moments.stacking import family
 from pyro_pmf.prediction.mixture import mixture
 
 
@@ -54,7 +55,7 @@ class TestOrdered:
             ordered.log_prob_of_level(double(0.5, 3.4, 2.0, 5.0), STARS)
 
     def test_no_probability_is_negative(self, ordered):
-        part = ordered.parts[0][1]
+        part = family(ordered.parts)
         weights = 0.5, 0.5 + 2.3e-16  # whose sum is more than 1, as rounding may have it
         assert sum(weights) > 1
         sum_above_one = mixture([(weight, part) for weight in weights], SCALE)

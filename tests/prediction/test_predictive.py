@@ -35,11 +35,11 @@ QUESTIONS = {
 
 
 class TestAbstract:
-    PARTS = ((1.0, Normal(torch.zeros(2), 1.0)),)
+    PARTS = torch.ones(1).double(), Normal(torch.zeros(1, 2), 1.0)
 
     def test_cannot_be_instantiated(self):
         with pytest.raises(TypeError, match="abstract"):
-            PosteriorPredictive(self.PARTS, Affine.of_scale(*SCALE))
+            PosteriorPredictive(*self.PARTS, Affine.of_scale(*SCALE))
 
     def test_asks_a_class_for_every_answer(self):
         assert PosteriorPredictive.__abstractmethods__ == QUESTIONS
@@ -49,12 +49,12 @@ class TestAbstract:
         answers = {name: lambda self, *_: None for name in QUESTIONS - {missing}}
         incomplete = type("Incomplete", (PosteriorPredictive,), answers)
         with pytest.raises(TypeError, match=missing):
-            incomplete(self.PARTS, Affine.of_scale(*SCALE))
+            incomplete(*self.PARTS, Affine.of_scale(*SCALE))
 
     def test_gives_moments_to_a_class_that_answers(self):
         answers = {name: lambda self, *_: None for name in QUESTIONS}
         complete = type("Complete", (PosteriorPredictive,), answers)
-        distribution = complete(self.PARTS, Affine.of_scale(*SCALE))
+        distribution = complete(*self.PARTS, Affine.of_scale(*SCALE))
         np.testing.assert_allclose(distribution.mean, 0.5)
         np.testing.assert_allclose(distribution.sd, 4.5)
 
