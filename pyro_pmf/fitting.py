@@ -31,6 +31,7 @@ from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
 from pyro_pmf.isolation import alone, usual_torch
+from pyro_pmf.model.choice import warn_of_far_prior
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
@@ -159,9 +160,10 @@ def fit(
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply; if variational inference shrinks all factors to
-        zero; if a checkpoint cannot be written any more; if the fit predicts the training ratings
-        worse than their mean does; or if Ctrl-C ends it early. In the last two cases,
+        If the deterministic ELBO does not apply; if the mean rating is far from the prior of mu;
+        if variational inference shrinks all factors to zero; if a checkpoint cannot be written any
+        more; if the fit predicts the training ratings worse than their mean does; or if Ctrl-C
+        ends it early. In the last two cases,
         ``posterior.converged`` is False. An interrupted fit returns its present parameters, or the
         draws so far, as many of each chain. A second Ctrl-C ends it without a result.
 
@@ -180,6 +182,7 @@ def fit(
         ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
     if isinstance(model, PMF):
         model, ratings = model.for_ratings(ratings)
+        warn_of_far_prior(model, ratings)
     ratings, seen = _with_history(model, ratings, history)
     run = Conditions(seed, as_device(device), dtype, progress, history=seen)
     if callback is not None:

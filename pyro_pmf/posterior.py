@@ -82,10 +82,10 @@ class Posterior(Learned):
             If a column or an id is missing, or all ids of a column are unknown because of their
             type.
         PMFError
-            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, torch has
-            no quantiles for the distribution of the ratings, or ``rated`` is true and the model
-            depends on the pairs that were rated in a way that only its code knows. If ``mcse`` is
-            true and the posterior does not consist of draws of Markov chains.
+            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or
+            ``rated`` is true and the model depends on the pairs that were rated in a way that only
+            its code knows. If ``mcse`` is true and the posterior does not consist of draws of
+            Markov chains.
 
         Examples
         --------
@@ -132,8 +132,8 @@ class Posterior(Learned):
         RatingsError
             As for `predict`, or if there are no pairs.
         PMFError
-            If no levels are known, they do not ascend, a discrete likelihood lacks one of them, or
-            ``rated`` is refused as by `predict`.
+            If no levels are known, they are not numbers that ascend, a discrete likelihood lacks
+            one of them, or ``rated`` is refused as by `predict`.
         """
         return tables.predict_levels(self, pairs, levels, rated)
 
@@ -170,8 +170,8 @@ class Posterior(Learned):
         RatingsError
             As for `predict`, or if the pairs have no ratings.
         PMFError
-            If ``interval`` is not inside (0, 1), a rating is none of the levels, torch has no
-            quantiles for the distribution of the ratings, or ``rated`` is refused as by `predict`.
+            If ``interval`` is not inside (0, 1), a rating is none of the levels, or
+            ``rated`` is refused as by `predict`.
         """
         return tables.scores(self, pairs, interval, levels, rated)
 
@@ -325,8 +325,8 @@ class Posterior(Learned):
             or all ids of ``exclude``, are unknown because of their type.
         PMFError
             If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
-            for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
-            ``seed`` is not a seed, or torch has no quantiles for the distribution of the ratings.
+            for "probability" or given for another strategy, ``n_sd`` is negative or not finite, or
+            ``seed`` is not a seed.
 
         Examples
         --------

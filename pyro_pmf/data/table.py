@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -230,7 +231,7 @@ def read_scale(
             raise RatingsError("Pairs without ratings need scale=(lowest, highest).")
         return float(ratings.min()), float(ratings.max())
     try:
-        low, high = (float(end) for end in scale)
+        low, high = (float(end) if isinstance(end, Real) else math.nan for end in scale)
     except (TypeError, ValueError):
         low = high = math.nan
     if not (low < high and math.isfinite(high - low)):

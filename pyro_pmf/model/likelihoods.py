@@ -36,6 +36,29 @@ class Likelihood(ABC):
         Whether the mean rating is bounded to [0, 1], so that the transform must have bounds.
     sites : frozenset of str
         Names of the sites that `latents` samples.
+
+    Examples
+    --------
+    A likelihood of one's own is a frozen dataclass. This one has heavy tails, so that a few odd
+    ratings change little:
+
+    >>> from dataclasses import dataclass
+    >>> import pyro.distributions as dist
+    >>> from pyro_pmf import MAP, PMF, Likelihood, fit
+    >>> from pyro_pmf.datasets import simulate
+    >>> @dataclass(frozen=True)
+    ... class StudentT(Likelihood):
+    ...     df: float = 4.0
+    ...
+    ...     def __call__(self, score, sigma, **own):
+    ...         return dist.StudentT(self.df, score, sigma)
+    >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+    >>> model = PMF(1, noise="shared", likelihood=StudentT())
+    >>> posterior = fit(model, ratings, MAP(max_steps=20), progress=False)
+    >>> list(posterior.predict(ratings))[2:6]
+    ['mean', 'sd', 'lower', 'upper']
+    >>> bool(posterior.evaluate(ratings)["coverage_90"] > 0.85)
+    True
     """
 
     has_sigma: ClassVar[bool] = True

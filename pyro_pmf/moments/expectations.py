@@ -189,7 +189,7 @@ def few_nodes(parameter: Uncertain) -> Quadrature:
     """Return a quadrature, with fewer nodes for a quantity that hardly varies."""
     if not isinstance(parameter, LogGaussian):
         return parameter.quadrature()
-    sd = float(parameter.log_var.max().sqrt()) if parameter.log_var.numel() else 0.0
+    sd = float(parameter.log_var.detach().max().sqrt()) if parameter.log_var.numel() else 0.0
     if sd < _STEADY:
         mean = parameter.mean
         return Quadrature(mean[None], mean.new_ones(1))

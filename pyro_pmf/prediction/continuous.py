@@ -46,6 +46,9 @@ class ContinuousPredictive(PosteriorPredictive):
             Log probability, in nats.
         """
         ends = for_each_part(self._value(low)), for_each_part(self._value(high))
+        if not self._has("cdf"):
+            inside = (self._drawn > ends[0]) & (self._drawn <= ends[1])
+            return inside.double().mean(-2).log()
         return self._log_average(_log_probability_between(self.parts, *ends))
 
     def log_mass(self, count: Tensor) -> Tensor:
@@ -66,16 +69,27 @@ class ContinuousPredictive(PosteriorPredictive):
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
         """Return the probability of this rating or a higher one, shape (n_pairs,)."""
-        return self.log_prob_between(rating, math.inf).exp()
+        if not isinstance(self.parts, Normal):
+            return self.log_prob_between(rating, math.inf).exp()
+        above = self.parts.loc.double() - for_each_part(self._value(rating))
+        chances = torch.erfc(-above / (math.sqrt(2) * self.parts.scale.double())) / 2
+        return self._average(chances)  # erfc keeps the digits of far tails
 
     def quantile(self, probability: float) -> Tensor:
         """Return the rating whose `cdf` is this probability, shape (n_pairs,).
 
         The search uses Newton steps. A step that leaves the bracket is replaced by bisection.
+        The quantile of a family that has none is that of draws.
         """
-        p = torch.tensor(probability, dtype=self.parts.mean.dtype)
-        of_parts = self.parts.icdf(p).expand(self.parts.batch_shape)
-        low, high = of_parts.amin(0), of_parts.amax(0)
+        return self._quantiles((probability,))[0]
+
+    def _quantiles(self, probabilities: Sequence[float]) -> Tensor:
+        p = self.parts.mean.new_tensor(probabilities)[:, None]
+        if not self._has("icdf"):
+            drawn = self._drawn.to(p.dtype)
+            return self._rating(torch.quantile(drawn, p[:, 0], dim=0))
+        of_parts = self.parts.icdf(for_each_part(p))
+        low, high = of_parts.amin(-2), of_parts.amax(-2)
         x = self._average(of_parts)
         for _ in range(_NEWTON_STEPS):
             excess = self._value_cdf(x) - p
@@ -124,6 +138,8 @@ class ContinuousPredictive(PosteriorPredictive):
         return self._value(rating).to(self.parts.mean.dtype)
 
     def _value_cdf(self, x: Tensor) -> Tensor:
+        if not self._has("cdf"):
+            return (self._drawn <= for_each_part(x)).to(x.dtype).mean(-2)
         return self._average(self.parts.cdf(for_each_part(x)))
 
     def _value_density(self, x: Tensor) -> Tensor:
