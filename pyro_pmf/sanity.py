@@ -12,21 +12,12 @@ from torch import Tensor
 
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.model.learned import Converged, Learned
-from pyro_pmf.model.likelihoods import (
-    BernoulliLogit,
-    Likelihood,
-    NegativeBinomialLog,
-    NormalIdentity,
-    NormalSigmoid,
-    OrderedLogit,
-    likelihood_of,
-)
+from pyro_pmf.model.likelihoods import OURS, Likelihood, likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
 
-_OURS = NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit, NegativeBinomialLog
 _N_RATINGS = 20_000  # training ratings that are looked at
 _N_UNKNOWN = 20  # users, items and pairs that the fit has not seen
 _N_DRAWS = 20  # of a posterior that consists of draws
@@ -90,7 +81,7 @@ def _checked(learned: AnyLearned) -> AnyLearned:
     seen = _predict(few, train.user[rows], train.item[rows], train.rating[rows])
     if not np.isfinite(seen.log_score).all():
         raise _nonsense(learned, "the log score of a training rating is not finite")
-    if not isinstance(likelihood, _OURS):
+    if not isinstance(likelihood, OURS):
         return learned  # the ratings of a model of one's own may have no moments
     _require_sane(learned, seen, "a training rating")
     strangers = _predict(few, *_strangers(learned))
@@ -107,7 +98,7 @@ def _predict(
     is_discrete = False
     for rows, predictive in where.predictives():
         is_discrete = isinstance(predictive, DiscretePredictive)
-        if isinstance(likelihood_of(learned.model), _OURS):
+        if isinstance(likelihood_of(learned.model), OURS):
             weights, parts = predictive.weights, predictive.parts
             means, variances = parts.mean.double(), parts.variance.double()
             average = weights @ means

@@ -30,7 +30,7 @@ _SKEWED = 1.0  # skewness: 0 of a symmetric distribution, 2 of an exponential on
 _LARGEST_COUNT = 2.0**24  # a float32 holds every whole number up to this one
 _LEAST_SHARE = 0.03  # sd of ratings that fill their scale; priors of scores expect more than this
 _SD_OF_MU = 2.0  # of the log of a mean count
-_FAR = 5.0  # standard deviations of the prior of mu
+_FAR = 8.0  # standard deviations of the prior of mu
 
 
 def choose(ratings: Ratings) -> tuple[Likelihood, Ratings]:
@@ -117,13 +117,15 @@ def warn_of_far_prior(model: PMF, ratings: Ratings) -> None:
     Warns
     -----
     UserWarning
-        If the score of the mean rating is more than 5 standard deviations of the prior away from
+        If the score of the mean rating is more than 8 standard deviations of the prior away from
         its mean. Chains and optimizers then start far from the posterior, and unknown users and
         items get predictions of the prior's size.
     """
     prior = model.priors.mu
     if not (model.likelihood.has_mu and isinstance(prior, Normal)) or ratings.value is None:
         return
+    if model.likelihood.fault(ratings.value):
+        return  # the fit refuses them
     mean = float(ratings.value.double().mean())
     if isinstance(model.likelihood, NegativeBinomialLog):
         what, score = "log of the mean rating", math.log(mean) if mean > 0 else -math.inf
