@@ -61,7 +61,7 @@ def mixture_of(fn: Distribution) -> Mixture:
         shape = (*(1,) * lead, *rule.nodes.shape[1:])
         every = rule.nodes.reshape(*own, *shape).expand(*sizes, *shape)
         parameters[name] = every.flatten(0, len(sizes) - 1)
-    return Mixture(weights, type(fn)(**parameters, validate_args=False))
+    return Mixture(weights / weights.sum(), type(fn)(**parameters, validate_args=False))
 
 
 def stacked(parts: Sequence[Distribution]) -> Distribution:

@@ -73,7 +73,7 @@ class ContinuousPredictive(PosteriorPredictive):
             return self.log_prob_between(rating, math.inf).exp()
         above = self.parts.loc.double() - for_each_part(self._value(rating))
         chances = torch.erfc(-above / (math.sqrt(2) * self.parts.scale.double())) / 2
-        return self._average(chances)  # erfc keeps the digits of far tails
+        return self._average(chances).clamp(max=1.0)  # erfc keeps the digits of far tails
 
     def quantile(self, probability: float) -> Tensor:
         """Return the rating whose `cdf` is this probability, shape (n_pairs,).
