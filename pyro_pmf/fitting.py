@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,6 +30,8 @@ from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
+from pyro_pmf.isolation import alone, usual_torch
+from pyro_pmf.model.choice import warn_of_far_prior
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
@@ -68,6 +71,8 @@ class Progress:
     posterior: Callable[[], Posterior]
 
 
+@usual_torch(gradients=True)
+@alone()
 def fit(
     model: Callable[..., Any],
     ratings: Ratings,
@@ -155,9 +160,10 @@ def fit(
     Warns
     -----
     UserWarning
-        If the deterministic ELBO does not apply; if variational inference shrinks all factors to
-        zero; if a checkpoint cannot be written any more; if the fit predicts the training ratings
-        worse than their mean does; or if Ctrl-C ends it early. In the last two cases,
+        If the deterministic ELBO does not apply; if the mean rating is far from the prior of mu;
+        if variational inference shrinks all factors to zero; if a checkpoint cannot be written any
+        more; if the fit predicts the training ratings worse than their mean does; or if Ctrl-C
+        ends it early. In the last two cases,
         ``posterior.converged`` is False. An interrupted fit returns its present parameters, or the
         draws so far, as many of each chain. A second Ctrl-C ends it without a result.
 
@@ -173,8 +179,11 @@ def fit(
     method = as_method(method)
     check_arguments(model, ratings, seed, dtype)
     seed = int(seed)
+    if ratings.user.is_inference():  # made in torch's inference mode, which gradients refuse
+        ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
     if isinstance(model, PMF):
         model, ratings = model.for_ratings(ratings)
+        warn_of_far_prior(model, ratings)
     ratings, seen = _with_history(model, ratings, history)
     run = Conditions(seed, as_device(device), dtype, progress, history=seen)
     if callback is not None:

@@ -7,6 +7,7 @@ reports any that is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyro.infer import HMC
@@ -14,6 +15,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.utils import deep_setattr
 from pyro.infer.mcmc.adaptation import WarmupAdapter
 from pyro.nn import PyroParam
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +31,8 @@ PRIVATE_NAMES = {
     "pyro.infer.autoguide.AutoNormal._setup_prototype": "makes the parameters of a guide",
     "pyro.infer.autoguide.AutoNormal._get_loc_and_scale": "reads the parameters of a site",
     "pyro.infer.autoguide.AutoNormal._create_plates": "makes the plates of a guide",
+    "pyro.poutine.runtime._PYRO_STACK": "sets aside the handlers of the caller",
+    "pyro.poutine.runtime._DIM_ALLOCATOR._stack": "sets aside the plates of the caller",
     "pyro.infer.mcmc.adaptation.WarmupAdapter": "tunes steps and masses during warm-up",
 }
 # Private attributes that only instances have: of a guide that has run, of a kernel.
@@ -82,6 +86,20 @@ def shorten_adaptation(kernel: HMC, start: int, window: int, end: int) -> None:
     adapter: WarmupAdapter = kernel._adapter
     adapter._adapt_start_buffer, adapter._adapt_initial_window = start, window
     adapter._adapt_end_buffer = end
+
+
+@contextmanager
+def without_handlers() -> Iterator[None]:
+    """Set aside Pyro's handlers and the dimensions of its plates, and put them back afterwards."""
+    stacks: tuple[list[Any], ...] = (_PYRO_STACK, _DIM_ALLOCATOR._stack)
+    before = [stack[:] for stack in stacks]
+    for stack in stacks:
+        stack.clear()
+    try:
+        yield
+    finally:
+        for stack, items in zip(stacks, before, strict=True):
+            stack[:] = items
 
 
 class QuietDispatchMode(TorchDispatchMode):

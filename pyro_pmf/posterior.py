@@ -15,6 +15,7 @@ from pyro_pmf.arguments import require_levels
 from pyro_pmf.data.frames import IntoFrame, as_native
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
+from pyro_pmf.isolation import alone, usual_torch
 from pyro_pmf.model import storage
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.prediction import (
@@ -40,6 +41,7 @@ class Posterior(Learned):
     come in the kind of the caller's table, and keep the index of a pandas table.
     """
 
+    @usual_torch()
     def predict(
         self,
         pairs: Ratings | IntoFrame,
@@ -88,10 +90,10 @@ class Posterior(Learned):
             If a column or an id is missing, an id is of another type than the training ids, or an
             id is a floating-point number that may stand for several integers.
         PMFError
-            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, torch has
-            no quantiles for the distribution of the ratings, or ``rated`` is true and the model
-            depends on the pairs that were rated in a way that only its code knows. If ``mcse`` is
-            true and the posterior does not consist of draws of Markov chains.
+            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or
+            ``rated`` is true and the model depends on the pairs that were rated in a way that only
+            its code knows. If ``mcse`` is true and the posterior does not consist of draws of
+            Markov chains.
 
         Examples
         --------
@@ -108,6 +110,7 @@ class Posterior(Learned):
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.predict(self, known, interval, at_least, rated, mcse), pairs)
 
+    @usual_torch()
     def predict_levels(
         self,
         pairs: Ratings | IntoFrame,
@@ -138,13 +141,14 @@ class Posterior(Learned):
         RatingsError
             As for `predict`, or if there are no pairs.
         PMFError
-            If no levels are known, they do not ascend, a discrete likelihood lacks one of them, or
-            ``rated`` is refused as by `predict`.
+            If no levels are known, they are not numbers that ascend, a discrete likelihood lacks
+            one of them, or ``rated`` is refused as by `predict`.
         """
         require_levels(levels)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.predict_levels(self, known, levels, rated), pairs)
 
+    @usual_torch()
     def scores(
         self,
         pairs: Ratings | IntoFrame,
@@ -178,13 +182,14 @@ class Posterior(Learned):
             As for `predict`, or if the pairs have no ratings, or ratings that are not finite
             numbers, or far outside the scale of the training ratings.
         PMFError
-            If ``interval`` is not inside (0, 1), a rating is none of the levels, torch has no
-            quantiles for the distribution of the ratings, or ``rated`` is refused as by `predict`.
+            If ``interval`` is not inside (0, 1), a rating is none of the levels, or
+            ``rated`` is refused as by `predict`.
         """
         require_levels(levels)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.scores(self, known, interval, levels, rated), pairs)
 
+    @usual_torch()
     def evaluate(
         self,
         pairs: Ratings | IntoFrame,
@@ -232,6 +237,7 @@ class Posterior(Learned):
             return summarize(scores)
         return summarize_by(scores, scores[f"n_{by}"])
 
+    @usual_torch()
     def sample(
         self,
         pairs: Ratings | IntoFrame,
@@ -268,6 +274,7 @@ class Posterior(Learned):
         """
         return tables.sample(self, self.ratings.as_pairs(pairs), n_draws, seed, rated)
 
+    @usual_torch()
     def recommend(
         self,
         users: Hashable | Iterable[Hashable],
@@ -332,8 +339,8 @@ class Posterior(Learned):
             id of ``exclude``, is of another type than the training ids.
         PMFError
             If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
-            for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
-            ``seed`` is not a seed, or torch has no quantiles for the distribution of the ratings.
+            for "probability" or given for another strategy, ``n_sd`` is negative or not finite, or
+            ``seed`` is not a seed.
 
         Examples
         --------
@@ -355,6 +362,7 @@ class Posterior(Learned):
         )
         return as_native(table, users, exclude)
 
+    @usual_torch()
     def similar_items(
         self,
         items: Hashable | Iterable[Hashable],
@@ -413,6 +421,7 @@ class Posterior(Learned):
         """
         return as_native(similarity.similar(self, "item", items, n, titles, seed), items, titles)
 
+    @usual_torch()
     def similar_users(
         self,
         users: Hashable | Iterable[Hashable],
@@ -446,6 +455,7 @@ class Posterior(Learned):
         """
         return as_native(similarity.similar(self, "user", users, n, titles, seed), users, titles)
 
+    @usual_torch()
     def explain(self, user: Hashable, item: Hashable) -> pd.DataFrame:
         """Say which ratings of a user raised or lowered the prediction of an item.
 
@@ -489,6 +499,8 @@ class Posterior(Learned):
         """
         return explanation.explain(self, user, item)
 
+    @usual_torch(gradients=True)
+    @alone()
     def fold_in(self, ratings: Ratings | IntoFrame, seed: int = 0) -> Posterior:
         """Return a posterior that knows some more ratings, without fitting all ratings again.
 
@@ -546,6 +558,8 @@ class Posterior(Learned):
         """
         return Posterior(**vars(folding.fold_in(self, ratings, seed)))
 
+    @usual_torch(gradients=True)
+    @alone()
     def update(
         self, ratings: Ratings | IntoFrame, discount: float = 1.0, seed: int = 0
     ) -> Posterior:
@@ -587,6 +601,7 @@ class Posterior(Learned):
         """
         return Posterior(**vars(folding.update(self, ratings, discount, seed)))
 
+    @usual_torch()
     def user_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare users by their average score over all items, highest first.
 
@@ -609,6 +624,7 @@ class Posterior(Learned):
         """
         return effects.effects(self, "user", interval)
 
+    @usual_torch()
     def item_effects(self, interval: float = 0.9) -> pd.DataFrame:
         """Compare items by their average score over all users, highest first.
 
@@ -634,6 +650,7 @@ class Posterior(Learned):
         """
         return effects.effects(self, "item", interval)
 
+    @usual_torch()
     def factor_norms(self) -> pd.DataFrame:
         """Measure how much each factor matters, strongest first.
 
@@ -658,6 +675,7 @@ class Posterior(Learned):
         """
         return effects.factor_norms(self)
 
+    @usual_torch()
     def summary(self, n_draws: int | None = None, seed: int = 0) -> pd.DataFrame:
         """Summarize the scalar parameters: mean, standard deviation, 90% highest-density interval.
 
@@ -682,6 +700,7 @@ class Posterior(Learned):
         """
         return inference_data.summary(self, n_draws, seed)
 
+    @usual_torch()
     def diagnostics(self, n_each: int = 200, seed: int = 0) -> pd.DataFrame:
         """Say how well Markov chains have mixed, by quantities that ratings identify.
 
@@ -724,6 +743,7 @@ class Posterior(Learned):
         """
         return diagnostics.diagnostics(self, n_each, seed)
 
+    @usual_torch()
     def to_arviz(
         self,
         pairs: Ratings | IntoFrame | None = None,
@@ -772,6 +792,7 @@ class Posterior(Learned):
         known = None if pairs is None else self.ratings.as_pairs(pairs)
         return inference_data.to_arviz(self, known, sites, n_draws, seed, prior)
 
+    @usual_torch()
     def save(
         self,
         path: str | os.PathLike[str],
@@ -805,6 +826,7 @@ class Posterior(Learned):
         storage.save(self, path, overwrite, training_ratings)
 
 
+@usual_torch()
 def load(
     path: str | os.PathLike[str],
     model: Callable[..., Any] | None = None,

@@ -11,6 +11,7 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 
 from pyro_pmf.arguments import require_seed
+from pyro_pmf.isolation import alone
 
 
 def take_random_state() -> dict[str, Any]:
@@ -28,6 +29,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def isolated_random_state(seed: int) -> Iterator[None]:
     """Seed the random states of Python, NumPy and torch, and restore them afterwards.
 
+    They belong to the process, so that blocks of several threads wait for each other.
+
     Parameters
     ----------
     seed : int
@@ -39,8 +42,8 @@ def isolated_random_state(seed: int) -> Iterator[None]:
         If ``seed`` is not valid.
     """
     seed = require_seed(seed)
-    state = get_rng_state()
-    with torch.random.fork_rng():  # for GPUs, which Pyro's state lacks
+    with alone(), torch.random.fork_rng():  # the latter for GPUs, which Pyro's state lacks
+        state = get_rng_state()
         pyro.set_rng_seed(seed)
         try:
             yield

@@ -13,21 +13,12 @@ from torch import Tensor
 from pyro_pmf.data.transforms import Affine
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.model.learned import Converged, Learned
-from pyro_pmf.model.likelihoods import (
-    BernoulliLogit,
-    Likelihood,
-    NegativeBinomialLog,
-    NormalIdentity,
-    NormalSigmoid,
-    OrderedLogit,
-    likelihood_of,
-)
+from pyro_pmf.model.likelihoods import OURS, Likelihood, NegativeBinomialLog, likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
 
-_OURS = NormalSigmoid, NormalIdentity, OrderedLogit, BernoulliLogit, NegativeBinomialLog
 _N_RATINGS = 20_000  # training ratings that are looked at
 _N_UNKNOWN = 20  # users, items and pairs that the fit has not seen
 _N_DRAWS = 20, 200  # of a posterior that consists of draws: at least, and at most
@@ -94,7 +85,7 @@ def _checked(learned: AnyLearned) -> AnyLearned:
     seen = _predict(few, train.user[rows], train.item[rows], train.rating[rows])
     if not np.isfinite(seen.log_score).all():
         raise _nonsense(learned, "the log score of a training rating is not finite")
-    if not isinstance(likelihood, _OURS):
+    if not isinstance(likelihood, OURS):
         return learned  # the ratings of a model of one's own may have no moments
     strangers = _predict(few, *_strangers(learned))
     predicted = {"a training rating": seen, "an unknown user or item": strangers}
@@ -113,12 +104,11 @@ def _predict(
     is_discrete = False
     for rows, predictive in where.predictives():
         is_discrete = isinstance(predictive, DiscretePredictive)
-        if isinstance(likelihood_of(learned.model), _OURS):
-            means = [part.mean.double() for _, part in predictive.parts]
-            variances = [part.variance.double() for _, part in predictive.parts]
-            weights = torch.tensor([weight for weight, _ in predictive.parts]).double()
-            of_parts, average = torch.stack(means), weights @ torch.stack(means)
-            spread = weights @ (torch.stack(variances) + (of_parts - average) ** 2)
+        if isinstance(likelihood_of(learned.model), OURS):
+            weights, parts = predictive.weights, predictive.parts
+            means, variances = parts.mean.double(), parts.variance.double()
+            average = weights @ means
+            spread = weights @ (variances + (means - average) ** 2)
             # On a scale of logs, finite moments may be those of ratings that have none.
             told = predictive.mean.isfinite() & predictive.sd.isfinite()
             mean[rows] = torch.where(told, average, torch.nan).numpy()

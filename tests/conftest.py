@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 
-from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.random_state import restore_random_state, take_random_state
 
 # The same inputs in every run; HYPOTHESIS_PROFILE=other tries new ones, to look for faults.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -22,9 +22,8 @@ torch.set_num_threads(1)  # most tests are so small that threads only wait for e
 @pytest.fixture(autouse=True)
 def _seeded_and_validated():
     """Seed each test, validate all distributions, and leave no parameters behind."""
-    with (
-        isolated_random_state(0),
-        pyro.validation_enabled(True),
-        pyro.get_param_store().scope(),
-    ):
+    before = take_random_state()
+    pyro.set_rng_seed(0)
+    with pyro.validation_enabled(True), pyro.get_param_store().scope():
         yield
+    restore_random_state(before)

@@ -12,12 +12,13 @@ import pyro_pmf
 PACKAGE = Path(pyro_pmf.__file__).parent
 
 # Each room may import from itself and from these; `inference` and `prediction` not each other.
-SHARED = {"errors", "arguments", "random_state", "internals", "files"}
+SHARED = {"errors", "arguments", "isolation", "random_state", "internals", "files"}
 MODEL = {"data", "moments", "model"}
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
-    "random_state": {"errors", "arguments"},
+    "isolation": {"internals"},
+    "random_state": {"errors", "arguments", "isolation", "internals"},
     "internals": set(),
     "files": set(),
     "data": SHARED,

@@ -1,14 +1,29 @@
 """What can be asked of a posterior, against dense float64 computations and simulated truth."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
 
-from pyro_pmf import MAP, PMF, Fixed, PMFError, Posterior, Priors, Ratings, RatingsError, fit
+from pyro_pmf import (
+    MAP,
+    PMF,
+    VI,
+    Fixed,
+    Likelihood,
+    PMFError,
+    Posterior,
+    Priors,
+    Ratings,
+    RatingsError,
+    fit,
+)
+from pyro_pmf.datasets import simulate
 from pyro_pmf.model.likelihoods import OrderedLogit
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian
 from pyro_pmf.prediction.located import LocatedPairs
@@ -543,3 +558,39 @@ def test_evaluate_by_something_else(by):
     posterior, pairs, _ = scored()
     with pytest.raises(PMFError, match='"user" or "item"'):
         posterior.evaluate(pairs, by=by)
+
+
+@dataclass(frozen=True)
+class HeavyTails(Likelihood):
+    """Ratings of a Student-t distribution, of which torch has no distribution function."""
+
+    def __call__(self, score, sigma, **own):
+        return dist.StudentT(4.0, score, sigma)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [MAP(max_steps=10), VI(max_steps=10)], ids=["map", "vi"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # few steps, no closed form
+def test_a_likelihood_of_ones_own_without_quantiles_answers_everything(method):
+    ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+    model = PMF(1, noise="shared", likelihood=HeavyTails())
+    posterior = fit(model, ratings.with_transform("standardize"), method, progress=False)
+    table = posterior.predict(ratings, interval=0.8, at_least=0.5)
+    assert (table["lower"] < table["mean"]).all()
+    assert (table["mean"] < table["upper"]).all()
+    assert table["p_at_least"].between(0, 1).all()
+    summary = posterior.evaluate(ratings, levels=None)
+    assert summary[["rmse", "nll", "crps", "coverage", "pit_distance"]].map(np.isfinite).all()
+    if isinstance(method, MAP):
+        assert summary["coverage_80"] == pytest.approx(0.8, abs=0.15)
+    assert len(posterior.recommend([0, 1], 3)) == 6
+    pd.testing.assert_frame_equal(table, posterior.predict(ratings, interval=0.8, at_least=0.5))
+
+
+def test_levels_that_are_none_are_refused_before_anything_is_predicted():
+    posterior = known_posterior()
+    pairs = all_pairs(posterior).assign(rating=3.0)
+    for levels in ((), 5, "12345"):
+        for ask in (posterior.predict_levels, posterior.evaluate):
+            with pytest.raises(PMFError, match="levels must be finite numbers that ascend"):
+                ask(pairs, levels=levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from pyro_pmf.errors import RatingsError
 # By kind of id, the kinds whose ids may equal it, as named by pandas' `infer_dtype`.
 _COMPARABLE = {"integer": {"integer", "floating", "mixed-integer-float"}, "string": {"string"}}
 _LEAST, _MOST = -(2**63), 2**63 - 1  # what files and Arrow hold
+_LOOKING_UP = threading.Lock()
 
 
 def read_ids(table: pd.DataFrame, column: Hashable) -> tuple[np.ndarray, pd.Index]:
@@ -218,23 +220,31 @@ def lookup(column: str, known: pd.Index, table: pd.DataFrame) -> np.ndarray:
 
 
 def positions(known: pd.Index, wanted: pd.Series) -> np.ndarray:
-    """Return the index of each id among the known ids of its type, int64, or -1; exactly."""
-    kind_, dtype = _kind_of_known(known), wanted.dtype
+    """Return the index of each id among the known ids of its type, int64, or -1; exactly.
+
+    The first look-up makes a table of the ids, which pandas shows to other threads unfinished.
+    """
     if not len(wanted) or not len(known):
         return np.full(len(wanted), -1, dtype=np.int64)
+    with _LOOKING_UP:
+        return _positions(known, wanted).astype(np.int64, copy=False)
+
+
+def _positions(known: pd.Index, wanted: pd.Series) -> np.ndarray:
+    kind_, dtype = _kind_of_known(known), wanted.dtype
     if kind_ == "integer" and dtype.kind in "iu" and int(wanted.max()) <= _MOST:
-        index = known.get_indexer(pd.Index(wanted.to_numpy(np.int64)))
-    elif kind_ == "integer" and dtype.kind == "f":
+        return known.get_indexer(pd.Index(wanted.to_numpy(np.int64)))
+    if kind_ == "integer" and dtype.kind == "f":
         numbers = wanted.to_numpy(float)
         whole = numbers % 1 == 0
         index = np.full(len(wanted), -1)
         index[whole] = known.get_indexer(pd.Index(numbers[whole].astype(np.int64)))
-    elif kind_ == "string" and not pd.api.types.is_object_dtype(dtype):
-        index = known.get_indexer(pd.Index(wanted.astype(known.dtype)))
-    else:  # Python compares exactly
-        exact = known.astype(object)
-        index = exact.get_indexer(pd.Index(wanted.tolist(), dtype=object, tupleize_cols=False))
-    return index.astype(np.int64, copy=False)
+        return index
+    if kind_ == "string" and not pd.api.types.is_object_dtype(dtype):
+        return known.get_indexer(pd.Index(wanted.astype(known.dtype)))
+    # Python compares exactly.
+    exact = known.astype(object)
+    return exact.get_indexer(pd.Index(wanted.tolist(), dtype=object, tupleize_cols=False))
 
 
 def _other_type(

@@ -93,6 +93,23 @@ class Cells:
         return self.pattern.column_pointers.diff()
 
 
+class _WiderCells(Cells):
+    """The same cells in a larger matrix; sorting them again takes as long as a step of a fit."""
+
+    def __init__(self, cells: Cells, n_users: int, n_items: int) -> None:
+        super().__init__(cells.user, cells.item, n_users, n_items)
+        self._cells = cells
+
+    @cached_property
+    def pattern(self) -> Pattern:
+        """The sparsity pattern of the cells."""
+        inner = self._cells
+        return inner.pattern._replace(
+            row_pointers=_padded(inner.pattern.row_pointers, self.n_users - inner.n_users),
+            column_pointers=_padded(inner.pattern.column_pointers, self.n_items - inner.n_items),
+        )
+
+
 class Pairs:
     """Pairs (user, item) of the rating matrix, sorted by user, with or without values.
 
@@ -183,7 +200,12 @@ class Pairs:
         n_users, n_items : int
             Shape of the larger matrix.
         """
-        return Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
+        wider = Pairs(self.user, self.item, n_users, n_items, dtype=self.dtype)
+        if (n_users, n_items) == (self.n_users, self.n_items):
+            wider._cells = self._cells
+        else:
+            wider._cells = _WiderCells(self._cells, n_users, n_items)
+        return wider
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
@@ -204,12 +226,15 @@ class Pairs:
 
     def without_values(self) -> Pairs:
         """Return the same pairs without values, so that the site ``rating`` is not observed."""
-        hidden = self.within(self.n_users, self.n_items)
-        hidden._cells = self._cells  # sorting again takes as long as a step of a fit
-        return hidden
+        return self.within(self.n_users, self.n_items)
 
 
 def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
     """Return the offset of each index's cells in the order of that index, shape (n + 1,)."""
     counts = torch.bincount(sorted_or_not, minlength=n)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+
+
+def _padded(pointers: Tensor, n: int) -> Tensor:
+    """Append n rows without cells."""
+    return torch.cat([pointers, pointers[-1:].expand(n)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -156,11 +157,9 @@ def read_scale(
         _require_range(low, high)
         return low, high
     try:
-        low, high = (float(end) for end in scale)
+        low, high = (float(end) if isinstance(end, Real) else math.nan for end in scale)
     except (TypeError, ValueError, OverflowError):
         low = high = math.nan
-    if isinstance(scale, str):
-        low = high = math.nan  # "15" is not (1, 5)
     if not (low < high and math.isfinite(high - low)):
         raise RatingsError(
             f"scale must be (lowest, highest), two ascending finite numbers, not {scale!r}."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from scipy.stats import skew
 
 from pyro_pmf.data.levels import n_levels
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.data.transforms import COUNT
+from pyro_pmf.errors import warn
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     Likelihood,
@@ -20,11 +22,15 @@ from pyro_pmf.model.likelihoods import (
 )
 from pyro_pmf.model.priors import Normal, Priors
 
+if TYPE_CHECKING:
+    from pyro_pmf.model.pmf import PMF
+
 _MOST_LEVELS = 20  # more levels have too few ratings each to learn their cut points
 _SKEWED = 1.0  # skewness: 0 of a symmetric distribution, 2 of an exponential one
 _LARGEST_COUNT = 2.0**24  # a float32 holds every whole number up to this one
 _LEAST_SHARE = 0.03  # sd of ratings that fill their scale; priors of scores expect more than this
 _SD_OF_MU = 2.0  # of the log of a mean count
+_FAR = 8.0  # standard deviations of the prior of mu
 
 
 def choose(ratings: Ratings) -> tuple[Likelihood, Ratings]:
@@ -96,3 +102,40 @@ def prior_of_mean(likelihood: Likelihood, ratings: Ratings, priors: Priors) -> P
     assert ratings.rating is not None
     log_mean = math.log(float(ratings.rating.mean()))
     return replace(priors, mu=Normal(round(log_mean, 2), _SD_OF_MU))
+
+
+def warn_of_far_prior(model: PMF, ratings: Ratings) -> None:
+    """Warn if the mean of the ratings is out of reach for the prior of mu.
+
+    Parameters
+    ----------
+    model : PMF
+        The model that is fitted.
+    ratings : Ratings
+        The training ratings.
+
+    Warns
+    -----
+    UserWarning
+        If the score of the mean rating is more than 8 standard deviations of the prior away from
+        its mean. Chains and optimizers then start far from the posterior, and unknown users and
+        items get predictions of the prior's size.
+    """
+    prior = model.priors.mu
+    if not (model.likelihood.has_mu and isinstance(prior, Normal)) or ratings.value is None:
+        return
+    if model.likelihood.fault(ratings.value):
+        return  # the fit refuses them
+    mean = float(ratings.value.double().mean())
+    if isinstance(model.likelihood, NegativeBinomialLog):
+        what, score = "log of the mean rating", math.log(mean) if mean > 0 else -math.inf
+    elif isinstance(model.likelihood, NormalIdentity):
+        what, score = "mean rating on the model scale", mean
+    else:
+        return  # the mean of bounded ratings is never far
+    away = abs(score - prior.loc) / prior.scale
+    if _FAR < away < math.inf:
+        warn(
+            f"The {what}, {score:.3g}, is {away:.2g} standard deviations away from the mean of "
+            f"the prior of mu, {prior}: give Priors(mu=Normal({score:.2g}, {_SD_OF_MU}))."
+        )

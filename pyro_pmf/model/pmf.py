@@ -169,10 +169,31 @@ class PMF:
         """
         seen = _pairs_seen(ratings, history)
         sample = TermSampler(self.terms, self.priors, self.n_factors, ratings)
+        score, sigma, own = self.state(sample, seen)
+        with pyro.plate("ratings", len(ratings), dim=-1):
+            return pyro.sample("rating", self.likelihood(score, sigma, **own), obs=ratings.value)
+
+    def state(self, sample: TermSampler, seen: Pairs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """State how scores and noise come about; a rating is then drawn from the likelihood.
+
+        Parameters
+        ----------
+        sample : TermSampler
+            Samples each site in Pyro, or gives the value that is known of it (`GivenSampler`).
+        seen : Pairs
+            The pairs with I_ij = 1.
+
+        Returns
+        -------
+        score, sigma : Tensor, shape (..., n_pairs)
+            Score and noise of each pair that ``sample`` scores.
+        own : dict of str to Tensor
+            The likelihood's own latents.
+        """
         likelihood = self.likelihood
         sigma = sample.scalar("sigma") if likelihood.has_sigma else sample.zero + 1
         mu = sample.scalar("mu") if likelihood.has_mu else sample.zero
-        own = likelihood.latents(sample.zero)
+        own = sample.own(likelihood)
 
         sigma_b, sigma_c = sample.scale("b"), sample.scale("c")
         b = sample.rows("b", sigma_b)  # b_i ~ Normal(0, sigma_b^2)
@@ -191,9 +212,7 @@ class PMF:
             s = sample.rows("s", sample.scale("s"))  # s_i ~ Normal(0, sigma_s^2)
             t = sample.rows("t", sample.scale("t"))  # t_j ~ Normal(0, sigma_t^2)
             sigma = sigma * torch.exp(sample.at_pairs(None, None, s, t))
-
-        with pyro.plate("ratings", len(ratings), dim=-1):
-            return pyro.sample("rating", likelihood(score, sigma, **own), obs=ratings.value)
+        return score, sigma, own
 
     def for_ratings(self, ratings: Ratings) -> tuple[PMF, Ratings]:
         """Return the model and the ratings that `fit` uses.

@@ -16,13 +16,17 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
-from pyro_pmf.model.likelihoods import Likelihood, likelihood_of
+from pyro_pmf.isolation import alone
+from pyro_pmf.model.given import Given, given_latents, is_plain, with_unknown_rows
+from pyro_pmf.model.likelihoods import OURS, Likelihood, likelihood_of
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.expectations import unwrapped
-from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm, Uncertain, Value
+from pyro_pmf.moments.gaussian import Value
 
 Site = dict[str, Any]
 
@@ -113,7 +117,7 @@ def run(
         unknown row is not Normal.
     """
     given = {"history": history} if takes_history(model) else {}
-    with _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
+    with alone(), _Given(latents), torch.no_grad(), pyro.validation_enabled(False):
         return sites_of(model, pairs.without_values(), **given)
 
 
@@ -151,15 +155,62 @@ class _WithHistory:
         return getattr(self.inner, name)
 
 
+def given(
+    model: Callable[..., Any],
+    latents: Mapping[str, Value],
+    pairs: Pairs,
+    history: Pairs,
+    with_priors: bool = False,
+) -> Given:
+    """Return the distribution of ratings, and all that it depends on, given the latents.
+
+    A `PMF` with a likelihood of this package runs without Pyro, which threads may do at once. For
+    any other model, threads wait for each other.
+
+    Parameters
+    ----------
+    model, latents, pairs, history
+        As for `run`.
+    with_priors : bool
+        Whether to return the priors of the rows of terms.
+
+    Returns
+    -------
+    Given
+
+    Raises
+    ------
+    NoClosedForm
+        As for `run`.
+    """
+    if is_plain(model, latents):
+        return given_latents(model, latents, pairs, history, with_priors)
+    arguments = None
+    if isinstance(model, PMF):
+        listening = _Listening(model.likelihood)
+        overheard = copy.copy(model)
+        object.__setattr__(overheard, "likelihood", listening)  # models are frozen
+        sites = run(overheard, latents, pairs, history)
+        arguments = listening.heard
+    else:
+        sites = run(model, latents, pairs, history)
+    priors = {
+        term.site: unwrapped(sites[term.site]["fn"])
+        for term in (terms_of(model) if with_priors else ())
+    }
+    values = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+    return Given(sites["rating"]["fn"], values, priors, arguments)
+
+
 def information(
-    model: Callable[..., Any], latents: Mapping[str, Tensor], pairs: Pairs, history: Pairs
-) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+    model: PMF, latents: Mapping[str, Tensor], pairs: Pairs, history: Pairs
+) -> tuple[Tensor, Given]:
     """Return the information that the rating of each pair has about its score.
 
     Parameters
     ----------
-    model : callable
-        A `PMF`, or another model with an attribute ``likelihood`` that it calls.
+    model : PMF
+        The model.
     latents : mapping of str to Tensor
         Value of each latent site.
     pairs : Pairs
@@ -171,43 +222,41 @@ def information(
     -------
     information : Tensor, shape (n_pairs,)
         See `Likelihood.information`.
-    sites : dict of str to dict
-        Pyro's sites by name, see `run`.
+    given : Given
+        The model run on the latents, with priors.
     """
-    (score, sigma, own), sites = heard(model, latents, pairs, history)
-    likelihood = likelihood_of(model)
-    assert likelihood is not None  # `heard` asked it
-    with pyro.validation_enabled(False):
-        found = likelihood.information(score, sigma, **own)
-    return found.expand(score.shape), sites
+    at = given(model, latents, pairs, history, with_priors=True)
+    assert at.arguments is not None  # a PMF calls its likelihood
+    score, sigma, own = at.arguments
+    if type(model.likelihood) in OURS:
+        found = model.likelihood.information(score, sigma, **own)
+    else:
+        with alone(), pyro.validation_enabled(False):
+            found = model.likelihood.information(score, sigma, **own)
+    return found.expand(score.shape), at
 
 
-def heard(
-    model: Callable[..., Any], latents: Mapping[str, Value], pairs: Pairs, history: Pairs
-) -> tuple[tuple[Any, Any, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return the arguments that a model gives to its likelihood.
+def rating_of(model: PMF, score: Any, sigma: Any, own: Mapping[str, Any]) -> Distribution:
+    """Return the distribution of ratings that the likelihood of a model gives to some scores.
 
     Parameters
     ----------
-    model : callable
-        A `PMF`, or another model with an attribute ``likelihood`` that it calls.
-    latents, pairs, history
-        As for `run`.
+    model : PMF
+        The model.
+    score, sigma : Tensor or Uncertain, shape (n,)
+        Score and noise.
+    own : mapping of str to Tensor
+        The likelihood's own latents.
 
     Returns
     -------
-    arguments : tuple of (Value, Value, dict of str to Value)
-        Score and sigma of each pair, and the likelihood's own latents.
-    sites : dict of str to dict
-        Pyro's sites by name, see `run`.
+    Distribution
+        On the model scale, of batch shape (n,), with random parameters if an argument is random.
     """
-    likelihood = likelihood_of(model)
-    assert likelihood is not None  # the caller has a model with one
-    listening = _Listening(likelihood)
-    overheard = copy.copy(model)
-    object.__setattr__(overheard, "likelihood", listening)  # models may be frozen
-    sites = run(overheard, latents, pairs, history)
-    return listening.heard, sites
+    if type(model.likelihood) in OURS:
+        return model.likelihood(score, sigma, **own)
+    with alone(), pyro.validation_enabled(False):
+        return model.likelihood(score, sigma, **own)
 
 
 class _Listening(Likelihood):
@@ -217,7 +266,7 @@ class _Listening(Likelihood):
         self.inner = inner
         self.has_sigma, self.has_mu = inner.has_sigma, inner.has_mu  # type: ignore[misc]
         self.has_bounds = inner.has_bounds  # type: ignore[misc]
-        self.heard: tuple[Tensor, Tensor, dict[str, Tensor]]
+        self.heard: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
 
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
         self.heard = score, sigma, own
@@ -238,36 +287,7 @@ class _Given(Messenger):
         if msg["name"] == "rating":
             msg["value"] = torch.zeros(msg["fn"].batch_shape)
         elif msg["name"] in self.latents and not msg["is_observed"]:
-            msg["value"] = _with_unknown_rows(self.latents[msg["name"]], msg["fn"], msg["name"])
+            msg["value"] = with_unknown_rows(self.latents[msg["name"]], msg["fn"], msg["name"])
         else:
             return
         msg["done"] = True
-
-
-def _with_unknown_rows(value: Value, prior: Distribution, site: str) -> Value:
-    """Append rows from the prior for users or items without learnt rows."""
-    wanted = prior.batch_shape + prior.event_shape
-    if value.shape == wanted:
-        return value
-    axis = next(d for d, (n, m) in enumerate(zip(value.shape, wanted, strict=True)) if n != m)
-    n_known, n_unknown = value.shape[axis], wanted[axis] - value.shape[axis]
-
-    def append(known: Tensor, new: Tensor) -> Tensor:
-        return torch.cat([known, new.expand(wanted).narrow(axis, n_known, n_unknown)], axis)
-
-    if isinstance(value, Tensor):
-        return append(value, prior.sample())
-    base = unwrapped(prior)
-    if not (isinstance(value, Gaussian) and isinstance(base, Normal)):
-        raise NoClosedForm(f"the prior of site {site!r} for an unknown user or item")
-    mean, var = _prior_moments(base)
-    return Gaussian(append(value.mean, mean), append(value.var, var), value.sites)
-
-
-def _prior_moments(prior: Normal) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of a Normal, over its random parameters."""
-    loc, scale = prior.loc, prior.scale
-    var = scale.mean_square if isinstance(scale, LogGaussian) else scale**2
-    if isinstance(loc, Uncertain):
-        return loc.mean, var + loc.var
-    return loc, var

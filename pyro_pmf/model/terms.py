@@ -7,8 +7,9 @@ in three places: here, in `pmf`, which adds it to the score, and in `priors`, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import pyro
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.model.likelihoods import Likelihood
 from pyro_pmf.model.priors import Priors
 from pyro_pmf.moments.bilinear import dot
 
@@ -272,12 +274,15 @@ class TermSampler:
         self._n_factors = n_factors
         self.zero = torch.zeros((), dtype=pairs.dtype, device=pairs.device)
         self._origin = self.zero.expand(n_factors)
-        sizes: Iterable[tuple[Plate, int]] = ("users", pairs.n_users), ("items", pairs.n_items)
-        self._plates = {name: pyro.plate(name, size, dim=-1) for name, size in sizes}
+        self._sizes: dict[Plate, int] = {"users": pairs.n_users, "items": pairs.n_items}
 
     def scalar(self, name: str) -> Tensor:
         """Sample a scalar parameter at the site ``name``, from its prior."""
-        return self._priors.of(name, self._n_factors).draw(name, self.zero)
+        return self._scalar(name, self.zero)
+
+    def own(self, likelihood: Likelihood) -> dict[str, Tensor]:
+        """Sample the latents that only the likelihood has."""
+        return likelihood.latents(self.zero)
 
     def factor_scales(self) -> Tensor | None:
         """Sample tau, the scale of each factor, or return None if the model has no factors.
@@ -288,7 +293,7 @@ class TermSampler:
         """
         if self._terms.factors is None:
             return None
-        return self._priors.of(TAU, self._n_factors).draw(TAU, self._origin)
+        return self._scalar(TAU, self._origin)
 
     def scale(self, site: str) -> Tensor | None:
         """Sample the standard deviation of a term, or return None if the model lacks the term."""
@@ -323,12 +328,25 @@ class TermSampler:
         term = self._terms.of_site(site)
         if term is None or sd is None:
             return None
+        if not term.is_vector:
+            return self._row_values(term, self._normal(self.zero if mean is None else mean, sd))
+        loc = self._origin if mean is None else mean
+        scale = sd[..., None] if tau is None else sd[..., None] * tau
+        return self._row_values(term, self._normal(loc, scale))
+
+    @cached_property
+    def _plates(self) -> dict[Plate, Any]:
+        return {name: pyro.plate(name, size, dim=-1) for name, size in self._sizes.items()}
+
+    def _scalar(self, name: str, like: Tensor) -> Tensor:
+        return self._priors.of(name, self._n_factors).draw(name, like)
+
+    def _normal(self, loc: Tensor, scale: Tensor) -> dist.Normal:
+        return dist.Normal(loc, scale)
+
+    def _row_values(self, term: Term, prior: dist.Normal) -> Tensor:
         with self._plates[term.plate]:
-            if not term.is_vector:
-                return pyro.sample(site, dist.Normal(self.zero if mean is None else mean, sd))
-            loc = self._origin if mean is None else mean
-            scale = sd[..., None] if tau is None else sd[..., None] * tau
-            return pyro.sample(site, dist.Normal(loc, scale).to_event(1))
+            return pyro.sample(term.site, prior.to_event(1) if term.is_vector else prior)
 
     def at_pairs(
         self, U: Tensor | None, V: Tensor | None, b: Tensor | None, c: Tensor | None

@@ -111,15 +111,18 @@ def _has_sparse_kernels(device: torch.device) -> bool:
 
 
 def _csr(row_pointers: Tensor, columns: Tensor, values: Tensor, n_columns: int) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(
-            row_pointers,
-            columns,
-            values,
-            size=(len(row_pointers) - 1, n_columns),
-            check_invariants=False,
-        )
+    return torch.sparse_csr_tensor(
+        row_pointers,
+        columns,
+        values,
+        size=(len(row_pointers) - 1, n_columns),
+        check_invariants=False,
+    )
+
+
+with warnings.catch_warnings():  # torch says once that they are in beta
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+    _csr(torch.zeros(2).int(), torch.zeros(0).int(), torch.zeros(0), 1)
 
 
 def _sampled_product(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor) -> Tensor:

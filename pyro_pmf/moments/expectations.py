@@ -156,16 +156,21 @@ def components(fn: Distribution) -> list[tuple[float, Distribution]]:
     NoClosedForm
         If two parameters share a latent site.
     """
-    parameters = {name: fn.__dict__[name] for name in fn.arg_constraints if name in fn.__dict__}
+    parameters = parameters_of(fn)
     random = {name: x for name, x in parameters.items() if isinstance(x, Uncertain)}
     require_independent(*random.values())
-    rules = [_few_nodes(x) for x in random.values()]
+    rules = [few_nodes(x) for x in random.values()]
     parts = []
     for choice in product(*(zip(rule.weights, rule.nodes, strict=True) for rule in rules)):
         weight = math.prod(float(w) for w, _ in choice)
         nodes = {name: node for name, (_, node) in zip(random, choice, strict=True)}
-        parts.append((weight, type(fn)(**parameters | nodes)))
+        parts.append((weight, type(fn)(**parameters | nodes, validate_args=False)))
     return parts
+
+
+def parameters_of(fn: Distribution) -> dict[str, Any]:
+    """Return the parameters that a distribution holds, by name."""
+    return {name: fn.__dict__[name] for name in fn.arg_constraints if name in fn.__dict__}
 
 
 def is_random(fn: Distribution) -> bool:
@@ -180,11 +185,11 @@ def unwrapped(fn: Any) -> Any:
     return fn
 
 
-def _few_nodes(parameter: Uncertain) -> Quadrature:
+def few_nodes(parameter: Uncertain) -> Quadrature:
     """Return a quadrature, with fewer nodes for a quantity that hardly varies."""
     if not isinstance(parameter, LogGaussian):
         return parameter.quadrature()
-    sd = float(parameter.log_var.max().sqrt()) if parameter.log_var.numel() else 0.0
+    sd = float(parameter.log_var.detach().max().sqrt()) if parameter.log_var.numel() else 0.0
     if sd < _STEADY:
         mean = parameter.mean
         return Quadrature(mean[None], mean.new_ones(1))

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from pyro_pmf.data.transforms import Log1p
-from pyro_pmf.prediction.predictive import PosteriorPredictive, locate_levels
-from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.prediction.predictive import PosteriorPredictive, for_each_part, locate_levels
 
 _CRPS_DRAWS = 200  # their estimator is unbiased, so more only reduce the noise of the mean score
 _CRPS_PARTS = 100  # for mixtures of more parts, the draws are as exact and faster
@@ -46,11 +45,11 @@ class ContinuousPredictive(PosteriorPredictive):
         Tensor, shape (n_pairs,)
             Log probability, in nats.
         """
-        ends = self._value(low), self._value(high)
-        logs = [
-            math.log(weight) + _log_probability_between(part, *ends) for weight, part in self.parts
-        ]
-        return torch.logsumexp(torch.stack(logs), 0)
+        ends = for_each_part(self._value(low)), for_each_part(self._value(high))
+        if not self._has("cdf"):
+            inside = (self._drawn > ends[0]) & (self._drawn <= ends[1])
+            return inside.double().mean(-2).log()
+        return self._log_average(_log_probability_between(self.parts, *ends))
 
     def log_mass(self, count: Tensor) -> Tensor:
         """Return the log probability of (count - 1/2, count + 1/2), shape (n_pairs,)."""
@@ -70,17 +69,28 @@ class ContinuousPredictive(PosteriorPredictive):
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
         """Return the probability of this rating or a higher one, shape (n_pairs,)."""
-        return self.log_prob_between(rating, math.inf).exp()
+        if not isinstance(self.parts, Normal):
+            return self.log_prob_between(rating, math.inf).exp()
+        above = self.parts.loc.double() - for_each_part(self._value(rating))
+        chances = torch.erfc(-above / (math.sqrt(2) * self.parts.scale.double())) / 2
+        return self._average(chances).clamp(max=1.0)  # erfc keeps the digits of far tails
 
     def quantile(self, probability: float) -> Tensor:
         """Return the rating whose `cdf` is this probability, shape (n_pairs,).
 
         The search uses Newton steps. A step that leaves the bracket is replaced by bisection.
+        The quantile of a family that has none is that of draws.
         """
-        p = torch.tensor(probability)
-        ends = torch.stack([part.icdf(p).expand(part.batch_shape) for _, part in self.parts])
-        low, high = ends.amin(0), ends.amax(0)
-        x = self._average(lambda part: part.icdf(p))
+        return self._quantiles((probability,))[0]
+
+    def _quantiles(self, probabilities: Sequence[float]) -> Tensor:
+        p = self.parts.mean.new_tensor(probabilities)[:, None]
+        if not self._has("icdf"):
+            drawn = self._drawn.to(p.dtype)
+            return self._rating(torch.quantile(drawn, p[:, 0], dim=0))
+        of_parts = self.parts.icdf(for_each_part(p))
+        low, high = of_parts.amin(-2), of_parts.amax(-2)
+        x = self._average(of_parts)
         for _ in range(_NEWTON_STEPS):
             excess = self._value_cdf(x) - p
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
@@ -98,30 +108,26 @@ class ContinuousPredictive(PosteriorPredictive):
         Otherwise it is estimated from 200 draws of the mixture, without bias: the distance between
         draws is averaged over the pairs of different draws (the fair estimator of Ferro 2014).
         """
-        weights, parts = zip(*self.parts, strict=True)
+        weights, parts = self.weights.numpy(), self.parts
         if isinstance(self.transform, Log1p):
-            logs = [self.transform.log_normal(part) for part in parts]
-            log_means, log_sds = (torch.stack(x, -1).numpy() for x in zip(*logs, strict=True))
+            logs = (x.T.numpy() for x in self.transform.log_normal(parts))
             above = np.maximum(np.asarray(rating, dtype=float) + 1, 0)
-            scores = _crps_log_normals(above, np.array(weights), log_means, log_sds)
+            scores = _crps_log_normals(above, weights, *logs)
             return scores - np.minimum(np.asarray(rating, dtype=float) + 1, 0)
-        if all(isinstance(part, Normal) for part in parts) and len(parts) <= _CRPS_PARTS:
-            means = torch.stack([part.mean for part in parts], -1).double().numpy()
-            sds = torch.stack([part.stddev for part in parts], -1).double().numpy()
+        if isinstance(parts, Normal) and len(weights) <= _CRPS_PARTS:
+            means, sds = (x.T.double().numpy() for x in (parts.mean, parts.stddev))
             x = self._part_value(rating).double().numpy()
             share = np.broadcast_to(weights, means.shape)
-            n_chunks = 1 + means.size * len(parts) // _CRPS_NUMBERS
+            n_chunks = 1 + means.size * len(weights) // _CRPS_NUMBERS
             chunks = zip(
                 *(np.array_split(a, n_chunks) for a in (x, means, sds, share)), strict=True
             )
             scores = np.concatenate([scoringrules.crps_mixnorm(*chunk) for chunk in chunks])
         else:
-            which = np.random.default_rng(0).choice(len(parts), _CRPS_DRAWS, p=weights)
-            with isolated_random_state(0):
-                draws = torch.stack([parts[k].sample() for k in which], -1)
+            draws = self.draws(_CRPS_DRAWS).T.numpy()
             x = self._part_value(rating).numpy()
             # Probability-weighted moments give the fair estimate without the table of all pairs.
-            scores = scoringrules.crps_ensemble(x, draws.numpy(), estimator="pwm")
+            scores = scoringrules.crps_ensemble(x, draws, estimator="pwm")
         return self.width * np.asarray(scores)
 
     def pit(self, rating: Tensor, generator: np.random.Generator | None = None) -> Tensor:
@@ -129,17 +135,19 @@ class ContinuousPredictive(PosteriorPredictive):
         return self.cdf(rating)
 
     def _part_value(self, rating: Tensor | float) -> Tensor:
-        return self._value(rating).to(self.parts[0][1].mean.dtype)
+        return self._value(rating).to(self.parts.mean.dtype)
 
     def _value_cdf(self, x: Tensor) -> Tensor:
-        return self._average(lambda part: part.cdf(x))
+        if not self._has("cdf"):
+            return (self._drawn <= for_each_part(x)).to(x.dtype).mean(-2)
+        return self._average(self.parts.cdf(for_each_part(x)))
 
     def _value_density(self, x: Tensor) -> Tensor:
-        return self._average(lambda part: part.log_prob(x).exp())
+        return self._average(self.parts.log_prob(for_each_part(x)).exp())
 
 
 def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """Return the log probability of values from low to high, from the log tails of a Normal."""
+    """Return the log probability of values from low to high, by the log tails of Normals."""
     if not isinstance(part, Normal):
         return (part.cdf(high) - part.cdf(low)).log()
     loc, scale = part.loc.double(), part.scale.double()

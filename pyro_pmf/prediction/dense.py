@@ -9,22 +9,19 @@ the mean and the sd of the score and of the log of the noise (`Interpolated`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
-import pyro
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.running import heard
+from pyro_pmf.model.running import given
+from pyro_pmf.model.running import rating_of as given_rating
 from pyro_pmf.model.terms import Bias, Factor, LogNoise, Plate
-from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
-from pyro_pmf.prediction.rated import complete, sums_of, with_average_rater
 
 Moments = tuple[Tensor, Tensor]  # mean and variance
 _NODES = 129, 17, 13  # of a table over the mean of a score, its sd, and the log of the noise
@@ -61,8 +58,7 @@ class Scores:
     model : PMF
         The model.
     latents : mapping of str to Tensor, Gaussian or LogGaussian
-        Latents in the shape that they have on the training ratings. Other rows are drawn as by
-        `LocatedPairs.rating_distribution`.
+        Latents with a row for each user and item of the matrix of ``history`` (`completed`).
     history : Pairs
         The pairs with I_ij = 1, in a matrix that may have more users and items.
 
@@ -76,31 +72,29 @@ class Scores:
         Mean and variance of the log of the noise that all ratings share.
     own : dict of str to Tensor
         The likelihood's own latents.
-    values : dict of str to Tensor, Gaussian or LogGaussian
-        The latents, with the rows of every user and item.
+    values : mapping of str to Tensor, Gaussian or LogGaussian
+        The latents.
     priors : dict of str to Distribution
         Normal prior of each term's rows, by site.
     """
 
     def __init__(self, model: PMF, latents: Mapping[str, Value], history: Pairs) -> None:
-        if sums_of(model):
-            values = with_average_rater(model, latents, history)
-        else:
-            values, _ = complete(model, latents, history)
         shape = history.n_users, history.n_items
         one = Pairs(history.user[:1], history.item[:1], *shape, dtype=history.dtype)
-        (_, _, self.own), sites = heard(model, values, one, history)
+        at = given(model, latents, one, history, with_priors=True)
+        assert at.arguments is not None  # a PMF calls its likelihood
+        self.own = at.arguments[2]
         zero = torch.zeros((), dtype=history.dtype)
-        self.mu = moments_of(sites["mu"]["value"]) if "mu" in sites else (zero, zero)
-        sigma = sites["sigma"]["value"] if "sigma" in sites else zero + 1
+        self.mu = moments_of(at.values["mu"]) if "mu" in at.values else (zero, zero)
+        sigma = at.values.get("sigma", zero + 1)
         if isinstance(sigma, LogGaussian):
             self.sigma = sigma.log_mean, sigma.log_var
         else:
-            self.sigma = sigma.log(), zero
-        self.priors = {term.site: unwrapped(sites[term.site]["fn"]) for term in model.terms}
-        self.values = values
-        self.users = _side(model, values, "users", shape[0], zero)
-        self.items = _side(model, values, "items", shape[1], zero)
+            self.sigma = cast(Tensor, sigma).log(), zero
+        self.priors = at.priors
+        self.values = latents
+        self.users = _side(model, latents, "users", shape[0], zero)
+        self.items = _side(model, latents, "items", shape[1], zero)
 
     def moments(self, users: Side, items: Side) -> Moments:
         """Return mean and variance of the score of each of some users with each of some items.
@@ -342,10 +336,7 @@ def rating_of(
     Distribution
         On the model scale, of batch shape (n,), with random parameters.
     """
-    likelihood = likelihood_of(model)
-    assert likelihood is not None  # a PMF has one
-    with pyro.validation_enabled(False):
-        return likelihood(Gaussian(*score), LogGaussian(*log_sigma), **own)  # type: ignore[arg-type]
+    return given_rating(model, Gaussian(*score), LogGaussian(*log_sigma), own)
 
 
 def moments_of(value: Value) -> Moments:

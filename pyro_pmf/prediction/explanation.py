@@ -14,24 +14,24 @@ if the likelihood is Normal in the score. The items, the noise and the scales ar
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import Bias, Factor
-from pyro_pmf.moments.expectations import components
 from pyro_pmf.moments.gaussian import LogGaussian
+from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import rows_of
 from pyro_pmf.prediction.dense import Moments, Scores, Side, moments_of, rating_of
 from pyro_pmf.prediction.mixture import mixture
-from pyro_pmf.prediction.rated import sums_of
+from pyro_pmf.prediction.rated import completed, sums_of
 
 _DRAWS = 100  # of a posterior of draws; each takes a step of its own
 _STEPS = 20  # of Newton's method, from a drawn row to the mode of its density
@@ -71,10 +71,10 @@ def explain(learned: Learned, user: Hashable, item: Hashable) -> pd.DataFrame:
     assert train.rating is not None  # checked above
     change = np.zeros(cells.stop - cells.start)
     if len(change):
-        if learned.n_draws is None:
-            draws = [dict(learned.latents)]
-        else:
-            draws = [*learned.draws(min(_DRAWS, learned.n_draws))]  # type: ignore[list-item]
+        full = replace(learned, latents=completed(learned, learned.seen))
+        draws: list[Any] = [full.latents]
+        if full.n_draws is not None:
+            draws = [*full.draws(min(_DRAWS, full.n_draws))]
         parts = [_UserRow(learned, draw, i, cells).changes(target) for draw in draws]
         change = torch.stack(parts).mean(0).numpy()
     table = pd.DataFrame(
@@ -150,7 +150,7 @@ class _UserRow:
         for kind in (Factor, Bias):
             for term in self._model.terms:
                 if type(term) is kind and term.plate == "users":
-                    prior = cast(Normal, self._scores.priors[term.site])
+                    prior = self._scores.priors[term.site]
                     scale: Any = prior.scale
                     precision = (
                         scale.mean_precision if isinstance(scale, LogGaussian) else scale**-2
@@ -190,9 +190,8 @@ class _UserRow:
         with torch.enable_grad():
             leaf = mean[0].detach().requires_grad_()
             fn = rating_of(self._model, self._own, (leaf, var[0]), self._log_noise(self._items))
-            density = torch.stack(
-                [weight * part.log_prob(self._value) for weight, part in components(fn)]
-            ).sum()
+            weights, parts = mixture_of(fn)
+            density = (weights @ parts.log_prob(self._value)).sum()
             (slope,) = torch.autograd.grad(density, leaf, create_graph=True)
             (bend,) = torch.autograd.grad(slope.sum(), leaf)
         slope = slope.detach()
@@ -235,7 +234,7 @@ class _UserRow:
             (mean[:, 0], var[:, 0]),
             (log[0].expand(len(rows)), log[1].expand(len(rows))),
         )
-        return mixture(components(fn), self._learned.ratings.transform).mean
+        return mixture(mixture_of(fn), self._learned.ratings.transform).mean
 
     def _spread(self) -> Tensor:
         """Return the variances of the row, shape (1, n)."""

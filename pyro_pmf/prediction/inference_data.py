@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.pairs import Pairs
@@ -144,8 +145,12 @@ def _posterior(
     if isinstance(names, str):
         names = [names]
     runs = [run_at_first(learned, draw) for draw in draws]
-    sampled = [name for name, site in runs[0].items() if site["type"] == "sample"]
-    known = [name for name in sampled if name != "rating"]
+    # a plate is a site as well, whose value is no random variable
+    known = [
+        name
+        for name, site in runs[0].items()
+        if name != "rating" and isinstance(site.get("fn"), Distribution)
+    ]
     if missing := set(names) - set(known):
         raise PMFError(f"The model has no latent site {sorted(missing)}; it has {known}.")
     dims = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,25 @@ from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.model.given import in_one_batch, is_plain
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.running import run
-from pyro_pmf.moments.expectations import components
+from pyro_pmf.model.running import given
+from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.gaussian import Value
+from pyro_pmf.moments.stacking import Mixture, mixture_of
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.prediction.predictive import PosteriorPredictive
-from pyro_pmf.prediction.rated import OwnRows, require_rateable, sums_of, with_average_rater
+from pyro_pmf.prediction.rated import (
+    OwnRows,
+    completed,
+    require_rateable,
+    sums_of,
+    with_average_rater,
+)
 from pyro_pmf.random_state import isolated_random_state
 
-_CHUNK = 1 << 18  # pairs predicted at a time
+_NUMBERS = 1 << 20  # pairs times parts of their mixtures that are predicted at a time
+_PARTS = 21  # of the mixture that stands for a closed form, at most
 
 
 class LocatedPairs:
@@ -78,6 +87,8 @@ class LocatedPairs:
         self._rated = rated and self._is_hierarchical
         empty = (self.history.user_counts == 0)[user], (self.history.item_counts == 0)[item]
         self._has_empty = bool((empty[0] | empty[1]).any())
+        shape = self.n_users, self.n_items
+        self._has_strangers = shape != (train.n_users, train.n_items)
 
     @classmethod
     def of(
@@ -120,12 +131,12 @@ class LocatedPairs:
     def __len__(self) -> int:
         return len(self.user)
 
-    def chunks(self, size: int = _CHUNK) -> Iterator[tuple[np.ndarray, Pairs]]:
+    def chunks(self, size: int | None = None) -> Iterator[tuple[np.ndarray, Pairs]]:
         """Iterate over row numbers and their pairs, sorted by user as models require.
 
         Parameters
         ----------
-        size : int
+        size : int, optional
             Largest number of pairs in a chunk.
 
         Yields
@@ -135,6 +146,7 @@ class LocatedPairs:
         pairs : Pairs
             The pairs of these rows.
         """
+        size = size or max(1, _NUMBERS // (self.learned.n_draws or _PARTS))
         for rows in torch.argsort(self.user, stable=True).split(size):
             if len(rows):
                 yield rows.numpy(), self._pairs(rows)
@@ -155,18 +167,33 @@ class LocatedPairs:
             Distribution of the ratings of these rows.
         """
         learned = self.learned
+        transform = learned.ratings.transform
+        if not self._rated and is_plain(learned.model, learned.latents):
+            for rows, parts in self._mixtures(seed):
+                yield rows, mixture(parts, transform)
+            return
         for rows, pairs in self.chunks():
             if learned.n_draws is None:
-                parts = components(self.rating_distribution(learned.latents, pairs))
-            else:
-                weight = 1 / learned.n_draws
-                with isolated_random_state(
-                    seed
-                ):  # for unknown users and items, drawn from the prior
-                    parts = [
-                        (weight, self.rating_distribution(draw, pairs)) for draw in learned.draws()
-                    ]
-            yield rows, mixture(parts, learned.ratings.transform)
+                found = mixture_of(self.rating_distribution(learned.latents, pairs))
+                yield rows, mixture(found, transform)
+                continue
+            weight = 1 / learned.n_draws
+            with isolated_random_state(seed):  # for rows that are drawn from the prior
+                each = [(weight, self.rating_distribution(x, pairs)) for x in learned.draws()]
+            yield rows, mixture(each, transform)
+
+    def _mixtures(self, seed: int) -> Iterator[tuple[np.ndarray, Mixture]]:
+        """Iterate over row numbers and their ratings, all draws at once."""
+        learned, latents = self.learned, self.learned.latents
+        if self._has_strangers or (self._is_hierarchical and self._has_empty):
+            latents = completed(learned, self.history, seed)
+        if learned.n_draws is not None:
+            terms = terms_of(learned.model)
+            latents = in_one_batch(terms, cast(Mapping[str, Tensor], latents))
+            weights = torch.full((learned.n_draws,), 1 / learned.n_draws, dtype=torch.float64)
+        for rows, pairs in self.chunks():
+            fn = given(learned.model, latents, pairs, self.history).rating
+            yield rows, mixture_of(fn) if learned.n_draws is None else Mixture(weights, fn)
 
     def rating_distribution(self, latents: Mapping[str, Value], pairs: Pairs) -> Distribution:
         """Return the distribution of the ratings of some pairs, given the latents.
@@ -194,7 +221,7 @@ class LocatedPairs:
             latents, pairs, history = own.of(latents), own.pairs, own.history
         elif self._is_hierarchical and self._has_empty:
             latents = with_average_rater(model, latents, history)
-        return run(model, latents, pairs, history)["rating"]["fn"]
+        return given(model, latents, pairs, history).rating
 
     def _pairs(self, rows: Tensor) -> Pairs:
         shape = self.n_users, self.n_items

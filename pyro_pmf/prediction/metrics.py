@@ -50,8 +50,7 @@ def score_each(
     Raises
     ------
     PMFError
-        If ``interval`` is not inside (0, 1), a rating is none of the levels, or torch has no
-        quantiles for the distribution of the ratings.
+        If ``interval`` is not inside (0, 1), or a rating is none of the levels.
     """
     lower, upper = predictive.interval(interval)
     slack = _ROUNDING * predictive.width

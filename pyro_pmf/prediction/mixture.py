@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch.distributions import Distribution
 
 from pyro_pmf.data.transforms import Affine, Transform
+from pyro_pmf.moments.stacking import Mixture, family, stacked
 from pyro_pmf.prediction.continuous import ContinuousPredictive
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.predictive import PosteriorPredictive
 
 
 def mixture(
-    parts: Sequence[tuple[float, Distribution]], transform: Transform | tuple[float, float]
+    parts: Mixture | Sequence[tuple[float, Distribution]],
+    transform: Transform | tuple[float, float],
 ) -> PosteriorPredictive:
     """Return the predictive distribution that is a mixture of some parts.
 
     Parameters
     ----------
-    parts : sequence of (float, Distribution)
+    parts : Mixture or sequence of (float, Distribution)
         Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
     transform : Transform or tuple of float
         The transform of the training ratings. A tuple (lowest, highest) stands for the transform
@@ -49,5 +52,8 @@ def mixture(
     """
     if not isinstance(transform, Transform):
         transform = Affine.of_scale(*transform)
-    is_discrete = getattr(parts[0][1].support, "is_discrete", False)
-    return (DiscretePredictive if is_discrete else ContinuousPredictive)(parts, transform)
+    if not isinstance(parts, Mixture):
+        weights, each = zip(*parts, strict=True)
+        parts = Mixture(torch.tensor(weights, dtype=torch.float64), stacked(each))
+    is_discrete = getattr(family(parts.parts).support, "is_discrete", False)
+    return (DiscretePredictive if is_discrete else ContinuousPredictive)(*parts, transform)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Size, Tensor
+from torch.distributions import Distribution, Normal
 
 from pyro_pmf.arguments import require_probability
 from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import PMFError
 from pyro_pmf.moments.chains import mcse_mean
+from pyro_pmf.moments.stacking import family
+from pyro_pmf.random_state import isolated_random_state
 
+_DRAWS = 1000  # that stand for a distribution function: its error is below 0.016, at one sd
 _BLOCK = 4096  # pairs whose draws are transformed at a time
 ON_LEVEL = 1e-3  # a rating this close to a level counts as this level; in units of level spacing
 
@@ -24,12 +28,15 @@ class PosteriorPredictive(ABC):
     """Distribution of each rating: a mixture over the unknown parameters of its likelihood.
 
     All arguments and results are in rating units. An argument ``rating`` broadcasts to shape
-    (n_pairs,). `mixture` makes a predictive distribution.
+    (n_pairs,). `mixture` makes a predictive distribution. Where torch has no distribution function
+    or no quantiles of a family, such as Student's t, 1000 draws with a fixed seed stand for it.
 
     Parameters
     ----------
-    parts : sequence of (float, Distribution)
-        Weights, which sum to one, and distributions on the model scale, of batch shape (n_pairs,).
+    weights : Tensor, float64, shape (n_parts,)
+        Weights of the parts, which sum to one.
+    parts : Distribution, batch shape (n_parts, n_pairs)
+        Distributions on the model scale.
     transform : Transform
         Transform of the training ratings.
 
@@ -41,14 +48,15 @@ class PosteriorPredictive(ABC):
 
     levels: Tensor | None = None
 
-    def __init__(self, parts: Sequence[tuple[float, Distribution]], transform: Transform) -> None:
-        self.parts = parts
+    def __init__(self, weights: Tensor, parts: Distribution, transform: Transform) -> None:
+        self.weights, self.parts = weights, parts
+        self._known: dict[str, bool] = {}
         self.transform, self.width = transform, transform.width
 
     @property
     def mean(self) -> Tensor:
         """Expected rating, shape (n_pairs,)."""
-        mean = self._average(self.transform.mean)
+        mean = self._average(self.transform.mean(self.parts))
         return self.transform.origin + self.width * mean.double()
 
     def mcse(self, n_chains: int) -> np.ndarray:
@@ -64,7 +72,7 @@ class PosteriorPredictive(ABC):
         ndarray, shape (n_pairs,)
             In rating units; NaN for chains of fewer than 4 draws.
         """
-        means = torch.stack([self.transform.mean(part) for _, part in self.parts])
+        means = self.transform.mean(self.parts)
         errors = [
             mcse_mean(block.double().unflatten(0, (n_chains, -1)).numpy())
             for block in means.split(_BLOCK, -1)
@@ -74,9 +82,8 @@ class PosteriorPredictive(ABC):
     @property
     def sd(self) -> Tensor:
         """Standard deviation of the rating, noise included, shape (n_pairs,)."""
-        of = self.transform
-        mean = self._average(of.mean)
-        var = self._average(lambda part: of.variance(part) + (of.mean(part) - mean) ** 2)
+        means, variances = self.transform.mean(self.parts), self.transform.variance(self.parts)
+        var = self._average(variances + (means - self._average(means)) ** 2)
         return self.width * var.sqrt()
 
     def bound_of_mean(self, n_sd: float) -> Tensor:
@@ -94,10 +101,9 @@ class PosteriorPredictive(ABC):
         Tensor, shape (n_pairs,)
             In rating units.
         """
-        means = torch.stack([self.transform.mean(part) for _, part in self.parts]).double()
-        weights = means.new_tensor([weight for weight, _ in self.parts])
-        mean = weights @ means
-        sd = (weights @ (means - mean) ** 2).sqrt()
+        means = self.transform.mean(self.parts).double()
+        mean = self.weights @ means
+        sd = (self.weights @ (means - mean) ** 2).sqrt()
         return self.transform.origin + self.width * (mean + n_sd * sd)
 
     @abstractmethod
@@ -178,7 +184,7 @@ class PosteriorPredictive(ABC):
         PMFError
             As for `log_prob_of_level`.
         """
-        levels = torch.as_tensor(levels, dtype=torch.float64)
+        levels = as_levels(levels)
         return torch.stack([self.log_prob_of_level(x, levels).exp() for x in levels], -1)
 
     @abstractmethod
@@ -224,18 +230,11 @@ class PosteriorPredictive(ABC):
         Raises
         ------
         PMFError
-            If the probability is not inside (0, 1), or torch has no quantiles of the family.
+            If the probability is not inside (0, 1).
         """
         require_probability("interval", probability)
         tail = (1 - probability) / 2
-        try:
-            lower, upper = self.quantile(tail), self.quantile(1 - tail)
-        except NotImplementedError as error:
-            family = type(self.parts[0][1]).__name__
-            raise PMFError(
-                f"torch has no quantiles of {family}, so its ratings have no interval: use "
-                "Posterior.sample."
-            ) from error
+        lower, upper = self._quantiles((tail, 1 - tail))
         return self._clip(lower), self._clip(upper)
 
     @abstractmethod
@@ -259,12 +258,52 @@ class PosteriorPredictive(ABC):
             Values in [0, 1].
         """
 
-    def _average(self, value: Callable[[Distribution], Tensor]) -> Tensor:
-        return torch.stack([weight * value(part) for weight, part in self.parts]).sum(0)
+    def draws(self, n_draws: int) -> Tensor:
+        """Return draws on the model scale, the same in every call, shape (n_draws, n_pairs)."""
+        generator = np.random.default_rng(0)
+        share = (self.weights / self.weights.sum()).numpy()
+        which = generator.choice(len(share), n_draws, p=share)
+        if isinstance(self.parts, Normal):
+            loc, scale = self.parts.loc[which], self.parts.scale[which]
+            return loc + scale * torch.from_numpy(generator.normal(size=loc.shape)).to(loc)
+        counts = np.bincount(which, minlength=len(share))
+        with isolated_random_state(0):
+            drawn = self.parts.sample(Size([int(counts.max())]))
+        return torch.cat([drawn[:n, k] for k, n in enumerate(counts)])
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        """Draws for families without a distribution function."""
+        return self.draws(_DRAWS)
+
+    def _has(self, method: Literal["cdf", "icdf"]) -> bool:
+        """Return whether the family has a distribution function, or quantiles."""
+        if method not in self._known:
+            one = family(self.parts)
+            try:
+                getattr(one, method)(one.mean.detach() if method == "cdf" else torch.tensor(0.5))
+                self._known[method] = True
+            except NotImplementedError:
+                self._known[method] = False
+        return self._known[method]
+
+    def _quantiles(self, probabilities: Sequence[float]) -> Tensor:
+        """Return several quantiles, shape (n_probabilities, n_pairs)."""
+        return torch.stack([self.quantile(p) for p in probabilities])
+
+    @property
+    def _n_pairs(self) -> int:
+        return self.parts.batch_shape[-1]
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Average values of the parts, shape (..., n_parts, n_pairs), by their weights."""
+        return (self.weights.to(values.dtype)[:, None] * values).sum(-2)
+
+    def _log_average(self, logs: Tensor) -> Tensor:
+        return torch.logsumexp(self.weights.log().to(logs.dtype)[:, None] + logs, -2)
 
     def _value_log_prob(self, x: Tensor) -> Tensor:
-        logs = [math.log(weight) + part.log_prob(x) for weight, part in self.parts]
-        return torch.logsumexp(torch.stack(logs), 0)
+        return self._log_average(self.parts.log_prob(for_each_part(x)))
 
     def _value(self, rating: Tensor | float) -> Tensor:
         return self.transform.to_value(torch.as_tensor(rating, dtype=torch.float64))
@@ -275,6 +314,35 @@ class PosteriorPredictive(ABC):
     def _clip(self, rating: Tensor) -> Tensor:
         bounds = self.transform.bounds
         return rating if bounds is None else rating.clamp(*bounds)
+
+
+def for_each_part(x: Tensor) -> Tensor:
+    """Return values of pairs, shape (..., n_pairs), in a shape that broadcasts with the parts."""
+    return torch.atleast_1d(x)[..., None, :]
+
+
+def as_levels(levels: Sequence[float] | Tensor) -> Tensor:
+    """Return levels that a caller gives, float64, shape (n_levels,).
+
+    Raises
+    ------
+    PMFError
+        If they are not finite numbers that ascend, at least one.
+    """
+    try:
+        found = torch.as_tensor(np.asarray(levels, dtype=float))
+    except (TypeError, ValueError):
+        found = torch.zeros(())
+    if isinstance(levels, str | bytes) or found.dim() != 1 or not len(found):
+        ascend = False
+    else:
+        ascend = bool(found.isfinite().all() and (found.diff() > 0).all())
+    if not ascend:
+        shown = found.tolist() if found.dim() else levels
+        raise PMFError(
+            f"levels must be finite numbers that ascend, as in (1, 2, 3, 4, 5), not {shown!r}."
+        )
+    return found
 
 
 def locate_levels(
@@ -301,10 +369,8 @@ def locate_levels(
     PMFError
         If the levels do not ascend, or a rating is none of them.
     """
-    levels = torch.as_tensor(levels, dtype=torch.float64)
+    levels = as_levels(levels)
     gaps = levels.diff()
-    if not (len(levels) and levels.isfinite().all() and (gaps > 0).all()):
-        raise PMFError(f"levels must be finite numbers that ascend, not {levels.tolist()}.")
     rating = torch.as_tensor(rating, dtype=torch.float64).contiguous()
     level = torch.searchsorted(levels[:-1] + gaps / 2, rating)
     off = (rating - levels[level]).abs() > ON_LEVEL * (gaps.min() if len(gaps) else 1.0)

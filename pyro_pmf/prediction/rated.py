@@ -16,7 +16,9 @@ ratings. If m_j moves by d, V_j moves by (P + G)^-1 P d, and its covariance stay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -24,14 +26,15 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import PMFError
+from pyro_pmf.model.given import in_one_batch, lacks_rows
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.running import information, run, takes_history
+from pyro_pmf.model.running import given, information, takes_history
 from pyro_pmf.model.terms import Plate, SumOverSeen, Term, terms_of
 from pyro_pmf.moments.bilinear import weighted_sum
-from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, Uncertain, Value
+from pyro_pmf.random_state import isolated_random_state
 
 _BLOCK = 1 << 14  # rows whose K x K matrices are held at a time
 _OTHER: dict[Plate, Plate] = {"users": "items", "items": "users"}
@@ -94,9 +97,8 @@ def with_average_rater(
     dict of str to Tensor, Gaussian or LogGaussian
         Latents with a row for each user and item of the history's matrix.
     """
-    sizes = {"users": history.n_users, "items": history.n_items}
     values = dict(latents)
-    if any(latents[term.site].shape[0] != sizes[term.plate] for term in terms_of(model)):
+    if lacks_rows(terms_of(model), latents, history):
         values, _ = complete(model, latents, history)
     for site, term in sums_of(model).items():
         own, others = _counts(history, _OTHER[term.plate]), _counts(history, term.plate)
@@ -106,8 +108,11 @@ def with_average_rater(
         effect, value = values[term.site], values[site]
         share = others.to(effect.dtype) / others.sum()
         if isinstance(value, Tensor):
-            rater = torch.multinomial(share, len(alone), replacement=True)
-            values[site] = value.index_add(0, alone, cast(Tensor, effect)[rater])
+            lead = value.shape[:-2]  # draws, if there are some
+            rater = torch.multinomial(share, math.prod(lead) * len(alone), replacement=True)
+            rater = rater.reshape(*lead, len(alone), 1)
+            drawn = torch.take_along_dim(cast(Tensor, effect), rater, -2)
+            values[site] = value.index_add(-2, alone, drawn)
             continue
         mean, var = _moments(effect)
         average = share @ mean
@@ -133,10 +138,41 @@ def complete(
     priors : dict of str to Distribution
         Normal prior of each term's rows, by site.
     """
-    sites = run(model, latents, _first(history), history)
-    rows = [term.site for term in terms_of(model)]
-    values = dict(latents) | {site: sites[site]["value"] for site in rows}
-    return values, {site: unwrapped(sites[site]["fn"]) for site in rows}
+    at = given(model, latents, _first(history), history, with_priors=True)
+    rows = {term.site: at.values[term.site] for term in terms_of(model)}
+    return dict(latents) | rows, at.priors
+
+
+def completed(learned: Learned, history: Pairs, seed: int = 0) -> Mapping[str, Value]:
+    """Return the latents of a fit with a row for each user and item of a matrix.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit of a model that states its terms; ``latents`` may be draws.
+    history : Pairs
+        The pairs with I_ij = 1, in a matrix that may have more users and items.
+    seed : int
+        Seed of rows that are drawn: those of unknown users and items, and the raters of items
+        that nobody has rated.
+
+    Returns
+    -------
+    mapping of str to Tensor, Gaussian or LogGaussian
+        In the shapes of ``learned.latents``.
+    """
+    model, terms, latents = learned.model, terms_of(learned.model), learned.latents
+    if not (sums_of(model) or lacks_rows(terms, latents, history)):
+        return latents
+    if learned.n_draws is not None:
+        latents = in_one_batch(terms, cast(Mapping[str, Tensor], latents))
+    draws_rows = any(isinstance(latents[term.site], Tensor) for term in terms)
+    with isolated_random_state(seed) if draws_rows else nullcontext():
+        if sums_of(model):
+            values = with_average_rater(model, latents, history)
+        else:
+            values, _ = complete(model, latents, history)
+    return dict(learned.latents) | {term.site: values[term.site] for term in terms}
 
 
 class OwnRows:
@@ -254,7 +290,8 @@ class _RowInformation:
         learned = self._learned
         point = {site: _moments(value)[0] for site, value in latents.items()}
         self._latents = latents
-        self._weights, self._sites = information(learned.model, point, self._cells, learned.seen)
+        model = cast(PMF, learned.model)
+        self._weights, self._given = information(model, point, self._cells, learned.seen)
 
     def followed(self, factor: Term, shift: Moments) -> Moments:
         """Return the moments of (P + G)^-1 P d, for the shift d of each pair's prior mean.
@@ -268,7 +305,7 @@ class _RowInformation:
         gram = self._of_rows[factor.plate].gram(
             self._weights, *_moments(self._latents[partner.site])
         )
-        prior = unwrapped(self._sites[factor.site]["fn"])
+        prior = self._given.priors[factor.site]
         sd = prior.scale.expand(prior.batch_shape).reshape(-1, gram.shape[-1])[0]  # of any row
         share = _share_of_prior(gram, sd.double())
         mean, var = shift

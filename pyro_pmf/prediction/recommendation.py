@@ -25,12 +25,13 @@ from pyro_pmf.data.ids import positions
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.moments.expectations import components
+from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import ids_of, located, rows_of
 from pyro_pmf.prediction.dense import Dense, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.prediction.predictive import PosteriorPredictive
+from pyro_pmf.prediction.rated import completed
 from pyro_pmf.random_state import isolated_random_state
 
 Strategy = Literal["mean", "ucb", "lcb", "thompson", "probability"]
@@ -235,18 +236,16 @@ class _Guess:
         model, transform = cast(PMF, learned.model), learned.ratings.transform
         self._choice = choice
         history = learned.seen.within(choice.n_rows, learned.ratings.n_items)
-        if learned.n_draws is None:
-            self._parts = [Scores(model, learned.latents, history)]
-        else:
-            with isolated_random_state(seed):
-                self._parts = [Scores(model, draw, history) for draw in learned.draws()]
+        full = replace(learned, latents=completed(learned, history, seed))
+        latents = [full.latents] if full.n_draws is None else full.draws()
+        self._parts = [Scores(model, each, history) for each in latents]
         owns = [scores.own for scores in self._parts]
         own: dict[str, Any] = owns[0]
         if len(owns) > 1:
             own = {name: torch.stack([each[name] for each in owns]).mean(0) for name in own}
 
         def function(fn: Distribution) -> Tensor:
-            return aim(mixture(components(fn), transform))
+            return aim(mixture(mixture_of(fn), transform))
 
         self._table = Interpolated(model, own, function, history.dtype)
 

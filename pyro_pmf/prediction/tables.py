@@ -20,6 +20,7 @@ from pyro_pmf.prediction.diagnostics import require_chains
 from pyro_pmf.prediction.discrete import DiscretePredictive
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.metrics import score_each
+from pyro_pmf.prediction.predictive import as_levels
 from pyro_pmf.random_state import isolated_random_state
 
 
@@ -95,10 +96,11 @@ def predict_levels(
     RatingsError, PMFError
         As for `Posterior.predict_levels`.
     """
+    given = None if levels is None else as_levels(levels)
     where = LocatedPairs.of(learned, pairs, rated)
     parts = []
     for rows, predictive in where.predictives():
-        chosen = predictive.levels if levels is None else torch.tensor(levels, dtype=torch.float64)
+        chosen = predictive.levels if given is None else given
         if chosen is None:
             raise PMFError(
                 "These ratings have no levels of their own: give the possible ratings, as in "
@@ -154,6 +156,7 @@ def scores(
     """
     rating = torch.from_numpy(observed(pairs))
     _refuse_foreign(learned.ratings, as_frame(pairs), rating.numpy())
+    levels = None if levels is None else as_levels(levels).tolist()
     where = LocatedPairs.of(learned, pairs, rated)
     generator = np.random.default_rng(0)
     parts = [

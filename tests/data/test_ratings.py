@@ -417,7 +417,19 @@ def test_a_rating_outside_the_scale(frame):
 
 
 @pytest.mark.parametrize(
-    "scale", [(5, 1), (1, 1), (0, np.inf), (np.nan, 5), (1, 2, 3), 5, "ab", (-1.7e308, 1.7e308)]
+    "scale",
+    [
+        (5, 1),
+        (1, 1),
+        (0, np.inf),
+        (np.nan, 5),
+        (1, 2, 3),
+        5,
+        "ab",
+        "15",
+        ("1", "5"),
+        (-1.7e308, 1.7e308),
+    ],
 )
 def test_a_bad_scale(frame, scale):
     assert "scale must be (lowest, highest), two ascending finite numbers" in error_of(

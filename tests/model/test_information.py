@@ -75,5 +75,5 @@ def test_a_model_says_score_and_noise_of_each_pair(noise):
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
     found, again = information(model, latents, pairs, pairs)
     torch.testing.assert_close(found, sites["rating"]["fn"].scale.expand(3) ** -2.0)
-    torch.testing.assert_close(again["U"]["fn"].mean, sites["U"]["fn"].mean)
+    torch.testing.assert_close(again.priors["U"].mean, sites["U"]["fn"].mean)
     assert model.likelihood == NormalIdentity()

@@ -253,3 +253,23 @@ def test_predictive_mixture_against_scipy():
     np.testing.assert_array_equal(predictive.quantile(0.9), (table >= 0.9).argmax(-1))
     crps = ((table - (np.arange(6000) >= 30)) ** 2).sum(-1)
     np.testing.assert_allclose(predictive.crps(torch.full((2,), 30.0)), crps, rtol=0.01)
+
+
+@pytest.mark.slow
+def test_a_mean_out_of_reach_of_the_prior_is_said_and_the_remedy_works():
+    """Counts of ten million under Normal(0, 1) of the log mean; predictions were infinite."""
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(400), 20)
+    rating = rng.poisson(1e7 * np.exp(0.5 * rng.normal(size=20))[user])
+    frame = pd.DataFrame({"user": user, "item": item, "rating": rating})
+    ratings = Ratings.from_frame(frame, transform="count")
+    model = PMF(0, noise="shared", likelihood=NegativeBinomialLog())
+    method = MAP(max_steps=5, learn_scales=None)
+    with pytest.warns(UserWarning, match="prior of mu") as said:
+        fit(model, ratings, method, progress=False)
+    remedy = str(said[0].message).rpartition("give ")[2].rstrip(".")
+    priors = eval(remedy, {"Priors": Priors, "Normal": Normal})
+    better = PMF(0, noise="shared", likelihood=NegativeBinomialLog(), priors=priors)
+    stranger = pd.DataFrame({"user": [99], "item": [99]})
+    posterior = fit(better, ratings, VI(max_steps=200, learn_scales=None), progress=False)
+    assert np.isfinite(posterior.predict(stranger)["sd"]).all()

@@ -307,3 +307,12 @@ class TestPrior:
         assert set(data["prior"].data_vars) == set(data["posterior"].data_vars)
         alone = posterior.to_arviz(n_draws=5)["posterior"]["mu"].to_numpy()
         np.testing.assert_array_equal(data["posterior"]["mu"].to_numpy(), alone)
+
+
+@pytest.mark.parametrize("plate", ["users", "items", "ratings"])
+def test_a_plate_is_no_site_to_draw(posterior, plate):
+    with pytest.raises(PMFError, match="no latent site") as refused:
+        posterior.to_arviz(sites=[plate], n_draws=2)
+    known = str(refused.value).partition("it has")[2]
+    assert "'U'" in known
+    assert "users" not in known

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from mixtures import LOCS, SCALE, SDS, STARS, WEIGHTS, double, of_levels, of_normals
 from torch.distributions import Beta, Normal
@@ -35,11 +36,11 @@ QUESTIONS = {
 
 
 class TestAbstract:
-    PARTS = ((1.0, Normal(torch.zeros(2), 1.0)),)
+    PARTS = torch.ones(1).double(), Normal(torch.zeros(1, 2), 1.0)
 
     def test_cannot_be_instantiated(self):
         with pytest.raises(TypeError, match="abstract"):
-            PosteriorPredictive(self.PARTS, Affine.of_scale(*SCALE))
+            PosteriorPredictive(*self.PARTS, Affine.of_scale(*SCALE))
 
     def test_asks_a_class_for_every_answer(self):
         assert PosteriorPredictive.__abstractmethods__ == QUESTIONS
@@ -49,12 +50,12 @@ class TestAbstract:
         answers = {name: lambda self, *_: None for name in QUESTIONS - {missing}}
         incomplete = type("Incomplete", (PosteriorPredictive,), answers)
         with pytest.raises(TypeError, match=missing):
-            incomplete(self.PARTS, Affine.of_scale(*SCALE))
+            incomplete(*self.PARTS, Affine.of_scale(*SCALE))
 
     def test_gives_moments_to_a_class_that_answers(self):
         answers = {name: lambda self, *_: None for name in QUESTIONS}
         complete = type("Complete", (PosteriorPredictive,), answers)
-        distribution = complete(self.PARTS, Affine.of_scale(*SCALE))
+        distribution = complete(*self.PARTS, Affine.of_scale(*SCALE))
         np.testing.assert_allclose(distribution.mean, 0.5)
         np.testing.assert_allclose(distribution.sd, 4.5)
 
@@ -82,10 +83,30 @@ def test_interval_outside_0_1(predictive, ordered, probability):
             distribution.interval(probability)
 
 
-def test_family_without_quantiles_says_so():
-    part = Beta(torch.tensor([2.0]), torch.tensor([3.0]))
-    with pytest.raises(PMFError, match="Beta"):
-        mixture([(1.0, part)], SCALE).interval(0.9)
+@pytest.mark.statistical
+def test_draws_stand_for_quantiles_that_torch_lacks():
+    """Of 1000 draws with a fixed seed; their distribution function errs by 0.016, at one sd."""
+    a = torch.tensor([2.0, 3.0])
+    distribution = mixture([(1.0, Beta(a, a + 1))], (0, 1))
+    lower, upper = distribution.interval(0.9)
+    for p, ends in ((0.05, lower), (0.95, upper)):
+        np.testing.assert_allclose(scipy.stats.beta.cdf(ends, a, a + 1), p, atol=0.03)
+    middle = torch.tensor([0.4, 0.5])
+    exact = scipy.stats.beta.cdf(middle, a, a + 1)
+    np.testing.assert_allclose(distribution.cdf(middle), exact, atol=0.06)
+    at_least = distribution.probability_at_least(middle)
+    np.testing.assert_allclose(at_least, 1 - exact, atol=0.06)
+    levels = distribution.level_probabilities([0.0, 0.5, 1.0])
+    np.testing.assert_allclose(levels.sum(-1), 1)
+    assert torch.equal(lower, mixture([(1.0, Beta(a, a + 1))], (0, 1)).interval(0.9)[0])
+
+
+@pytest.mark.parametrize(
+    "levels", [(), 5, "12345", [[1, 2]], (2, 1), (1, None), ("a",), (1, np.inf)]
+)
+def test_levels_that_are_none(predictive, levels):
+    with pytest.raises(PMFError, match="levels must be finite numbers that ascend"):
+        predictive.level_probabilities(levels)
 
 
 def test_far_from_zero_no_digits_are_lost():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -156,7 +157,8 @@ class Coordinates:
         def play(x: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 leaf.data.copy_(x)
-                energy, slope = played(*inputs)
+                with interruptions_as_they_are():
+                    energy, slope = played(*inputs)
             return energy.clone(), slope.clone()
 
         return play
@@ -171,6 +173,17 @@ class Coordinates:
             name: part.reshape(shape)
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
+
+
+@contextmanager
+def interruptions_as_they_are() -> Iterator[None]:
+    """Raise a Ctrl-C as such: torch's interpreter makes a RuntimeError of it, with its name."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "KeyboardInterrupt" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 class _Played(torch.autograd.Function):

@@ -19,9 +19,11 @@ from pyro_pmf import (
     OrderedLogit,
     Ratings,
 )
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.centring import centring_for_sampling
 from pyro_pmf.inference.initialization import initial_value
-from pyro_pmf.inference.mcmc.coordinates import Coordinates
+from pyro_pmf.inference.mcmc.coordinates import Coordinates, interruptions_as_they_are
+from pyro_pmf.moments import bilinear
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
 OPTIONS = [{"n_factors": 0}, {"n_factors": 2, "users": "hierarchical"}, BOTH]
@@ -139,3 +141,21 @@ def test_a_model_of_ones_own_is_sampled_as_it_is_stated():
     latents, _ = coordinates.draw(z)
     log_joint = poutine.trace(poutine.condition(model, latents)).get_trace(ratings).log_prob_sum()
     torch.testing.assert_close(coordinates.potential(z), -(log_joint + latents["sd"].log()))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_an_interruption_inside_a_recorded_density_is_one(monkeypatch):
+    """torch's interpreter makes a RuntimeError of what is raised in a kernel in Python."""
+    cells, U = Pairs(torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 2).pattern, torch.ones(2, 3)
+    played = torch.jit.trace(lambda U: bilinear.dot(U, U, cells), (U,), check_trace=False)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bilinear, "_sampled_product", interrupted)
+    with pytest.raises(RuntimeError):
+        played(U)
+    with pytest.raises(KeyboardInterrupt), interruptions_as_they_are():
+        played(U)
+    with pytest.raises(RuntimeError, match="another"), interruptions_as_they_are():
+        raise RuntimeError("another")
