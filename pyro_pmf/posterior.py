@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from pyro_pmf import folding
-from pyro_pmf.arguments import require_levels
 from pyro_pmf.data.frames import IntoFrame, as_native
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
@@ -144,7 +143,6 @@ class Posterior(Learned):
             If no levels are known, they are not numbers that ascend, a discrete likelihood lacks
             one of them, or ``rated`` is refused as by `predict`.
         """
-        require_levels(levels)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.predict_levels(self, known, levels, rated), pairs)
 
@@ -185,7 +183,6 @@ class Posterior(Learned):
             If ``interval`` is not inside (0, 1), a rating is none of the levels, or
             ``rated`` is refused as by `predict`.
         """
-        require_levels(levels)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.scores(self, known, interval, levels, rated), pairs)
 

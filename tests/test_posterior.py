@@ -592,5 +592,5 @@ def test_levels_that_are_none_are_refused_before_anything_is_predicted():
     pairs = all_pairs(posterior).assign(rating=3.0)
     for levels in ((), 5, "12345"):
         for ask in (posterior.predict_levels, posterior.evaluate):
-            with pytest.raises(PMFError, match="levels must be finite numbers that ascend"):
+            with pytest.raises(PMFError, match="levels must be all possible ratings, ascending"):
                 ask(pairs, levels=levels)

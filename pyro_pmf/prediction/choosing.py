@@ -44,7 +44,7 @@ def ids_of(given: Any, column: Literal["user", "item"], argument: str | None = N
     if any(isinstance(x, Iterable) and not isinstance(x, str | bytes) for x in listed):
         raise RatingsError(f"{name} must be an id or an iterable of ids, not {given!r}.")
     ids = pd.Index(listed, dtype=object, tupleize_cols=False)  # as given: 1 beside 0.5 stays int
-    if missing := int(ids.isna().sum()):
+    if missing := sum(ids.isna().tolist()):
         raise RatingsError(f"{missing} of {len(ids)} {name} are missing: leave them out.")
     ids = ids.unique()
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Normal
 
-from pyro_pmf.arguments import require_probability
+from pyro_pmf.arguments import require_levels, require_probability
 from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import PMFError
 from pyro_pmf.moments.chains import mcse_mean
@@ -329,20 +329,8 @@ def as_levels(levels: Sequence[float] | Tensor) -> Tensor:
     PMFError
         If they are not finite numbers that ascend, at least one.
     """
-    try:
-        found = torch.as_tensor(np.asarray(levels, dtype=float))
-    except (TypeError, ValueError):
-        found = torch.zeros(())
-    if isinstance(levels, str | bytes) or found.dim() != 1 or not len(found):
-        ascend = False
-    else:
-        ascend = bool(found.isfinite().all() and (found.diff() > 0).all())
-    if not ascend:
-        shown = found.tolist() if found.dim() else levels
-        raise PMFError(
-            f"levels must be finite numbers that ascend, as in (1, 2, 3, 4, 5), not {shown!r}."
-        )
-    return found
+    require_levels(levels)
+    return torch.tensor([float(x) for x in levels], dtype=torch.float64)
 
 
 def locate_levels(
