@@ -76,10 +76,7 @@ def test_code_of_the_page_of_answers_runs(tmp_path, monkeypatch, capsys):
         quick = block.replace("k=3", "k=2")
         exec(compile(quick, page.name, "exec"), names)
     refused = capsys.readouterr().out
-    assert (
-        "2 of 1,605 rows have a missing or infinite rating in column 'stars'"
-        in capsys.readouterr().out
-    )
+    assert "2 of 1,605 rows have a missing or infinite rating in column 'stars'" in refused
     assert len(names["ratings"]) == len(names["reviews"])
     assert names["choice"].index[0] == "two factors"
     assert names["compared"]["rmse"].idxmin() == "model"
