@@ -93,7 +93,7 @@ def test_a_bar_where_somebody_watches(shown, watched, monkeypatch, capsys, lines
 
 FIT = """
 import logging, sys
-from pyro_pmf import MAP, PMF, VI, fit
+from pyro_pmf import PMF, VI, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference import progress
 
