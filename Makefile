@@ -2,18 +2,21 @@
 #   make test PYTHON=python3.12 ARGS="-m 'not slow'"
 # and for the benchmarks:
 #   make bench BENCH_ARGS="--data movielens-100k --seeds 0"
+# and the number of inputs of make fuzz:
+#   make fuzz N=1000
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 ARGS ?=
 BENCH_ARGS ?=
+N ?= 10000
 
 BIN := $(VENV)/bin
 # Written only after a complete install, so that an interrupted one is done again.
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: help install demo test test-fast test-slow coverage test-matrix bench lint format clean
+.PHONY: help install demo test test-fast test-slow coverage fuzz test-matrix bench lint format clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1@\2/p' Makefile | tr @ '\t' | expand -t 20
@@ -45,6 +48,9 @@ test-slow: $(STAMP)  ## run the long statistical tests: by hand, before a releas
 
 coverage: $(STAMP)  ## run the tests and measure which lines they run: at least 95%
 	$(PYTEST) $(WORKERS) -m "not long" --cov=pyro_pmf --cov-fail-under=95 $(ARGS)
+
+fuzz: $(STAMP)  ## try N generated tables, files, questions and altered folders: minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $(N)
 
 # By hand, before a release: each interpreter gets an environment of its own, such as .venv-3.12.
 test-matrix:  ## run the tests on each of PYTHONS that is here, 3.11 to 3.13

@@ -65,6 +65,24 @@ def require_levels(levels: Any) -> None:
         )
 
 
+def require_rating(name: str, value: Any) -> None:
+    """Raise `PMFError` unless a value is a finite number.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : Any
+        The argument, in rating units; a bool is not a number here.
+    """
+    try:
+        is_finite = isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        is_finite = False
+    if isinstance(value, bool) or not is_finite:
+        raise PMFError(f"{name} must be a rating, a finite number, not {value!r}.")
+
+
 def require_probability(name: str, value: Any) -> None:
     """Raise `PMFError` unless a value is a number inside (0, 1).
 

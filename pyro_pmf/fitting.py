@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_pmf.arguments import require_seed
 from pyro_pmf.data.frames import IntoFrame, is_frame
@@ -26,6 +25,7 @@ from pyro_pmf.inference.mcmc.chains import sample_chains
 from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
 from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
+from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
@@ -109,7 +109,9 @@ def fit(
         torch.float32 or torch.float64. The default is the dtype of ``ratings``; `NUTS` uses
         float64.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar. Where stderr is neither a terminal nor a notebook, the
+        logger "pyro_pmf" gets a line every few seconds and one at the end instead, of level INFO:
+        ``logging.basicConfig(level=logging.INFO)`` shows them.
     callback : callable, optional
         Called with a `Progress` after each step of the fit, or of a chain. While scales are
         learnt from held-out ratings, only the last fit calls it.
@@ -291,7 +293,7 @@ def _learn_scales(
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
 
-    with warnings.catch_warnings(), tqdm(desc="scales", disable=not run.progress) as bar:
+    with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         on_device = train.to(run.device, run.dtype)
         typical = typical_scales(stated, on_device, run.seed, bar.update)

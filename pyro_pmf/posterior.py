@@ -26,6 +26,7 @@ from pyro_pmf.prediction import (
     similarity,
     tables,
 )
+from pyro_pmf.prediction.baselines import baseline_scores
 from pyro_pmf.prediction.metrics import summarize, summarize_by
 
 
@@ -194,6 +195,7 @@ class Posterior(Learned):
         by: str | None = None,
         levels: Sequence[float] | None = None,
         rated: bool = False,
+        baselines: bool = False,
     ) -> Any:
         """Measure how good predictions of ratings are.
 
@@ -210,14 +212,20 @@ class Posterior(Learned):
             its own also gets a log loss.
         rated : bool
             Whether the user is known to have rated the item, see `predict`.
+        baselines : bool
+            Whether to score two simple predictors on the same pairs: "biases", shrunken biases of
+            users and items in a Normal model, and "mean", one Normal with the mean and the
+            standard deviation of the training ratings. A model that does not beat them has
+            learnt nothing of users' tastes. See `baselines.baseline_scores`.
 
         Returns
         -------
-        pandas.Series, or pandas.DataFrame with ``by``
+        pandas.Series, or pandas.DataFrame with ``by`` or ``baselines``
             n, rmse, mae, nll, log_loss (if the levels are known), crps, coverage, width,
             coverage_50, coverage_80, coverage_90, coverage_95, pit_distance, sharpness,
             error_sd_spearman, error_sd_pearson, rpi: see `metrics.summarize`. With ``by``, one row
-            for each range of the number of training ratings.
+            for each range of the number of training ratings. With ``baselines``, the rows model,
+            biases and mean; with both, the rows of each of the three.
 
         Raises
         ------
@@ -225,14 +233,34 @@ class Posterior(Learned):
             As for `predict`, or if the pairs have no ratings, or ratings that are not finite
             numbers, or far outside the scale of the training ratings.
         PMFError
-            As for `scores`, or if ``by`` has another value.
+            As for `scores`, or if ``by`` has another value. With ``baselines``, if the posterior
+            was saved without its training ratings.
+
+        Examples
+        --------
+        >>> from pyro_pmf import PMF, VI, OrderedLogit, fit
+        >>> from pyro_pmf.datasets import simulate
+        >>> model = PMF(1, likelihood=OrderedLogit(5))
+        >>> ratings, _ = simulate(model, n_users=30, n_items=20, n_ratings=300)
+        >>> train, test = ratings.split()
+        >>> posterior = fit(model, train, VI(max_steps=20), progress=False)
+        >>> posterior.evaluate(test, baselines=True).index.tolist()
+        ['model', 'biases', 'mean']
         """
         if by not in (None, "user", "item"):
             raise PMFError(f'by must be "user" or "item", not {by!r}.')
-        scores = self.scores(self.ratings.as_pairs(pairs), interval, levels, rated)
-        if by is None:
-            return summarize(scores)
-        return summarize_by(scores, scores[f"n_{by}"])
+        known = self.ratings.as_pairs(pairs)
+        scores = self.scores(known, interval, levels, rated)
+
+        def summary(of: pd.DataFrame) -> pd.Series | pd.DataFrame:
+            return summarize(of) if by is None else summarize_by(of, scores[f"n_{by}"])
+
+        if not baselines:
+            return summary(scores)
+        each = {"model": scores} | baseline_scores(self, known, interval, levels)
+        found = {name: summary(of) for name, of in each.items()}
+        table = pd.DataFrame(found).T if by is None else pd.concat(found)
+        return table.rename_axis(["predictor", *table.index.names[1:]])
 
     @usual_torch()
     def sample(

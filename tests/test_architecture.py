@@ -170,7 +170,10 @@ def test_version():
 @pytest.mark.parametrize(
     ("package", "names"),
     [
-        ("criticism", "compare cross_validate loo plot_loo_pit plot_ppc prior_sensitivity"),
+        (
+            "criticism",
+            "compare cross_validate evaluate_ranking loo plot_loo_pit plot_ppc prior_sensitivity",
+        ),
         ("datasets", "insteval lastfm_hetrec movielens simulate"),
         ("data", "read_table with_sampled_negatives"),
         (

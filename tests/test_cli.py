@@ -102,6 +102,10 @@ def test_evaluate_similar_and_summary(ask, folder):
     assert code == 0
     expected = load(folder / "m.pmf").evaluate(pd.read_csv(folder / "ratings.csv"))
     assert json.loads(out)["rmse"] == pytest.approx(expected["rmse"], abs=1e-4)
+    code, out, _ = ask("evaluate", "m.pmf", "ratings.csv", "--baselines", "--json")
+    assert code == 0
+    rmse = next(row for row in json.loads(out) if row["score"] == "rmse")
+    assert rmse["model"] < rmse["biases"] < rmse["mean"]
     code, out, _ = ask("similar", "m.pmf", "--item", 3, "-n", 2, "--titles", "movies.csv")
     assert code == 0
     assert out.count("Film") >= 2

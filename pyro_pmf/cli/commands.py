@@ -119,14 +119,21 @@ def evaluate(
     rating: RatingColumn = "auto",
     interval: Interval = 0.9,
     rated: Rated = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Set the mean and biases beside the model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score the predictions of a file of ratings.
 
     Example: [bold]pyro-pmf evaluate films.pmf held-out.csv[/bold]
     """
-    pairs = read_pairs(ratings, user, item, rating)
-    say(rounded(load(model).evaluate(pairs, interval, rated=rated)), as_json)
+    pairs, posterior = read_pairs(ratings, user, item, rating), load(model)
+    if baselines:
+        table = posterior.evaluate(pairs, interval, rated=rated, baselines=True)
+        show(table.T.rename_axis("score").reset_index(), None, as_json)
+    else:
+        say(rounded(posterior.evaluate(pairs, interval, rated=rated)), as_json)
 
 
 @app.command()

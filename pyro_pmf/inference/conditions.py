@@ -32,7 +32,7 @@ class Conditions:
     dtype : torch.dtype or None
         Floating point type of the fit; None for the dtype of the ratings.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar, see `progress_bar`.
     on_step : callable or None
         Callback of each step, see `OnStep`.
     history : Pairs or None

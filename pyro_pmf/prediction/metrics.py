@@ -374,12 +374,31 @@ def ranking_scores(
     hit = np.take_along_axis(relevant, best, axis=1)
     n_relevant = relevant.sum(1)
     users = np.flatnonzero(n_relevant)
-    hit, n_relevant = hit[users], n_relevant[users]
+    scores = score_lists(hit[users], n_relevant[users])
+    return scores.set_index(pd.Index(users, name="user"))
+
+
+def score_lists(hit: np.ndarray, n_relevant: np.ndarray) -> pd.DataFrame:
+    """Score lists by the ranks of the relevant items in them.
+
+    Parameters
+    ----------
+    hit : ndarray, bool, shape (n_users, n)
+        Whether the item at each rank of a user's list is relevant, the best rank first.
+    n_relevant : ndarray of int, shape (n_users,)
+        Number of relevant items of each user, at least 1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `ranking_scores`, one row per list.
+    """
     gain = 1 / np.log2(2 + np.arange(hit.shape[1]))
     ideal = gain.cumsum()[np.minimum(n_relevant, len(gain)) - 1]
-    table = {
-        "n_relevant": n_relevant,
-        "recall": hit.sum(1) / n_relevant,
-        "ndcg": hit @ gain / ideal,
-    }
-    return pd.DataFrame(table, index=pd.Index(users, name="user"))
+    return pd.DataFrame(
+        {
+            "n_relevant": n_relevant,
+            "recall": hit.sum(1) / n_relevant,
+            "ndcg": hit @ gain / ideal,
+        }
+    )

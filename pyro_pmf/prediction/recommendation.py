@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_pmf.arguments import require_integer, require_seed
+from pyro_pmf.arguments import require_integer, require_rating, require_seed
 from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.ids import positions
 from pyro_pmf.errors import PMFError
@@ -315,8 +315,8 @@ def _aim(strategy: Strategy, at_least: float | None, n_sd: float) -> Aim:
             'strategy="probability" ranks by the probability of a rating of at_least or more, and '
             f"only it uses at_least: give both or neither, not {strategy!r} and {at_least!r}."
         )
-    if at_least is not None and not _is_finite(at_least):
-        raise PMFError(f"at_least must be a rating, a finite number, not {at_least!r}.")
+    if at_least is not None:
+        require_rating("at_least", at_least)
     if not _is_finite(n_sd) or n_sd < 0:
         raise PMFError(f"n_sd must be a finite number of at least 0, not {n_sd!r}.")
     if at_least is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_integer, require_rating
 from pyro_pmf.data.merging import refuse_impossible
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.data.table import outside, refuse
@@ -51,8 +50,8 @@ def predict(
     RatingsError, PMFError
         As for `Posterior.predict`.
     """
-    if at_least is not None and not (isinstance(at_least, Real) and np.isfinite(float(at_least))):
-        raise PMFError(f"at_least must be a rating, a finite number, not {at_least!r}.")
+    if at_least is not None:
+        require_rating("at_least", at_least)
     n_chains = require_chains(learned, "Monte Carlo standard errors") if mcse else 0
     where = LocatedPairs.of(learned, pairs, rated)
     names = ["mean", "sd", "lower", "upper"] + ["p_at_least"] * (at_least is not None)

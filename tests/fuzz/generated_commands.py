@@ -59,7 +59,7 @@ _VALUES = {
     "--ratings": _FILES,
     "-o": ["out.csv", "out.parquet", "out.tsv", "out.png", "out", "m.pmf", "folder", "a/b.csv"],
 }
-_FLAGS = ["--json", "--rated", "--overwrite", "--help", "--none"]
+_FLAGS = ["--json", "--rated", "--baselines", "--overwrite", "--help", "--none"]
 _COMMANDS = ["evaluate", "predict", "recommend", "similar", "fold-in", "summary", "plot", "none"]
 
 

@@ -1,25 +1,21 @@
 """Generated tables, files and questions; each is tried, and the kind of its end is returned.
 
-`attempt` is for tests. For longer runs, `python tests/fuzz/generated_tables.py 10000` prints how
-many inputs ended how. The end of an input is "answered", or the first words of a `PMFError`. Any
-other exception comes through, and so does a wrong answer.
+`attempt` is for tests; `make fuzz` tries thousands. The end of an input is "answered", or the
+first words of a `PMFError`. Any other exception comes through, and so does a wrong answer.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import gzip
 import math
 import re
-import sys
 import tempfile
 import warnings
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -330,29 +326,3 @@ def _require_the_same_one_by_one(known: Posterior, table: Any, answer: Any) -> N
 
 def _names(table: Any) -> list[str]:
     return table.column_names if isinstance(table, pa.Table) else list(table.columns)
-
-
-def main(n: int) -> None:
-    """Try n inputs and print how many ended how."""
-    ends: collections.Counter[str] = collections.Counter()
-
-    @hypothesis.settings(
-        max_examples=n,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(inputs)
-    def run(drawn: tuple[str, Any]) -> None:
-        ends[attempt(*drawn)] += 1
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run()
-    for end, count in sorted(ends.items()):
-        print(f"{count:8,}  {end}")
-    print(f"{sum(ends.values()):8,}  inputs, none of which ended otherwise")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)

@@ -12,7 +12,6 @@ import pandas as pd
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
@@ -21,6 +20,7 @@ from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.interruption import interruption
 from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.packing import filled
+from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales
 from pyro_pmf.inference.variational.collapse import refuse_collapse, warn_without_factors
 from pyro_pmf.inference.variational.guides import NormalGuide
@@ -314,19 +314,17 @@ def _take_steps(loop: Loop) -> bool:
     with (
         pyro.validation_enabled(False),
         interruption(run.interruptible) as request,
-        tqdm(
-            total=loop.method.max_steps, desc="fit", unit="step", disable=not run.progress
-        ) as bar,
+        progress_bar("fit", run.progress, loop.method.max_steps) as bar,
     ):
         while not (loop.is_at_its_end() or request.requested):
             if loop.step():
                 row = loop.state.steps[-1]
+                bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)
                 bar.update(row["step"] - bar.n)
                 if run.on_step is not None:
                     # its draws do not change the fit
                     with request.noticed(), isolated_random_state(run.seed):
                         run.on_step(row, loop.learned)
-                bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)
                 bar.total = loop.optimizer.last_step
             if run.checkpoint is not None and run.checkpoint.is_due():
                 run.checkpoint.write(loop.present_state())

@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 from pyro_pmf import MAP, PMF, VI, FitError, Fixed, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
+from pyro_pmf.inference import progress as progress_module
 from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.initialization import initial_value
 from pyro_pmf.inference.variational.elbo import GaussianELBO
@@ -118,7 +119,8 @@ def test_a_callback_that_uses_the_random_state_does_not_change_the_fit(tiny):
     assert losses(lambda state: torch.rand(1)) == losses(None)
 
 
-def test_the_progress_bar(tiny, capsys):
+def test_the_progress_bar(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "_is_watched", lambda: True)
     quick(BIASES, tiny, max_steps=5)
     assert capsys.readouterr() == ("", "")
     quick(BIASES, tiny, max_steps=5, progress=True)
