@@ -1,10 +1,13 @@
 """Arguments that cannot be, and how that is said."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from pyro_pmf import PMF, VI, FitError, PMFError, fit
-from pyro_pmf.arguments import require_integer, require_probability
+from pyro_pmf.arguments import require_integer, require_probability, require_rating
 from pyro_pmf.datasets import simulate
 
 
@@ -70,3 +73,14 @@ def test_a_posterior_refuses_them(fitted, ask, message):
 def test_a_fit_refuses_them(fitted, options, message):
     with pytest.raises(FitError, match=message):
         fit(PMF(2), fitted[1], progress=False, **options)
+
+
+@pytest.mark.parametrize("value", [True, "4", None, math.nan, math.inf, 10**400, 1j])
+def test_what_is_no_rating(value):
+    with pytest.raises(PMFError, match="at_least must be a rating, a finite number"):
+        require_rating("at_least", value)
+
+
+@pytest.mark.parametrize("value", [4, 3.5, np.float32(0.5), np.int64(-2), Fraction(1, 3)])
+def test_ratings(value):
+    require_rating("at_least", value)

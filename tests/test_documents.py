@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,41 @@ def test_code_of_the_readme_runs(films, monkeypatch):
             exec(compile(quick, "README.md", "exec"), names)
     pyplot.close("all")
     assert Path("movies.pmf").is_dir()
+
+
+@pytest.mark.slow
+def test_code_of_the_page_of_answers_runs(tmp_path, monkeypatch, capsys):
+    """Every block in turn; what the page promises of the results is so."""
+    pytest.importorskip("polars")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "how-do-i.md"
+    blocks = code_of(page)
+    assert len(blocks) == page.read_text(encoding="utf-8").count("\n## ") + 1
+    names: dict[str, Any] = {}
+    for block in blocks:
+        quick = block.replace("k=3", "k=2")
+        exec(compile(quick, page.name, "exec"), names)
+    refused = capsys.readouterr().out
+    assert "2 of 1,605 rows have a missing or infinite rating in column 'stars'" in refused
+    assert len(names["ratings"]) == len(names["reviews"])
+    assert names["choice"].index[0] == "two factors"
+    assert names["compared"]["rmse"].idxmin() == "model"
+    best = names["best"]
+    assert (best.groupby("user").size() == 10).all()
+    assert not best["item"].isin(names["discontinued"]).any()
+    rated = names["train"].to_frame()[["user", "item"]]
+    assert not len(best.merge(rated, on=["user", "item"]))
+    assert len(names["welcome"]) == 10
+    assert not names["welcome"]["item"].isin(names["first"]["product_id"]).any()
+    assert not names["posterior"].predict(names["first"])["known_user"].any()
+    assert names["welcome"]["known_user"].all()
+    assert len(names["why"])
+    assert names["found"].loc["model", "recall"] > names["found"].loc["popularity", "recall"]
+    assert not len(names["offers"].merge(names["before"], on=["user", "item"]))
+    alone = names["served"].recommend(names["train"].user_ids, n=10)
+    pd.testing.assert_frame_equal(pd.concat(names["answers"], ignore_index=True), alone)
+    assert names["load"]("shop.pmf").predict(names["first"])["known_user"].all()
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
