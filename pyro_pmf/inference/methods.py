@@ -184,8 +184,8 @@ class Chains:
         require_integer("n_warmup", self.n_warmup, error=FitError)
         require_integer("n_chains", self.n_chains, error=FitError)
         require_integer("thin", self.thin, error=FitError)
-        if self.n_jobs != -1 or isinstance(self.n_jobs, bool):
-            require_integer("n_jobs", self.n_jobs, error=FitError)
+        if self.n_jobs != -1:
+            require_integer("n_jobs (unless it is -1)", self.n_jobs, error=FitError)
 
 
 @dataclass(frozen=True)
