@@ -55,7 +55,7 @@ class Progress:
     Attributes
     ----------
     step : int
-        Number of the step, from 1; of all chains, one after the other.
+        Number of the step, from 1; of all chains together.
     elbo : float or None
         ELBO at the parameters before the step, in nats; None for chains.
     seconds : float
@@ -113,8 +113,9 @@ def fit(
         logger "pyro_pmf" gets a line every few seconds and one at the end instead, of level INFO:
         ``logging.basicConfig(level=logging.INFO)`` shows them.
     callback : callable, optional
-        Called with a `Progress` after each step of the fit, or of a chain. While scales are
-        learnt from held-out ratings, only the last fit calls it.
+        Called with a `Progress` after each step of the fit, or of a chain; for ``n_jobs`` chains
+        at once, when draws of one have come (see `Gibbs`). While scales are learnt from held-out
+        ratings, only the last fit calls it.
     history : Ratings or table, optional
         Pairs known to be rated whose ratings are not known, see `Ratings.as_pairs`. A hierarchical
         model counts them among the pairs that were rated, with the training pairs, in the fit and
@@ -148,8 +149,8 @@ def fit(
         If an argument is not valid or does not suit the model; if the model has no observed site
         ``rating`` or does not run on new pairs; if the likelihood cannot produce some ratings; if
         the fit needs more memory than is free; if the ELBO is not finite; if a point estimate
-        collapses; or if predictions are nonsense (not finite, or far more or less certain than any
-        rating can be, see `sanity.checked`).
+        collapses; if a chain in a process of its own fails; or if predictions are nonsense (not
+        finite, or far more or less certain than any rating can be, see `sanity.checked`).
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
     StorageError

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "folding": SHARED | MODEL | {"inference"},
     "fitting": SHARED | MODEL | {"prediction", "inference", "posterior", "sanity"},
     "criticism": SHARED | MODEL | {"prediction", "inference", "posterior", "fitting"},
+    "cli": SHARED | MODEL | {"prediction", "posterior", "fitting", "criticism"},
     "__init__": SHARED | MODEL | {"prediction", "inference", "posterior", "fitting"},
 }
 WITHIN_INFERENCE = {

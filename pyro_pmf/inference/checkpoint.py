@@ -26,9 +26,10 @@ from pyro_pmf.inference.packing import read_packed, write_packed
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.moments.gaussian import Value
 
-_FORMAT = 1
+_FORMAT = 2
 _STATE = "checkpoint.safetensors"
 _PART = "draws-{:05d}.safetensors"
+_NO_NUMBERS = {"n_jobs"}  # options of methods that do not change the result
 _PACKAGES = ("pyro-pmf", "torch", "pyro-ppl", "numpy")  # whose versions may change numbers
 
 Fingerprint = dict[str, str]
@@ -87,6 +88,8 @@ class OpenCheckpoint:
 
     Attributes
     ----------
+    every : float
+        Seconds from the end of one write to the next.
     seconds : float
         Seconds that the fit had taken when its state was written; 0 without one.
 
@@ -98,7 +101,7 @@ class OpenCheckpoint:
     """
 
     def __init__(self, options: Checkpoint, fingerprint: Fingerprint, resume: bool) -> None:
-        self._folder, self._every = Path(options.path), options.every
+        self._folder, self.every = Path(options.path), options.every
         self._fingerprint = fingerprint
         self._values: dict[str, Any] = {}
         self._parts: list[dict[str, Any]] = []
@@ -116,7 +119,7 @@ class OpenCheckpoint:
 
     def is_due(self) -> bool:
         """Return whether a state should be written by now."""
-        return time.perf_counter() - self._written >= self._every
+        return time.perf_counter() - self._written >= self.every
 
     def take_state(self) -> Any:
         """Return the state in the folder, once; None without one."""
@@ -332,7 +335,11 @@ def fingerprint_of(
     dict of str to str
         Texts and checksums. Of functions and modules, it has the name and the source.
     """
-    options = {f"method.{f.name}": _told(getattr(method, f.name)) for f in fields(method)}
+    options = {
+        f"method.{f.name}": _told(getattr(method, f.name))
+        for f in fields(method)
+        if f.name not in _NO_NUMBERS
+    }
     return {
         "format": str(_FORMAT),
         **{name: version(name) for name in _PACKAGES},

@@ -62,3 +62,20 @@ def interruption(allowed: bool = True) -> Iterator[Interruption]:
     finally:
         if is_ours:
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """Start processes inside the block that Ctrl-C does not end: it goes to a whole terminal.
+
+    Such a process begins with the signals that its parent ignores. Threads other than the main
+    one cannot change them, so that their processes are in reach until they ignore it themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -155,6 +155,17 @@ class Chains:
         Number of chains.
     thin : int
         Number of steps for each draw; the others are not kept, which saves memory.
+    n_jobs : int
+        Number of chains that run at once, each in a process of its own; -1 stands for the number
+        of cores. The cores are shared out among the processes. The same seed gives the same
+        numbers, to the last bit where torch has as many threads in a process as it has here. A
+        process takes some seconds to start, about 0.5 GB and a copy of the ratings, and models
+        are sent to it by cloudpickle: changes that a model makes to itself stay there. The
+        callback of the fit is called when draws of a chain come back, about once a second after
+        its warm-up, and its ``step`` counts the steps of all chains. Ctrl-C ends all chains after
+        their present steps. If one fails or is killed, all end and `fit` raises a `FitError` that
+        names it; with a checkpoint, ``resume=True`` continues. On a GPU, chains run one after the
+        other in any case.
 
     Raises
     ------
@@ -166,12 +177,15 @@ class Chains:
     n_warmup: int = 500
     n_chains: int = 2
     thin: int = 1
+    n_jobs: int = 1
 
     def __post_init__(self) -> None:
         require_integer("n_draws", self.n_draws, least=4, error=FitError)
         require_integer("n_warmup", self.n_warmup, error=FitError)
         require_integer("n_chains", self.n_chains, error=FitError)
         require_integer("thin", self.thin, error=FitError)
+        if self.n_jobs != -1:
+            require_integer("n_jobs (unless it is -1)", self.n_jobs, error=FitError)
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,7 @@ class NUTS(Chains):
 
     Parameters
     ----------
-    n_draws, n_warmup, n_chains, thin
+    n_draws, n_warmup, n_chains, thin, n_jobs
         See `Chains`.
 
     Raises
@@ -211,7 +225,7 @@ class Gibbs(Chains):
         than from early ones, so that few sweeps suffice.
     n_chains : int
         Number of chains. They start apart, at random factors and scales.
-    thin : int
+    thin, n_jobs : int
         See `Chains`.
     track : Ratings or pandas.DataFrame, optional
         Pairs of training users and items whose predictions are averaged over all sweeps after the

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import folders
+import generated_commands
 import generated_tables
 import hypothesis
 from hypothesis.strategies import SearchStrategy
@@ -26,6 +27,7 @@ GENERATORS: dict[str, tuple[SearchStrategy[Any], Callable[[Any], str]]] = {
         lambda drawn: generated_tables.attempt(*drawn),
     ),
     "altered folders": (folders.inputs(), folders.try_one),
+    "command lines": (generated_commands.inputs(), generated_commands.attempt),
 }
 
 

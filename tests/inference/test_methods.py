@@ -33,9 +33,9 @@ def test_defaults():
     }
     assert asdict(MAP()) == ascent
     assert asdict(VI()) == ascent | {"guide": None}
-    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500, "n_chains": 2, "thin": 1}
-    gibbs = {"n_draws": 100, "n_warmup": 30, "n_chains": 2, "thin": 1, "track": None}
-    assert asdict(Gibbs()) == gibbs
+    chains = {"n_chains": 2, "thin": 1, "n_jobs": 1}
+    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500} | chains
+    assert asdict(Gibbs()) == {"n_draws": 100, "n_warmup": 30, "track": None} | chains
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,10 @@ def test_impossible_options_of_a_point_estimate(bad):
         ({"n_chains": True}, "n_chains must be .*not True"),
         ({"thin": 0}, "thin must be .*not 0"),
         ({"thin": 1.0}, "thin must be .*not 1.0"),
+        ({"n_jobs": 0}, r"n_jobs \(unless it is -1\) must be 1, 2, .*not 0"),
+        ({"n_jobs": -2}, "n_jobs .* must be .*not -2"),
+        ({"n_jobs": True}, "n_jobs .* must be .*not True"),
+        ({"n_jobs": None}, "n_jobs .* must be .*not None"),
     ],
 )
 def test_impossible_options_of_chains(method, options, message):

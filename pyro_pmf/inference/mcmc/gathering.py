@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_pmf.inference.checkpoint import OpenCheckpoint
-from pyro_pmf.inference.mcmc.tracking import Tracker
 
 _FEWEST = 4  # draws of a chain that are worth having
 
@@ -25,195 +22,181 @@ class Chain:
         Draws of each latent site of the model, on the CPU.
     steps : list of dict
         One row per draw, see `Learned.steps`.
-    tracker : Tracker or None
-        Moments of the predictions of `Gibbs.track`.
+    sums : dict or None
+        Sums over the predictions of `Gibbs.track`, see `Tracker.present_state`.
     """
 
     latents: dict[str, Tensor]
     steps: list[dict[str, Any]]
-    tracker: Tracker | None = None
+    sums: dict[str, Any] | None = None
+
+    def after(self, n: int) -> Chain:
+        """Return the draws after the first n."""
+        latents = {name: draws[n:] for name, draws in self.latents.items()}
+        return Chain(latents, self.steps[n:], self.sums)
+
+    def copied(self) -> Chain:
+        """Return the same draws in memory of their own, which has no others."""
+        return Chain({name: x.clone() for name, x in self.latents.items()}, self.steps, self.sums)
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A chain that a checkpoint holds.
+    """A chain that has begun.
 
     Attributes
     ----------
     drawn : Chain
         Its draws.
     state : dict or None
-        Everything that it needs to continue; None if it is complete.
+        Everything that it needs to continue; None if it has to begin anew, or is complete.
     """
 
     drawn: Chain
     state: dict[str, Any] | None
 
 
-class Continuable(Protocol):
-    """A chain under way."""
+@dataclass
+class _Kept:
+    """How much of a chain a checkpoint should hold: its first draws, and what is so after them."""
 
-    number: int
-
-    def so_far(self) -> Chain:
-        """Return the draws so far."""
-
-    def present_state(self) -> dict[str, Any] | None:
-        """Return everything that the chain needs to continue; None if it has to begin anew."""
+    n_draws: int = 0
+    state: dict[str, Any] | None = None
+    sums: dict[str, Any] | None = None
 
 
 class Gathered:
     """Draws of all chains, one chain after the other; with a checkpoint, on the disk too.
 
-    Each write adds the draws that are new, so all writes together take as long as writing all
-    draws once.
+    Chains may come in pieces, in any order. Each write adds the draws that are new, so all writes
+    together take as long as writing all draws once.
 
     Parameters
     ----------
     n_chains, n_draws : int
         Number of chains, and of draws of each.
     checkpoint : OpenCheckpoint or None
-        Where the draws are written.
-
-    Attributes
-    ----------
-    latents : dict of str to Tensor, shape (n_chains * n_draws, ...)
-        Draws by site; those of chains to come are not set.
-    steps : list of dict
-        Rows of all draws.
-    trackers : list of Tracker
-        One for each chain, if pairs are tracked.
+        Where the draws are written, and read if the fit continues.
     """
 
     def __init__(self, n_chains: int, n_draws: int, checkpoint: OpenCheckpoint | None) -> None:
-        self.latents: dict[str, Tensor] = {}
-        self.steps: list[dict[str, Any]] = []
-        self.trackers: list[Tracker] = []
-        self._n_chains, self._n_draws, self._checkpoint = n_chains, n_draws, checkpoint
-        self._saved: dict[str, Any] = {"n_complete": 0, "trackers": [], "running": None}
-        if checkpoint is not None:
-            self._saved = checkpoint.take_state() or self._saved
-        self._n_written = [0] * n_chains
+        self._latents: dict[str, Tensor] = {}
+        self._steps: list[list[dict[str, Any]]] = [[] for _ in range(n_chains)]
+        self._sums: list[dict[str, Any] | None] = [None] * n_chains
+        self._n_draws, self._checkpoint = n_draws, checkpoint
+        self._kept = [_Kept() for _ in range(n_chains)]
+        saved = None if checkpoint is None else checkpoint.take_state()
+        if checkpoint is not None and saved is not None:
+            for number, chain in enumerate(saved["chains"]):
+                for part in checkpoint.parts(number):
+                    self._append(number, Chain(part["latents"], part["steps"]))
+                self._sums[number] = chain["sums"]
+                self._kept[number] = _Kept(len(self._steps[number]), **chain)
+        self._n_written = [kept.n_draws for kept in self._kept]
 
-    def begun(self, number: int) -> Begun | None:
-        """Return a chain that the checkpoint holds; None if it has to begin.
+    def begun(self, number: int) -> Begun:
+        """Return what there is of a chain, by its number from 0."""
+        n = len(self._steps[number])
+        rows = slice(number * self._n_draws, number * self._n_draws + n)
+        latents = {name: draws[rows] for name, draws in self._latents.items()}
+        drawn = Chain(latents, self._steps[number], self._sums[number])
+        return Begun(drawn, self._kept[number].state)
+
+    def n_drawn(self, number: int) -> int:
+        """Return the number of draws of a chain, by its number from 0."""
+        return len(self._steps[number])
+
+    def is_complete(self, number: int) -> bool:
+        """Return whether all draws of a chain are here, by its number from 0."""
+        return self.n_drawn(number) == self._n_draws
+
+    def is_whole(self) -> bool:
+        """Return whether all chains are complete."""
+        return all(len(steps) == self._n_draws for steps in self._steps)
+
+    def add(self, number: int, new: Chain, state: dict[str, Any] | None = None) -> None:
+        """Add draws that continue a chain. A chain that they complete is written.
 
         Parameters
         ----------
         number : int
-            Number of the chain, from 0. Chains are asked for in order.
+            Number of the chain, from 0.
+        new : Chain
+            Its draws after those that are here.
+        state : dict, optional
+            Everything that it needs to continue after them. Without a state, the next `write`
+            leaves out these draws of a chain that is not complete.
         """
-        n_complete, running = self._saved["n_complete"], self._saved["running"]
-        is_complete = number < n_complete
-        if self._checkpoint is None or not (is_complete or (number == n_complete and running)):
-            return None
-        parts = [*self._checkpoint.parts(number)]
-        steps = [row for part in parts for row in part["steps"]]
-        self._n_written[number] = len(steps)
-        sites = parts[0]["latents"] if parts else ()
-        latents = {name: torch.cat([part["latents"][name] for part in parts]) for name in sites}
-        return Begun(Chain(latents, steps), None if is_complete else running)
-
-    def restore_tracker(self, number: int, tracker: Tracker | None) -> Tracker | None:
-        """Return the tracker of a complete chain, with the sums that the checkpoint holds."""
-        if tracker is not None:
-            tracker.restore(self._saved["trackers"][number])
-        return tracker
-
-    def add(self, chain: Chain) -> None:
-        """Add a chain; the last one may have ended early. A complete one is written if it is new.
-
-        Parameters
-        ----------
-        chain : Chain
-            The next chain.
-        """
-        number = len(self.steps) // self._n_draws
-        here = slice(len(self.steps), len(self.steps) + len(chain.steps))
-        self.steps += chain.steps
-        if chain.tracker is not None:
-            self.trackers.append(chain.tracker)
-        for name, draws in chain.latents.items():
-            if name not in self.latents:
-                shape = self._n_chains * self._n_draws, *draws.shape[1:]
-                self.latents[name] = draws.new_empty(shape)
-            self.latents[name][here] = draws
-        # A chain from the checkpoint must not be written: the next one may be under way there.
-        if self._n_written[number] < len(chain.steps) == self._n_draws:
+        self._append(number, new)
+        self._sums[number] = new.sums
+        if self.is_complete(number):
+            self._kept[number] = _Kept(self._n_draws, None, new.sums)
             self.write()
+        elif state is not None:
+            self._kept[number] = _Kept(self.n_drawn(number), state, new.sums)
 
-    def is_whole(self) -> bool:
-        """Return whether all chains are complete."""
-        return len(self.steps) == self._n_chains * self._n_draws
+    def add_rest(self, number: int, so_far: Chain, state: dict[str, Any] | None = None) -> None:
+        """Add those draws of a chain that are not here; see `add`."""
+        self.add(number, so_far.after(self.n_drawn(number)), state)
 
-    def write(self, running: Continuable | None = None) -> None:
-        """Write what is new, if there is a checkpoint.
-
-        Parameters
-        ----------
-        running : Continuable, optional
-            The chain under way. If it cannot be continued, nothing is written.
-        """
+    def write(self) -> None:
+        """Write what is new, if there is a checkpoint."""
         if self._checkpoint is None:
             return
-        state = None if running is None else running.present_state()
-        if running is not None and state is None:
-            return
-        n_complete, n_draws = len(self.steps) // self._n_draws, self._n_draws
-        counts = list(self._n_written)
         parts = []
-        for k in range(n_complete):
-            if counts[k] < n_draws:
-                rows = slice(k * n_draws + counts[k], (k + 1) * n_draws)
-                parts.append((k, _part(self.latents, self.steps, rows)))
-                counts[k] = n_draws
-        if running is not None:
-            drawn, k = running.so_far(), running.number
-            if counts[k] < len(drawn.steps):
-                rows = slice(counts[k], len(drawn.steps))
-                parts.append((k, _part(drawn.latents, drawn.steps, rows)))
-                counts[k] = len(drawn.steps)
-        trackers = [tracker.present_state() for tracker in self.trackers]
-        record = {"n_complete": n_complete, "trackers": trackers, "running": state}
-        if self._checkpoint.write(record, parts, finished=self.is_whole()):
-            self._n_written = counts
+        for number, kept in enumerate(self._kept):
+            first, last = self._n_written[number], kept.n_draws
+            if first < last:
+                offset = number * self._n_draws
+                rows = slice(offset + first, offset + last)
+                latents = {name: draws[rows] for name, draws in self._latents.items()}
+                part = {"latents": latents, "steps": self._steps[number][first:last]}
+                parts.append((number, part))
+        chains = [{"state": kept.state, "sums": kept.sums} for kept in self._kept]
+        if self._checkpoint.write({"chains": chains}, parts, finished=self.is_whole()):
+            self._n_written = [kept.n_draws for kept in self._kept]
 
-    def equal_chains(self) -> tuple[Chain, list[Tracker], int]:
+    def equal_chains(self) -> tuple[Chain, list[dict[str, Any]], int]:
         """Return as many draws of each chain: all, or of an interrupted fit as many as possible.
 
         Returns
         -------
         chains : Chain
             The draws, one chain after the other.
-        trackers : list of Tracker
-            The trackers of these chains.
+        sums : list of dict
+            Sums over the predictions of `Gibbs.track`, of each of these chains.
         n_chains : int
-            Number of these chains. The last chain is left out if more draws are left without it.
+            Number of these chains. The shortest chains are left out if more draws are left
+            without them.
 
         Raises
         ------
         KeyboardInterrupt
             If no chain has a few draws.
         """
-        if self.is_whole():
-            return Chain(self.latents, self.steps), self.trackers, self._n_chains
-        n_complete, n_last = divmod(len(self.steps), self._n_draws)
-        n_chains, n = n_complete, self._n_draws
-        if n_last >= _FEWEST and (n_complete + 1) * n_last >= n_complete * n:
-            n_chains, n = n_complete + 1, n_last
-        if not n_chains:
+        lengths = [len(steps) for steps in self._steps]
+        worth = {n for n in lengths if n >= _FEWEST}
+        if not worth:
             raise KeyboardInterrupt(
                 f"This fit was interrupted before a chain had {_FEWEST} draws after the warm-up, "
                 "so there is nothing to return. With checkpoint=PATH, the next fit can continue "
                 "from there by resume=True."
             )
-        rows = [k * self._n_draws + i for k in range(n_chains) for i in range(n)]
-        latents = {name: draws[rows] for name, draws in self.latents.items()}
-        return Chain(latents, [self.steps[i] for i in rows]), self.trackers[:n_chains], n_chains
+        numbers = {n: [k for k, length in enumerate(lengths) if length >= n] for n in worth}
+        n = max(worth, key=lambda n: (n * len(numbers[n]), -n))
+        latents = self._latents
+        if not self.is_whole():
+            rows = [k * self._n_draws + i for k in numbers[n] for i in range(n)]
+            latents = {name: draws[rows] for name, draws in latents.items()}
+        steps = [row for k in numbers[n] for row in self._steps[k][:n]]
+        sums = [sums for k in numbers[n] if (sums := self._sums[k]) is not None]
+        return Chain(latents, steps), sums, len(numbers[n])
 
-
-def _part(
-    latents: Mapping[str, Tensor], steps: list[dict[str, Any]], rows: slice
-) -> dict[str, Any]:
-    drawn = {name: draws[rows] for name, draws in latents.items()}
-    return {"latents": drawn, "steps": steps[rows]}
+    def _append(self, number: int, new: Chain) -> None:
+        first = number * self._n_draws + self.n_drawn(number)
+        for name, draws in new.latents.items():
+            if name not in self._latents:
+                shape = len(self._steps) * self._n_draws, *draws.shape[1:]
+                self._latents[name] = draws.new_empty(shape)
+            self._latents[name][first : first + len(draws)] = draws
+        self._steps[number] += new.steps

@@ -74,38 +74,37 @@ class Tracker:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a result of `present_state` for the same pairs."""
-        vars(self).update(state)
+        self.n_draws = state["n_draws"]
+        self.first, self.second = state["first"].clone(), state["second"].clone()
 
 
-def tracked(trackers: Sequence[Tracker]) -> pd.DataFrame | None:
+def tracked(tracker: Tracker, sums: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return mean and sd of the rating of each pair, in rating units, over all chains.
 
     Parameters
     ----------
-    trackers : sequence of Tracker
-        One for each chain, of the same pairs.
+    tracker : Tracker
+        A tracker of the pairs.
+    sums : sequence of mapping
+        The sums of each chain: results of `Tracker.present_state`.
 
     Returns
     -------
-    pandas.DataFrame or None
-        The columns user, item, mean and sd, with the index of the caller's table; None without
-        chains.
+    pandas.DataFrame
+        The columns user, item, mean and sd, with the index of the caller's table.
     """
-    if not trackers:
-        return None
-    one = trackers[0]
-    n_draws = sum(tracker.n_draws for tracker in trackers)
-    first = torch.stack([tracker.first for tracker in trackers]).sum(0) / n_draws
-    second = torch.stack([tracker.second for tracker in trackers]).sum(0) / n_draws
-    transform = one.ratings.transform
+    n_draws = sum(each["n_draws"] for each in sums)
+    first = torch.stack([each["first"] for each in sums]).sum(0) / n_draws
+    second = torch.stack([each["second"] for each in sums]).sum(0) / n_draws
+    transform = tracker.ratings.transform
     columns = {
         "mean": transform.origin + transform.width * first,
         "sd": transform.width * (second - first.square()).clamp(min=0).sqrt(),
     }
-    frame = as_frame(one.pairs)
+    frame = as_frame(tracker.pairs)
     table = pd.DataFrame({"user": frame["user"], "item": frame["item"]}, index=frame.index)
     for name, values in columns.items():
         in_order = torch.empty_like(values, device="cpu")
-        in_order[one.order] = values.cpu()
+        in_order[tracker.order] = values.cpu()
         table[name] = in_order.numpy()
     return table

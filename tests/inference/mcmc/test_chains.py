@@ -39,8 +39,9 @@ from pyro_pmf import (
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.conditions import Conditions
-from pyro_pmf.inference.mcmc import chains, diagnostics, nuts
-from pyro_pmf.inference.mcmc.chains import plan_chains, run_chain, sample_chains
+from pyro_pmf.inference.mcmc import chains, diagnostics, nuts, running
+from pyro_pmf.inference.mcmc.chains import plan_chains, sample_chains
+from pyro_pmf.inference.mcmc.running import run_chain
 from pyro_pmf.model.learned import Converged
 
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical"}
@@ -502,9 +503,9 @@ def test_no_more_draws_are_held_than_memory_was_asked_for(few, monkeypatch):
         alive.append(sum(ref() is not None for ref in made))
         return make_kernel(task)
 
-    make_kernel = chains._kernel
+    make_kernel = running._kernel
     monkeypatch.setattr(chains, "run_chain", watched)
-    monkeypatch.setattr(chains, "_kernel", counted)
+    monkeypatch.setattr(running, "_kernel", counted)
     sample(LINEAR, few, n_draws=4, n_warmup=1, n_chains=3)
     assert alive == [0, 0, 0]
 

@@ -1,0 +1,102 @@
+"""What a command prints or writes: tables, names with values, and one line for an error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pyro_pmf.errors import PMFError
+from pyro_pmf.files import write_file
+
+_logger = logging.getLogger("pyro_pmf")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+@contextmanager
+def as_lines() -> Iterator[None]:
+    """Show errors, warnings and logs as lines of text on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = _logger.level
+    _logger.addHandler(handler)
+    _logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: print(
+                f"Warning: {message}", file=sys.stderr
+            )
+            yield
+    except PMFError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error}.")
+    finally:
+        _logger.removeHandler(handler)
+        _logger.setLevel(level)
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on stderr and exit code 2."""
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def rounded(scores: pd.Series) -> dict[str, Any]:
+    """Return scores by name, four digits after the point, and numbers of pairs as they are."""
+    numbers = {str(name): float(value) for name, value in scores.items()}
+    return {k: int(x) if k == "n" else round(x, 4) for k, x in numbers.items()}
+
+
+def say(told: dict[str, Any], as_json: bool) -> None:
+    """Print names and values."""
+    if as_json:
+        print(json.dumps(told))
+        return
+    width = max(map(len, told))
+    for name, value in told.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def show(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
+    """Print a table, or write it to a file."""
+    if output is not None:
+        _write(table, output)
+        say({"saved": str(output), "rows": len(table)}, as_json)
+    elif as_json:
+        print(table.to_json(orient="records"))
+    elif (console := Console()).is_terminal:
+        console.print(_as_rich(table))
+    else:
+        print(table.to_string(index=False))
+
+
+def _write(table: pd.DataFrame, output: Path) -> None:
+    if output.suffix in _SEPARATORS:
+        text = table.to_csv(index=False, sep=_SEPARATORS[output.suffix])
+        write_file(output, text.encode())
+    elif output.suffix == ".parquet":
+        write_file(output, table.to_parquet(index=False))
+    else:
+        fail(f"{output} is none of .csv, .tsv and .parquet: choose one of these endings.")
+
+
+def _as_rich(table: pd.DataFrame) -> Table:
+    """Return a table for the terminal: numbers to the right, four digits."""
+    shown = Table(header_style="bold", box=None)
+    for name in table.columns:
+        is_number = pd.api.types.is_numeric_dtype(table[name])
+        shown.add_column(str(name), justify="right" if is_number else "left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row))
+    return shown

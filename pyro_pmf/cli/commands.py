@@ -1,0 +1,279 @@
+"""The commands, each a function of `pyro_pmf` or a method of `Posterior`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_pmf.cli.answers import fail, rounded, say, show
+from pyro_pmf.cli.options import (
+    Figure,
+    File,
+    Interval,
+    ItemColumn,
+    Json,
+    Likelihood,
+    Method,
+    Model,
+    Out,
+    Overwrite,
+    Rated,
+    RatingColumn,
+    Rows,
+    Seed,
+    Strategy,
+    Titles,
+    To,
+    UserColumn,
+)
+from pyro_pmf.cli.questions import as_ids, read_pairs, read_titles, titled
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.fitting import fit
+from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.posterior import load
+
+_logger = logging.getLogger("pyro_pmf")
+
+app = typer.Typer(
+    name="pyro-pmf",
+    help="Bayesian matrix factorization of ratings; predictions say how sure they are.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("fit")
+def fit_command(
+    ratings: File,
+    output: To,
+    method: Annotated[Method, typer.Option(help="vi is fast; gibbs predicts best.")] = Method.vi,
+    factors: Annotated[int, typer.Option(help="Number of factors, at most.")] = 16,
+    users: Annotated[Rows, typer.Option(help="Prior of users.")] = Rows.independent,
+    items: Annotated[Rows, typer.Option(help="Prior of items.")] = Rows.independent,
+    likelihood: Annotated[
+        Likelihood,
+        typer.Option(
+            help="normal: through a sigmoid; auto chooses by the ratings, and takes longer."
+        ),
+    ] = Likelihood.normal,
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lowest and highest possible rating.", show_default=False),
+    ] = None,
+    test: Annotated[float, typer.Option(help="Share of ratings held out and evaluated.")] = 0.0,
+    user: UserColumn = "auto",
+    item: ItemColumn = "auto",
+    rating: RatingColumn = "auto",
+    on_duplicate: Annotated[
+        str, typer.Option(help="Pairs that occur twice: error, first, last or mean.")
+    ] = "error",
+    seed: Seed = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder to keep a checkpoint in.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a file of ratings and save the posterior.
+
+    Example: [bold]pyro-pmf fit ratings.csv -o films.pmf --scale 0.5 5 --test 0.1[/bold]
+    """
+    if output.exists() and not overwrite:
+        fail(f"{output} exists: give --overwrite, or another folder.")
+    options: dict[str, Any] = {"scale": scale, "on_duplicate": on_duplicate}
+    table = Ratings.read(ratings, user=user, item=item, rating=rating, **options)
+    _logger.info("%s", table)
+    train, held_out = table.split(test, seed=seed) if test else (table, None)
+    model = PMF(factors, users=users.value, items=items.value)
+    if likelihood is Likelihood.auto:
+        model = replace(model, likelihood="auto")
+    posterior = fit(model, train, method.value, seed=seed, checkpoint=checkpoint, resume=resume)
+    posterior.save(output, overwrite=overwrite)
+    told: dict[str, Any] = {
+        "saved": str(output),
+        "ratings": len(train),
+        "users": train.n_users,
+        "items": train.n_items,
+        "likelihood": str(likelihood_of(posterior.model)),
+        "method": method.value,
+        "converged": bool(posterior.converged),
+    }
+    if held_out is not None:
+        told |= rounded(posterior.evaluate(held_out))
+    say(told, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    ratings: File,
+    user: UserColumn = "auto",
+    item: ItemColumn = "auto",
+    rating: RatingColumn = "auto",
+    interval: Interval = 0.9,
+    rated: Rated = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Set the mean and biases beside the model.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score the predictions of a file of ratings.
+
+    Example: [bold]pyro-pmf evaluate films.pmf held-out.csv[/bold]
+    """
+    pairs, posterior = read_pairs(ratings, user, item, rating), load(model)
+    if baselines:
+        table = posterior.evaluate(pairs, interval, rated=rated, baselines=True)
+        show(table.T.rename_axis("score").reset_index(), None, as_json)
+    else:
+        say(rounded(posterior.evaluate(pairs, interval, rated=rated)), as_json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    pairs: File,
+    output: Out = None,
+    user: UserColumn = "auto",
+    item: ItemColumn = "auto",
+    interval: Interval = 0.9,
+    at_least: Annotated[
+        float | None, typer.Option(help="Add the probability of such a rating.")
+    ] = None,
+    rated: Rated = False,
+    as_json: Json = False,
+) -> None:
+    """Predict the ratings of a file of pairs: mean, sd and an interval each.
+
+    Example: [bold]pyro-pmf predict films.pmf pairs.csv -o predicted.csv[/bold]
+    """
+    asked = read_pairs(pairs, user, item, None)
+    show(load(model).predict(asked, interval, at_least, rated), output, as_json)
+
+
+@app.command()
+def recommend(
+    model: Model,
+    user: Annotated[list[str], typer.Option(help="A user; may be repeated.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", help="Number of items for each user.")] = 10,
+    strategy: Annotated[Strategy, typer.Option(help="What items are ranked by.")] = Strategy.mean,
+    at_least: Annotated[
+        float | None, typer.Option(help="The rating that the strategy probability asks for.")
+    ] = None,
+    titles: Titles = None,
+    seed: Seed = 0,
+    output: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Recommend items that a user has not rated.
+
+    Example: [bold]pyro-pmf recommend films.pmf --user 5 --titles movies.csv[/bold]
+    """
+    posterior = load(model)
+    ids = as_ids(user, posterior.ratings.user_ids)
+    table = posterior.recommend(ids, n, strategy.value, at_least=at_least, seed=seed)
+    show(titled(table, titles), output, as_json)
+
+
+@app.command()
+def similar(
+    model: Model,
+    item: Annotated[list[str] | None, typer.Option(help="An item; may be repeated.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user; may be repeated.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of similar ones for each.")] = 10,
+    titles: Titles = None,
+    output: Out = None,
+    as_json: Json = False,
+) -> None:
+    """List the items, or the users, whose factors are most alike.
+
+    Example: [bold]pyro-pmf similar films.pmf --item 260 --titles movies.csv[/bold]
+    """
+    if bool(item) == bool(user):
+        fail("Give --item or --user, one of them.")
+    posterior = load(model)
+    if item:
+        ids = as_ids(item, posterior.ratings.item_ids)
+        table = posterior.similar_items(ids, n, read_titles(titles) if titles else None)
+    else:
+        table = posterior.similar_users(as_ids(user or [], posterior.ratings.user_ids), n)
+    show(table, output, as_json)
+
+
+@app.command("fold-in")
+def fold_in(
+    model: Model,
+    ratings: File,
+    output: To,
+    user: UserColumn = "auto",
+    item: ItemColumn = "auto",
+    rating: RatingColumn = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Learn new users or items, or more ratings of old ones, without another fit.
+
+    Example: [bold]pyro-pmf fold-in films.pmf new.csv -o films-2.pmf[/bold]
+    """
+    if output.exists() and not overwrite:
+        fail(f"{output} exists: give --overwrite, or another folder.")
+    before = load(model)
+    after = before.fold_in(read_pairs(ratings, user, item, rating), seed=seed)
+    after.save(output, overwrite=overwrite)
+    told = {"saved": str(output)}
+    for side in ("users", "items"):
+        n_before, n_after = (getattr(x.ratings, f"n_{side}") for x in (before, after))
+        told |= {side: n_after, f"new {side}": n_after - n_before}
+    say(told | {"ratings": len(after.ratings)}, as_json)
+
+
+@app.command()
+def summary(model: Model, output: Out = None, as_json: Json = False) -> None:
+    """Summarize the scalar parameters of a posterior.
+
+    Example: [bold]pyro-pmf summary films.pmf[/bold]
+    """
+    posterior = load(model)
+    _logger.info("%r", posterior)
+    show(posterior.summary().rename_axis("parameter").reset_index(), output, as_json)
+
+
+@app.command()
+def plot(
+    model: Model,
+    figure: Annotated[Figure, typer.Argument(help="What to draw.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="An image: .png, .svg, .pdf.")],
+    ratings: Annotated[
+        Path | None, typer.Option(help="Held-out ratings, for calibration, pit and error-by-sd.")
+    ] = None,
+) -> None:
+    """Draw a figure of a posterior or of its predictions.
+
+    Example: [bold]pyro-pmf plot films.pmf calibration --ratings held-out.csv -o c.png[/bold]
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+
+        from pyro_pmf.criticism import plots
+    except ModuleNotFoundError as error:
+        fail(f"{error}: pip install 'pyro-pmf[plots]' for figures.")
+    draw = getattr(plots, f"plot_{figure.value.replace('-', '_')}")
+    needs_ratings = figure in (Figure.calibration, Figure.error_by_sd, Figure.pit)
+    if needs_ratings != (ratings is not None):
+        fail(f"{figure.value} {'needs' if needs_ratings else 'takes no'} --ratings.")
+    given = [] if ratings is None else [read_pairs(ratings, "auto", "auto", "auto")]
+    canvas = Canvas(figsize=(6, 4), layout="constrained")
+    draw(load(model), *given, ax=canvas.subplots())
+    try:
+        canvas.savefig(output, dpi=150)
+    except ValueError as error:  # an unknown kind of image
+        fail(str(error))
+    say({"saved": str(output)}, False)

@@ -1,0 +1,84 @@
+"""The arguments and options of the commands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Method(StrEnum):
+    """Methods of `fit` that need no further options."""
+
+    vi = "vi"
+    map = "map"
+    gibbs = "gibbs"
+
+
+class Likelihood(StrEnum):
+    """Likelihoods by name."""
+
+    auto = "auto"
+    normal = "normal"
+
+
+class Rows(StrEnum):
+    """Priors of the rows of one side."""
+
+    independent = "independent"
+    hierarchical = "hierarchical"
+
+
+class Strategy(StrEnum):
+    """Strategies of `Posterior.recommend`."""
+
+    mean = "mean"
+    ucb = "ucb"
+    lcb = "lcb"
+    thompson = "thompson"
+    probability = "probability"
+
+
+class Figure(StrEnum):
+    """Figures of `pyro_pmf.criticism.plots`."""
+
+    calibration = "calibration"
+    elbo = "elbo"
+    error_by_sd = "error-by-sd"
+    factor_norms = "factor-norms"
+    pit = "pit"
+    scales = "scales"
+
+
+File = Annotated[
+    Path,
+    typer.Argument(help="CSV, TSV, Parquet, or a folder of MovieLens.", show_default=False),
+]
+Model = Annotated[Path, typer.Argument(help="Folder of a saved posterior.", show_default=False)]
+To = Annotated[Path, typer.Option("--output", "-o", help="Folder to save the posterior to.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write the table to this .csv, .tsv or .parquet file."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a posterior saved there.")]
+UserColumn = Annotated[
+    str, typer.Option(help="Column of users; by default found by its name.", show_default=False)
+]
+ItemColumn = Annotated[
+    str, typer.Option(help="Column of items; by default found by its name.", show_default=False)
+]
+RatingColumn = Annotated[
+    str, typer.Option(help="Column of ratings; by default found by its name.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Rated = Annotated[
+    bool, typer.Option("--rated", help="Ask how they rated it, given that they did.")
+]
+Interval = Annotated[float, typer.Option(help="Probability inside the intervals.")]
+Titles = Annotated[
+    Path | None,
+    typer.Option(help="File with titles of items, such as movies.csv.", show_default=False),
+]

@@ -1,0 +1,52 @@
+"""What a command is given: files of pairs or titles, and ids as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pyro_pmf.cli.answers import fail
+from pyro_pmf.data.columns import Columns
+from pyro_pmf.data.reading import read_table
+
+_TITLES = "title", "name", "artist", "artistname"
+
+
+def read_pairs(path: Path, user: str, item: str, rating: str | None) -> pd.DataFrame:
+    """Read pairs, or ratings, with the columns user, item and perhaps rating."""
+    table = read_table(path)
+    columns = Columns.recognised(list(table.columns), user=user, item=item, rating=rating)
+    roles = {columns.user: "user", columns.item: "item"}
+    if columns.rating is not None:
+        roles[columns.rating] = "rating"
+    return table[list(roles)].rename(columns=roles)
+
+
+def as_ids(texts: list[str], known: pd.Index) -> list[Any]:
+    """Return ids as the posterior has them: a number, or text."""
+    if not pd.api.types.is_integer_dtype(known.dtype):
+        return texts
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        fail(f"The ids of this posterior are integers, as {known[0]}: {texts} are not.")
+
+
+def read_titles(path: Path) -> pd.Series:
+    """Return titles by item, from the first column with such a name."""
+    table = read_table(path)
+    item = Columns.recognised(list(table.columns), item="auto").item
+    named = [name for name in table.columns if str(name).lower() in _TITLES]
+    if not named:
+        fail(f"{path} has no column called {' or '.join(_TITLES)}, but {list(table.columns)}.")
+    return table.drop_duplicates(item).set_index(item)[named[0]]
+
+
+def titled(table: pd.DataFrame, titles: Path | None) -> pd.DataFrame:
+    """Return a table of items with their titles after them."""
+    if titles is not None:
+        place = list(table.columns).index("item") + 1
+        table.insert(place, "title", table["item"].map(read_titles(titles)))
+    return table

@@ -1,0 +1,171 @@
+"""The command line: what it prints, what it saves, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyro_pmf import cli, load
+
+
+def stars(users: range, seed: int) -> pd.DataFrame:
+    """Return stars of 12 films, in columns named as those of MovieLens."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.array(users), 8)
+    item = np.concatenate([rng.choice(12, 8, replace=False) for _ in users])
+    taste = rng.normal(size=max(users) + 1)
+    rating = np.clip(np.rint(3 + taste[user] + rng.normal(size=len(user))), 1, 5)
+    return pd.DataFrame({"userId": user, "movieId": item, "rating": rating})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with tables and a posterior of them, fitted by the command line."""
+    folder = tmp_path_factory.mktemp("shop")
+    stars(range(20), 0).to_csv(folder / "ratings.csv", index=False)
+    stars(range(20, 23), 1).to_csv(folder / "new.csv", index=False)
+    titles = {"movieId": range(12), "title": [f"Film {k}" for k in range(12)]}
+    pd.DataFrame(titles).to_csv(folder / "movies.csv", index=False)
+    command = ["fit", "ratings.csv", "-o", "m.pmf", "--method", "map", "--factors", "1"]
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        assert run(command) == 0
+    return folder
+
+
+def run(arguments: list[str]) -> int:
+    """Return the exit code of the command line with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pyro-pmf", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    return left.value.code or 0
+
+
+@pytest.fixture
+def ask(folder, capsys, monkeypatch):
+    """Run a command in the folder; return its exit code, output and errors."""
+    monkeypatch.chdir(folder)
+
+    def asked(*arguments: object):
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return asked
+
+
+def test_fit_says_what_it_took_and_what_it_saved(ask, tmp_path):
+    code, out, said = ask(
+        *("fit", "ratings.csv", "-o", tmp_path / "m", "--method", "map"),
+        *("--likelihood", "auto", "--test", 0.2, "--json"),
+    )
+    assert code == 0
+    assert "user from 'userId', item from 'movieId'" in said
+    told = json.loads(out)
+    assert told["users"] == 20
+    assert told["likelihood"] == "OrderedLogit(n_levels=5)"  # as "auto" chose
+    assert 0.3 < told["rmse"] < 3
+    assert load(tmp_path / "m").ratings.n_users == 20
+
+
+def test_predict_writes_what_the_posterior_predicts(ask, folder, tmp_path):
+    code, out, _ = ask("predict", "m.pmf", "ratings.csv", "-o", tmp_path / "p.csv")
+    assert code == 0
+    assert "160" in out
+    pairs = pd.read_csv(folder / "ratings.csv")
+    expected = load(folder / "m.pmf").predict(pairs)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "p.csv"), expected, check_dtype=False)
+    assert ask("predict", "m.pmf", "ratings.csv", "-o", tmp_path / "p.parquet")[0] == 0
+    again = pd.read_parquet(tmp_path / "p.parquet")
+    pd.testing.assert_frame_equal(again, expected, check_dtype=False)
+
+
+def test_recommend_joins_titles(ask, folder):
+    code, out, _ = ask(
+        "recommend", "m.pmf", "--user", 5, "-n", 3, "--titles", "movies.csv", "--json"
+    )
+    assert code == 0
+    rows = json.loads(out)
+    expected = load(folder / "m.pmf").recommend([5], 3)
+    assert [row["item"] for row in rows] == expected["item"].tolist()
+    assert [row["title"] for row in rows] == [f"Film {k}" for k in expected["item"]]
+    text = ask("recommend", "m.pmf", "--user", 5, "-n", 3)[1]
+    assert text.splitlines()[0].split()[:3] == ["user", "item", "rank"]
+
+
+def test_evaluate_similar_and_summary(ask, folder):
+    code, out, _ = ask("evaluate", "m.pmf", "ratings.csv", "--json")
+    assert code == 0
+    expected = load(folder / "m.pmf").evaluate(pd.read_csv(folder / "ratings.csv"))
+    assert json.loads(out)["rmse"] == pytest.approx(expected["rmse"], abs=1e-4)
+    code, out, _ = ask("evaluate", "m.pmf", "ratings.csv", "--baselines", "--json")
+    assert code == 0
+    rmse = next(row for row in json.loads(out) if row["score"] == "rmse")
+    assert rmse["model"] < rmse["biases"] < rmse["mean"]
+    code, out, _ = ask("similar", "m.pmf", "--item", 3, "-n", 2, "--titles", "movies.csv")
+    assert code == 0
+    assert out.count("Film") >= 2
+    assert ask("similar", "m.pmf", "--user", 3, "-n", 2)[0] == 0
+    code, out, _ = ask("summary", "m.pmf")
+    assert code == 0
+    assert "sigma_b" in out
+
+
+def test_fold_in_learns_new_users(ask, tmp_path):
+    code, out, _ = ask("fold-in", "m.pmf", "new.csv", "-o", tmp_path / "n", "--json")
+    assert code == 0
+    assert json.loads(out)["new users"] == 3
+    assert load(tmp_path / "n").ratings.n_users == 23
+
+
+def test_figures(ask, tmp_path):
+    assert ask("plot", "m.pmf", "elbo", "-o", tmp_path / "elbo.png")[0] == 0
+    assert (tmp_path / "elbo.png").read_bytes().startswith(b"\x89PNG")
+    given = "plot", "m.pmf", "calibration", "--ratings", "ratings.csv"
+    assert ask(*given, "-o", tmp_path / "c.svg")[0] == 0
+    assert "<svg" in (tmp_path / "c.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "none.csv", "-o", "x"], "none.csv cannot be read"),
+        (["fit", "ratings.csv", "-o", "m.pmf"], "--overwrite"),
+        (["fit", "ratings.csv", "-o", "x", "--scale", 1, 3], "outside the scale"),
+        (["fit", "ratings.csv", "-o", "x", "--user", "customer"], "customer"),
+        (["fit", "ratings.csv", "-o", "x", "--test", 1.5], "test_fraction"),
+        (["predict", "m.pmf", "movies.csv"], "user"),
+        (["predict", "m.pmf", "ratings.csv", "-o", "p.xlsx"], ".parquet"),
+        (["predict", "none.pmf", "ratings.csv"], "none.pmf"),
+        (["evaluate", "m.pmf", "movies.csv"], "user"),
+        (["recommend", "m.pmf", "--user", "ann"], "integers"),
+        (["recommend", "m.pmf", "--user", 5, "-n", 0], "n must"),
+        (["recommend", "m.pmf", "--user", 5, "--titles", "ratings.csv"], "title"),
+        (["similar", "m.pmf"], "--item or --user"),
+        (["similar", "m.pmf", "--item", 99], "99"),
+        (["plot", "m.pmf", "elbo", "-o", "x.png", "--ratings", "ratings.csv"], "takes no"),
+        (["plot", "m.pmf", "pit", "-o", "x.png"], "needs --ratings"),
+        (["plot", "m.pmf", "elbo", "-o", "x.doc"], "doc"),
+        (["fold-in", "m.pmf", "movies.csv", "-o", "x"], "user"),
+    ],
+)
+def test_bad_input_gives_one_clear_line_and_exit_code_2(ask, folder, arguments, words):
+    before = sorted(folder.iterdir())
+    code, out, said = ask(*arguments)
+    assert code == 2
+    assert out == ""
+    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in said
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_script_runs_and_its_help_has_examples():
+    command = [sys.executable, "-m", "pyro_pmf.cli", "recommend", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "pyro-pmf recommend films.pmf --user 5" in done.stdout
