@@ -93,7 +93,7 @@ def test_a_bar_where_somebody_watches(shown, watched, monkeypatch, capsys, lines
 
 FIT = """
 import logging, sys
-from pyro_pmf import PMF, VI, fit
+from pyro_pmf import PMF, VI, Gibbs, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference import progress
 
@@ -101,6 +101,7 @@ progress._EVERY = 0
 if "log" in sys.argv:
     logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
 ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
+fit(PMF(1), ratings, Gibbs(n_chains=1, n_warmup=2, n_draws=4))
 fit(PMF(1), ratings, VI(max_steps=4))
 """
 
@@ -116,11 +117,13 @@ def test_an_unattended_fit_prints_nothing_unless_logging_is_configured():
     assert (done.stdout, done.stderr) == ("", "")
     done = run("log", capture_output=True)
     assert done.stdout == ""
-    found = [x for x in done.stderr.splitlines() if re.match("pyro_pmf INFO (fit|scales):", x)]
+    line = re.compile("pyro_pmf INFO (fit|scales|sample):")
+    found = [x for x in done.stderr.splitlines() if line.match(x)]
     assert re.fullmatch(
         r"pyro_pmf INFO fit: step 1 of at most 4, \d+ s, ELBO -?[\d,.]+",
         next(x for x in found if "fit: step" in x),
     )
+    assert "sample: ended after 6 draws" in next(x for x in found if "sample: ended" in x)
     assert sum("scales: ended after 60 sweeps" in x for x in found) == 1
     assert "fit: ended after 4 steps" in found[-1]
     assert "\r" not in done.stderr

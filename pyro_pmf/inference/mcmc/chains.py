@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
-from tqdm.auto import tqdm
 
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import warn
@@ -23,6 +22,7 @@ from pyro_pmf.inference.mcmc.running import ChainTask, RunningChain, run_chain, 
 from pyro_pmf.inference.mcmc.tracking import tracked
 from pyro_pmf.inference.memory import draws_memory, require_memory
 from pyro_pmf.inference.methods import NUTS, Gibbs
+from pyro_pmf.inference.progress import Bar, progress_bar
 from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.running import is_latent, require_possible
 from pyro_pmf.random_state import isolated_random_state
@@ -87,7 +87,7 @@ def sample_chains(
     n_steps = [of_one * gathered.is_complete(task.number) for task in tasks]
     total = of_one * method.n_chains
     with (
-        tqdm(total=total, desc="sample", unit="draw", disable=not run.progress) as bar,
+        progress_bar("sample", run.progress, total, "draw") as bar,
         interruption(run.interruptible) as request,
     ):
         course = _Course(gathered, run, learned, n_steps, bar, request)
@@ -128,7 +128,7 @@ class _Course:
         Returns the `Learned` of a chain.
     n_steps : list of int
         Number of steps of each chain.
-    bar : tqdm
+    bar : Bar
         The progress bar.
     request : Interruption
         Whether the fit was asked to end early.
@@ -138,7 +138,7 @@ class _Course:
     run: Conditions
     learned: Callable[[Chain], Learned]
     n_steps: list[int]
-    bar: Any
+    bar: Bar
     request: Interruption
 
     def on_step(self, chain: RunningChain) -> bool:
