@@ -147,8 +147,8 @@ def fit(
         If an argument is not valid or does not suit the model; if the model has no observed site
         ``rating`` or does not run on new pairs; if the likelihood cannot produce some ratings; if
         the fit needs more memory than is free; if the ELBO is not finite; if a point estimate
-        collapses; if a chain in a process of its own fails; or if predictions are nonsense (not finite, or far more or less certain than any
-        rating can be, see `sanity.checked`).
+        collapses; if a chain in a process of its own fails; or if predictions are nonsense (not
+        finite, or far more or less certain than any rating can be, see `sanity.checked`).
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
     StorageError
