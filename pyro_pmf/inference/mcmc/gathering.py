@@ -99,7 +99,7 @@ class Gathered:
         n = len(self._steps[number])
         rows = slice(number * self._n_draws, number * self._n_draws + n)
         latents = {name: draws[rows] for name, draws in self._latents.items()}
-        drawn = Chain(latents, self._steps[number], self._sums[number])
+        drawn = Chain(latents, list(self._steps[number]), self._sums[number])
         return Begun(drawn, self._kept[number].state)
 
     def n_drawn(self, number: int) -> int:

@@ -35,7 +35,7 @@ _PACE = 0.5  # seconds from one message of a chain to the next
 _PATIENCE = 1.0  # seconds after which Ctrl-C is noticed without a message
 _GRACE = 10.0  # seconds in which a process that has closed its end goes away
 _PROCESS = 500_000_000  # bytes of a process that has imported torch and Pyro
-_PER_RATING = 60  # bytes: indices, values, and the pattern of the cells
+_PER_RATING = 90  # bytes of a rating: in the message, and in the process
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
