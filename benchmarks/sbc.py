@@ -164,9 +164,19 @@ def replication(name: str, seed: int) -> Iterator[dict[str, Any]]:
             "bias": (x.mean() - at) / x.std(),
             "ess": float(ess_mean(x[None, :, None])[0]),
         }
-    for k, below in enumerate(posterior.scores(held_out)["pit"].to_numpy()):
-        rank = min(int(below * N_RANKS), N_RANKS - 1)
-        yield shared | {"quantity": f"rating {k + 1}", "rank": rank, "below": below}
+    generator = np.random.default_rng([seed, 2])
+    drawn = posterior.sample(held_out, len(x), seed=seed)
+    for k, at in enumerate(held_out["rating"]):
+        yield shared | {
+            "quantity": f"rating {k + 1}",
+            "rank": _rank(drawn[THIN - 1 :: THIN, k], at, generator),
+            "below": _rank(drawn[:, k], at, generator) / len(drawn),
+        }
+
+
+def _rank(draws: np.ndarray, at: float, generator: np.random.Generator) -> int:
+    """Return how many draws are below a value; a draw that equals it is by chance."""
+    return int((draws < at).sum() + generator.integers((draws == at).sum() + 1))
 
 
 def _held_out(model: PMF, ratings: Ratings, truth: dict[str, Tensor], seed: int) -> pd.DataFrame:
