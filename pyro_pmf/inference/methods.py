@@ -158,7 +158,8 @@ class Chains:
     n_jobs : int
         Number of chains that run at once, each in a process of its own; -1 stands for the number
         of cores. The cores are shared out among the processes. The same seed gives the same
-        numbers, to the last bit where torch has as many threads in a process as it has here. A
+        numbers, to the last bit where torch has as many threads in a process as it has here (after
+        ``torch.set_num_threads(1)``, always). A
         process takes some seconds to start, about 0.5 GB and a copy of the ratings, and models
         are sent to it by cloudpickle: changes that a model makes to itself stay there. The
         callback of the fit is called when draws of a chain come back, about once a second after
