@@ -175,15 +175,18 @@ def _refuse_foreign(train: Ratings, table: pd.DataFrame, rating: np.ndarray) -> 
     """Refuse ratings in another unit than the training ratings.
 
     Ratings a little outside the scale may be draws of a likelihood without bounds. Those that are
-    farther from it than half its width have been given in other units.
+    farther from it, and from the training ratings, than half its width are in other units.
     """
     if train.transform.bounds is None:
         refuse_impossible(train, table, rating)
         return
     low, high = train.transform.bounds
+    slack = (high - low) / 2
+    if train.rating is not None:
+        low, high = min(low, train.rating.min()), max(high, train.rating.max())
     refuse(
         table,
-        outside(rating, (low - (high - low) / 2, high + (high - low) / 2)),
+        outside(rating, (low - slack, high + slack)),
         f"a rating far outside the scale of the training ratings, {train.scale}",
         "Bring them into the unit of the training ratings, or drop these rows.",
     )
