@@ -185,7 +185,8 @@ class DiscretePredictive(PosteriorPredictive):
             return super()._quantiles(probabilities)
         found, rest = self._walked(torch.tensor(probabilities, dtype=torch.float64))
         if len(rest):
-            parts = GammaPoisson(self.parts.score[:, rest], self.parts.sigma[:, rest], False)
+            whole = self.parts.expand(self.parts.batch_shape)
+            parts = GammaPoisson(whole.score[:, rest], whole.sigma[:, rest], False)
             others = DiscretePredictive(self.weights, parts, self.transform)
             found[:, rest] = torch.stack([others._level_quantile(p) for p in probabilities])
         return self._from_level(found)

@@ -27,6 +27,7 @@ from pyro_pmf import (
     HalfNormal,
     LogNormal,
     NegativeBinomialLog,
+    Normal,
     NormalIdentity,
     OrderedLogit,
     PMFError,
@@ -582,7 +583,8 @@ def test_transforms_and_counts_come_back(tmp_path, transform, likelihood):
     counts = FRAME.assign(rating=7 ** FRAME["rating"] + FRAME["item"])
     ratings = Ratings.from_frame(counts, transform=transform)
     train, test = ratings.split(0.2, seed=0)
-    saved = fit(PMF(2, likelihood=likelihood), train, BRIEFLY, progress=False)
+    model = PMF(2, likelihood=likelihood, priors=Priors(mu=Normal(0.0, 5.0)))
+    saved = fit(model, train, BRIEFLY, progress=False)
     saved.save(tmp_path / "m.pmf")
     loaded = load(tmp_path / "m.pmf")
     assert loaded.model == saved.model

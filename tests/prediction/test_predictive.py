@@ -105,7 +105,7 @@ def test_draws_stand_for_quantiles_that_torch_lacks():
     "levels", [(), 5, "12345", [[1, 2]], (2, 1), (1, None), ("a",), (1, np.inf)]
 )
 def test_levels_that_are_none(predictive, levels):
-    with pytest.raises(PMFError, match="levels must be finite numbers that ascend"):
+    with pytest.raises(PMFError, match="levels must be all possible ratings, ascending"):
         predictive.level_probabilities(levels)
 
 
