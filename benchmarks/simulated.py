@@ -1,6 +1,6 @@
 """Low-rank tables of many kinds: the default fit, the sampler and myFM against the truth.
 
-python -m benchmarks.simulated              # all tables, three seeds, about 15 minutes on one core
+python -m benchmarks.simulated              # all tables, three seeds, half an hour on one core
 python -m benchmarks.simulated --seeds 0 --tables "strong" "weak, rank 2"
 
 No option is given: every table is read as it is, and fitted as ``PMF(likelihood="auto")``. myFM

@@ -8,6 +8,7 @@ import logging
 import lzma
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,7 +236,7 @@ def _first_line(file: Path, options: dict[str, Any]) -> str:
         text = head.decode(encoding, "ignore" if len(head) == _HEAD else "strict")
     except UnicodeDecodeError as error:
         raise _not_text(file, error) from error
-    except (OSError, EOFError, lzma.LZMAError, LookupError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, LookupError) as error:
         raise RatingsError(f"{file} cannot be read: {error}.") from error
     if "\0" in text:
         raise RatingsError(f"{file} is not text: give CSV, TSV or Parquet.")

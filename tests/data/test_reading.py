@@ -1,6 +1,7 @@
 """Files and sparse matrices: what is read, under which names, and what is refused."""
 
 import bz2
+import contextlib
 import gzip
 import logging
 import lzma
@@ -32,6 +33,20 @@ def test_separators_are_found(tmp_path, separator):
     ratings = Ratings.read(written(tmp_path / "ratings.txt", text(separator)))
     assert rows(ratings) == ROWS
     assert str(ratings.columns) == "user from 'userId', item from 'movieId', rating from 'rating'"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_damaged_archives_are_refused_wherever_they_are_damaged(tmp_path, pack):
+    ending = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[pack]
+    whole = pack(b"user,item,rating\n1,2,3\n1,3,4\n")
+    for place in range(len(whole)):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            path = tmp_path / f"x.csv.{ending}"
+            path.write_bytes(bytes(changed))
+            with contextlib.suppress(RatingsError):  # a name or a time in the header may change
+                assert len(Ratings.read(path)) == 2
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
