@@ -7,10 +7,13 @@ A model is drawn from its prior, and each user begins with a few ratings of rand
 round every user is recommended one item, rates it, and all is fitted again. A strategy that only
 takes the highest mean learns little of items that few have rated. The regret of a recommendation
 is the expected rating of the user's best item that is left, less that of the item recommended;
-both are known here. All strategies see the same users, items and noise. With few users, who learn
-of many items for each other, "ucb" has the lowest regret: it saved 0.144 of 1.809 in 20 rounds,
-90% interval 0.087 to 0.201. "thompson" pays later: -0.032 (-0.102 to 0.038) in all rounds, 0.062
-(-0.037 to 0.162) in the second half.
+both are known here. All strategies see the same users, items and noise.
+
+By default, "ucb" saved 0.144 of a regret of 1.809 (90% interval 0.087 to 0.201), "thompson" -0.032
+(-0.102 to 0.038), and in the second half 0.062 (-0.037 to 0.162). This size was chosen among few
+others, the smaller of which showed no difference, and 6 of its 20 replications were seen before.
+With 40 users, 200 items and 15 rounds, in 3 replications, "ucb" saved 0.075 (0.022 to 0.127) and
+"thompson" -0.337 (-0.698 to 0.024).
 """
 
 from __future__ import annotations
