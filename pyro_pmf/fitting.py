@@ -40,6 +40,7 @@ from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import crps
 from pyro_pmf.random_state import isolated_random_state
+from pyro_pmf.reducer import Reducer, reducer_of_world
 from pyro_pmf.sanity import checked
 
 _FEWEST_TO_HOLD_OUT = 20  # ratings; a tenth of them is two
@@ -188,7 +189,11 @@ def fit(
         model, ratings = model.for_ratings(ratings)
         warn_of_far_prior(model, ratings)
     ratings, seen = _with_history(model, ratings, history)
-    run = Conditions(seed, as_device(device), dtype, progress, history=seen)
+    reducer = reducer_of_world()
+    if reducer.size > 1:
+        _require_shareable(model, method, start)
+    shown = progress and reducer.rank == 0
+    run = Conditions(seed, as_device(device), dtype, shown, history=seen, reducer=reducer)
     if callback is not None:
         run = replace(run, on_step=_as_on_step(callback))
     if start is not None and (isinstance(method, Gibbs | NUTS) or not isinstance(start, Learned)):
@@ -197,12 +202,37 @@ def fit(
             f"apart, so that they can be compared: leave start={start!r} out."
         )
     what = model, ratings, method, seed, run.device, dtype, seen, start
-    if (saved := open_checkpoint(checkpoint, resume, lambda: fingerprint_of(*what))) is not None:
+    saved = open_checkpoint(checkpoint, resume, lambda: fingerprint_of(*what), reducer)
+    if saved is not None:
         run = replace(run, checkpoint=saved, started=run.started - saved.seconds)
     if isinstance(method, Gibbs | NUTS):
         return checked(_as_posterior(_draw(model, ratings, method, run)))
     scales = _scales(model, ratings, method, run) if start is None else _held_by(start)
     return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, start)))
+
+
+def _require_shareable(model: Any, method: Method, start: Posterior | None) -> None:
+    """Refuse a fit that several processes cannot share."""
+    if isinstance(method, Gibbs | NUTS):
+        raise FitError(
+            f"Several processes cannot share chains of {type(method).__name__}: run this in one "
+            "process, without torchrun, and give n_jobs= for chains at once."
+        )
+    if type(model) is not PMF or (isinstance(method, VI) and method.guide is not None):
+        raise FitError(
+            "Several processes can share the fit of a PMF with the guide of the package only: run "
+            "this in one process, without torchrun."
+        )
+    if method.batches > 1:
+        raise FitError(
+            f"Several processes share all ratings in each step: leave batches={method.batches} "
+            "out, or run this in one process, without torchrun."
+        )
+    if start is not None:
+        raise FitError(
+            "Several processes cannot begin from an earlier fit: leave start= out, or run this in "
+            "one process, without torchrun."
+        )
 
 
 def _held_by(start: Posterior) -> Scales | None:
@@ -254,9 +284,13 @@ def _draw(
 
 def _scales(model: Any, ratings: Ratings, method: MAP | VI, run: Conditions) -> Scales | None:
     """Return the standard deviations that the fit holds; None for the usual ones."""
-    if run.checkpoint is None:
+
+    def learn() -> Scales | None:
         return _learn_scales(model, ratings, method, run)
-    return run.checkpoint.once("scales", lambda: _learn_scales(model, ratings, method, run))
+
+    if run.checkpoint is None:
+        return run.reducer.first(learn)
+    return run.checkpoint.once("scales", learn)
 
 
 def _learn_scales(
@@ -281,7 +315,7 @@ def _learn_scales(
     train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
-    quiet = replace(quiet, checkpoint=None, interruptible=False)
+    quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer())
 
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 

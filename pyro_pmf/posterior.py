@@ -847,6 +847,11 @@ class Posterior(Learned):
             If ``path`` exists, unless it is a whole posterior without other files and
             ``overwrite`` is true; if it cannot be written; if an id cannot be stored, such as an
             int of 2^64 or more; or if a number of the posterior is not finite.
+
+        Notes
+        -----
+        Of processes that `torchrun` has started, which all have the whole posterior, the first
+        one writes; the others do not wait for it.
         """
         storage.save(self, path, overwrite, training_ratings)
 

@@ -12,7 +12,7 @@ import pyro_pmf
 PACKAGE = Path(pyro_pmf.__file__).parent
 
 # Each room may import from itself and from these; `inference` and `prediction` not each other.
-SHARED = {"errors", "arguments", "isolation", "random_state", "internals", "files"}
+SHARED = {"errors", "arguments", "isolation", "random_state", "internals", "files", "reducer"}
 MODEL = {"data", "moments", "model"}
 MAY_IMPORT = {
     "errors": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "random_state": {"errors", "arguments", "isolation", "internals"},
     "internals": set(),
     "files": set(),
+    "reducer": {"errors"},
     "data": SHARED,
     "moments": SHARED | {"data"},
     "model": SHARED | {"data", "moments"},

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pyro_pmf.errors import PMFError
 from pyro_pmf.files import write_file
+from pyro_pmf.reducer import is_first
 
 _logger = logging.getLogger("pyro_pmf")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -59,7 +60,9 @@ def rounded(scores: pd.Series) -> dict[str, Any]:
 
 
 def say(told: dict[str, Any], as_json: bool) -> None:
-    """Print names and values."""
+    """Print names and values, in the first of processes that share a fit."""
+    if not is_first():
+        return
     if as_json:
         print(json.dumps(told))
         return

@@ -85,12 +85,12 @@ class Cells:
     @cached_property
     def user_counts(self) -> Tensor:
         """Number of cells in each row, int32, shape (n_users,)."""
-        return self.pattern.row_pointers.diff()
+        return _pointers(self.user, self.n_users).diff()  # without sorting for the pattern
 
     @cached_property
     def item_counts(self) -> Tensor:
         """Number of cells in each column, int32, shape (n_items,)."""
-        return self.pattern.column_pointers.diff()
+        return _pointers(self.item, self.n_items).diff()
 
 
 class _WiderCells(Cells):

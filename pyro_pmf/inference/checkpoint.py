@@ -25,6 +25,7 @@ from pyro_pmf.errors import FitError, StorageError, warn
 from pyro_pmf.inference.packing import read_packed, write_packed
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.moments.gaussian import Value
+from pyro_pmf.reducer import Reducer
 
 _FORMAT = 2
 _STATE = "checkpoint.safetensors"
@@ -75,7 +76,8 @@ class OpenCheckpoint:
     """The checkpoint of one fit, read and written.
 
     The folder holds the latest state, and parts, such as draws, that are written once. The state
-    names its parts and is replaced at one stroke, so the folder is whole at any moment.
+    names its parts and is replaced at one stroke, so the folder is whole at any moment. Where
+    processes share the fit, the first of them reads and writes for all.
 
     Parameters
     ----------
@@ -85,6 +87,8 @@ class OpenCheckpoint:
         Everything that decides the numbers of the fit, see `fingerprint_of`.
     resume : bool
         Whether to continue from the state in the folder.
+    reducer : Reducer
+        Sums over the processes that share the fit.
 
     Attributes
     ----------
@@ -100,26 +104,25 @@ class OpenCheckpoint:
         or that ``resume`` is needed for.
     """
 
-    def __init__(self, options: Checkpoint, fingerprint: Fingerprint, resume: bool) -> None:
+    def __init__(
+        self, options: Checkpoint, fingerprint: Fingerprint, resume: bool, reducer: Reducer
+    ) -> None:
         self._folder, self.every = Path(options.path), options.every
+        self._reducer = reducer
         self._fingerprint = fingerprint
         self._values: dict[str, Any] = {}
         self._parts: list[dict[str, Any]] = []
         self._state: Any = None
         self._has_warned = False
         self.seconds = 0.0
-        self._require_writable()
-        if (self._folder / _STATE).exists():
-            record, _ = read_packed(self._folder / _STATE)
-            if resume:
-                self._take(record)
-            else:
-                self._discard(record)
+        if record := reducer.first(lambda: self._open(resume)):
+            self._values, self._parts = record["values"], record["parts"]
+            self._state, self.seconds = record["state"], record["seconds"]
         self._started = self._written = time.perf_counter()
 
     def is_due(self) -> bool:
         """Return whether a state should be written by now."""
-        return time.perf_counter() - self._written >= self.every
+        return self._reducer.any(time.perf_counter() - self._written >= self.every)
 
     def take_state(self) -> Any:
         """Return the state in the folder, once; None without one."""
@@ -161,7 +164,7 @@ class OpenCheckpoint:
             Returns the value, of plain numbers, lists and dicts.
         """
         if name not in self._values:
-            self._values[name] = compute()
+            self._values[name] = self._reducer.first(compute)
             self.write(None)
         return self._values[name]
 
@@ -189,6 +192,9 @@ class OpenCheckpoint:
         UserWarning
             If it cannot be written.
         """
+        if self._reducer.rank > 0:
+            self._written = time.perf_counter()
+            return True
         parts = list(self._parts)
         try:
             for owner, part in new:
@@ -233,8 +239,20 @@ class OpenCheckpoint:
                 "be written, on a disk with room."
             ) from error
 
-    def _take(self, record: dict[str, Any]) -> None:
-        """Continue from a record of the folder."""
+    def _open(self, resume: bool) -> dict[str, Any] | None:
+        """Return the record in the folder to continue from; None to begin."""
+        self._require_writable()
+        if not (self._folder / _STATE).exists():
+            return None
+        record, _ = read_packed(self._folder / _STATE)
+        if not resume:
+            self._discard(record)
+            return None
+        self._require_same(record)
+        return record
+
+    def _require_same(self, record: dict[str, Any]) -> None:
+        """Refuse a record of another fit."""
         ours, theirs = self._fingerprint, record["fingerprint"]
         names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
         if names:
@@ -246,8 +264,6 @@ class OpenCheckpoint:
                 f"The checkpoint in {self._folder} is of another fit: {differences}. Fit with the "
                 "same again, or choose another folder."
             )
-        self._values, self._parts = record["values"], record["parts"]
-        self._state, self.seconds = record["state"], record["seconds"]
 
     def _discard(self, record: dict[str, Any]) -> None:
         """Make room for a new fit, unless the old one may go on."""
@@ -265,6 +281,7 @@ def open_checkpoint(
     checkpoint: str | os.PathLike[str] | Checkpoint | None,
     resume: bool,
     fingerprint: Callable[[], Fingerprint],
+    reducer: Reducer,
 ) -> OpenCheckpoint | None:
     """Open the checkpoint that `fit` was given.
 
@@ -276,6 +293,8 @@ def open_checkpoint(
         Whether to continue from the state in the folder.
     fingerprint : callable
         Returns the `Fingerprint` of the fit.
+    reducer : Reducer
+        Sums over the processes that share the fit.
 
     Returns
     -------
@@ -296,7 +315,7 @@ def open_checkpoint(
             raise FitError("resume=True needs the folder of a checkpoint: give checkpoint=PATH.")
         return None
     options = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    return OpenCheckpoint(options, fingerprint(), resume)
+    return OpenCheckpoint(options, reducer.first(fingerprint), resume, reducer)
 
 
 def fingerprint_of(

@@ -13,6 +13,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.checkpoint import OpenCheckpoint
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.reducer import Reducer
 
 # Called after each step with its row of `Learned.steps` and a function that returns the `Learned`
 # of the current parameters.
@@ -39,6 +40,8 @@ class Conditions:
         All pairs with I_ij = 1, the training pairs among them; None if these are all.
     checkpoint : OpenCheckpoint or None
         Where the state of the fit is written, and read if it continues.
+    reducer : Reducer
+        Sums over the processes that share the fit.
     interruptible : bool
         Whether Ctrl-C ends the fit early with a result; it is an error otherwise.
     started : float
@@ -52,6 +55,7 @@ class Conditions:
     on_step: OnStep | None = None
     history: Pairs | None = None
     checkpoint: OpenCheckpoint | None = None
+    reducer: Reducer = field(default_factory=Reducer)
     interruptible: bool = True
     started: float = field(default_factory=time.perf_counter)
 

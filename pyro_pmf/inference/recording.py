@@ -3,7 +3,7 @@
 A step of a fit is about a hundred small operations. On a hundred thousand ratings most of its time
 goes to Python code that chooses them: Pyro's handlers, plates and distributions, and autograd. The
 choice is the same at every step. So a recording stores the operations that reach torch's kernels,
-gradients included, and, and replays them. replays them.
+gradients included, and replays them.
 
 CUDA graphs do the same on a GPU. torch's ``make_fx`` records too, but loads torch's compiler at
 its first call, which takes as long as a small fit.

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.arguments import require_integer
-from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.choice import choose, prior_of_mean
@@ -52,6 +52,7 @@ from pyro_pmf.model.terms import (
     ITEM_NOISE,
     USER_BIAS,
     USER_NOISE,
+    Plate,
     Terms,
     TermSampler,
     item_factors,
@@ -203,8 +204,8 @@ class PMF:
         sigma_U, sigma_V = sample.scale("U"), sample.scale("V")
         W = sample.rows("W", sample.scale("W"), tau)  # W_j ~ Normal(0, sigma_W^2 T^2)
         Z = sample.rows("Z", sample.scale("Z"))  # Z_i ~ Normal(0, sigma_Z^2 I)
-        U = sample.rows("U", sigma_U, tau, mean=self.sum_over_seen(W, seen.pattern))
-        V = sample.rows("V", sigma_V, mean=self.sum_over_seen(Z, seen.pattern.T))
+        U = sample.rows("U", sigma_U, tau, mean=self.sum_over_seen(W, seen, "users"))
+        V = sample.rows("V", sigma_V, mean=self.sum_over_seen(Z, seen, "items"))
 
         score = mu + sample.at_pairs(U, V, b, c)  # mu + b_i + c_j + U_i . V_j
 
@@ -266,15 +267,17 @@ class PMF:
         """
         return n.sqrt() if self.divisor == "sqrt_count" else n
 
-    def sum_over_seen(self, W: Tensor | None, seen: Pattern) -> Tensor | None:
+    def sum_over_seen(self, W: Tensor | None, seen: Pairs, plate: Plate) -> Tensor | None:
         """Return sum_j I_ij W_j / d(n_i), the prior mean of the factors of each row i.
 
         Parameters
         ----------
         W : Tensor, shape (n_columns, n_factors), or None
             Effects of the other side.
-        seen : Pattern
-            Cells with I_ij = 1.
+        seen : Pairs
+            The pairs with I_ij = 1.
+        plate : {"users", "items"}
+            What the rows are; W has one row for each of the others.
 
         Returns
         -------
@@ -283,9 +286,12 @@ class PMF:
         """
         if W is None:
             return None
-        n = seen.row_pointers.diff()
+        is_users = plate == "users"
+        cells = seen.pattern if is_users else seen.pattern.T
+        n = seen.user_counts if is_users else seen.item_counts
         d = self.divide_by(n.to(W.dtype))
-        return weighted_sum(d.reciprocal().repeat_interleave(n), W, seen)
+        weights = d.reciprocal().repeat_interleave(cells.row_pointers.diff())
+        return weighted_sum(weights, W, cells)
 
 
 def for_point_estimate(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,6 +36,7 @@ from pyro_pmf.model.header import Header, OtherFormatError, header_of, n_rows, r
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.soundness import require_sound
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
+from pyro_pmf.reducer import is_first
 
 _HEADER, _LATENTS, _STEPS = "posterior.json", "latents.safetensors", "steps.parquet"
 _USERS, _ITEMS, _RATINGS = "users.parquet", "items.parquet", "ratings.parquet"
@@ -50,6 +51,8 @@ def save(
     training_ratings: bool = True,
 ) -> None:
     """Write a fit to a folder; see `Posterior.save`.
+
+    Where processes share a fit, all have the whole of it, and the first of them writes it.
 
     Parameters
     ----------
@@ -68,6 +71,8 @@ def save(
         If the path exists and may not be replaced, or cannot be written; if an id cannot be
         stored, or the fit is not sound.
     """
+    if not is_first():
+        return
     learned = learned if training_ratings else learned.without_training_ratings()
     try:
         require_sound(learned)

@@ -24,11 +24,14 @@ from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales
 from pyro_pmf.inference.variational.collapse import refuse_collapse, warn_without_factors
 from pyro_pmf.inference.variational.guides import NormalGuide
-from pyro_pmf.inference.variational.objective import Objective, pose
+from pyro_pmf.inference.variational.objective import Objective, pose, usual_scales
 from pyro_pmf.inference.variational.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.inference.variational.readout import check_prediction, read_latents
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
+from pyro_pmf.inference.variational.sharing import Sharing
+from pyro_pmf.inference.variational.space import SharedSpace, Space
 from pyro_pmf.model.learned import Converged, Learned
+from pyro_pmf.model.pmf import for_point_estimate
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.random_state import (
     isolated_random_state,
@@ -80,6 +83,8 @@ class Loop:
         Options of the fit.
     run : Conditions
         Conditions of the fit.
+    ratings : Ratings
+        All training ratings.
 
     Attributes
     ----------
@@ -94,14 +99,17 @@ class Loop:
         If neither the model nor the guide has a parameter.
     """
 
-    def __init__(self, objective: Objective, method: MAP | VI, run: Conditions) -> None:
-        self.objective, self.method, self.run = objective, method, run
+    def __init__(
+        self, objective: Objective, method: MAP | VI, run: Conditions, ratings: Ratings
+    ) -> None:
+        self.objective, self.method, self.run, self.ratings = objective, method, run, ratings
         train = objective.ratings
         self._blocks: list[Pairs | None] = [None]
         if method.batches > 1:
             self._blocks = [*train.user_blocks(method.batches)]
-        named = sorted(objective.parameters(), key=lambda pair: objective.is_of_scale(pair[0]))
+        named = sorted(objective.parameters(), key=lambda pair: self._place(pair[0]))
         names, self._leaves = zip(*named, strict=True)
+        self._space = self._space_of(names)
         parameters = _in_one_vector(self._leaves)
         self.optimizer = self._choose_optimizer(names, parameters)
         self.state = FitState(parameters, self.optimizer.state)
@@ -129,9 +137,13 @@ class Loop:
         return len(self.state.steps) + len(self._launched) >= self.optimizer.last_step
 
     def present_state(self) -> FitState:
-        """Return everything that the fit needs to continue; the next step changes it."""
+        """Return everything that the fit needs to continue; the next step changes it.
+
+        If processes share the fit, each calls this, and gets the parameters of all.
+        """
         self._read()
-        return FitState(**vars(self.state) | {"random_state": take_random_state()})
+        state = FitState(**vars(self.state) | {"random_state": take_random_state()})
+        return self._space.whole(state)
 
     def take_state(self) -> FitState:
         """Return a copy of everything that the fit needs to continue."""
@@ -147,7 +159,7 @@ class Loop:
         """
         self._launched.clear()
         parameters = self.state.parameters
-        self.state = copy.deepcopy(state)
+        self.state = self._space.part(copy.deepcopy(state))
         with torch.no_grad():
             parameters.copy_(self.state.parameters)
         self.state.parameters = parameters  # model and guide share the memory of this one
@@ -165,23 +177,39 @@ class Loop:
         """
         with torch.no_grad():
             n = len(self._blocks)
-            losses = [self.objective.loss(block, n).item() for block in self._blocks]
-            self._require_finite(-sum(losses), len(self.state.steps) + 1)
+            losses = [self.objective.loss(block, n) for block in self._blocks]
+            total = self.run.reducer.sum(torch.stack(losses).sum())
+            self._require_finite(-float(total), len(self.state.steps) + 1)
 
     def learned(self) -> Learned:
         """Return the distribution of the latents at the current parameters."""
         with isolated_random_state(self.run.seed):
             latents, drawn = read_latents(self.objective, self.method.n_draws)
-        train = self.objective.ratings
+        if self.objective.sharing:
+            latents = self.objective.sharing.rows(latents, terms_of(self.objective.stated))
         return Learned(
             model=self.objective.stated,
-            ratings=train.to("cpu"),
+            ratings=self.ratings.to("cpu"),
             latents=latents,
             n_draws=self.method.n_draws if drawn else None,
             steps=pd.DataFrame(self.state.steps),
             converged=Converged(self.optimizer.finished, self.optimizer.finished),
             history=self.run.history,
         )
+
+    def _place(self, name: str) -> int:
+        """Return the place of a parameter in the vector: of users, others, standard deviations."""
+        if self.objective.is_of_scale(name):
+            return 2
+        return 0 if self.objective.is_of_users(name) else 1
+
+    def _space_of(self, names: Sequence[str]) -> Space:
+        sharing = self.objective.sharing
+        if sharing is None:
+            return Space()
+        n_own = sum(self._place(name) == 0 for name in names)
+        n_shared = sum(leaf.numel() for leaf in self._leaves[n_own:])
+        return SharedSpace(sharing.reducer, sharing.shard, self._leaves[:n_own], n_shared)
 
     def _read(self) -> None:
         for elbo, seconds in self._launched:
@@ -201,7 +229,7 @@ class Loop:
     def _choose_optimizer(self, names: Sequence[str], parameters: Tensor) -> Optimizer:
         """Choose L-BFGS if the loss has no noise and the guide has a metric, else Adam."""
         objective, method = self.objective, self.method
-        tolerance = method.tolerance * len(objective.ratings)
+        tolerance = method.tolerance * len(self.ratings)
         n_late = sum(
             leaf.numel()
             for name, leaf in zip(names, self._leaves, strict=True)
@@ -217,16 +245,17 @@ class Loop:
                 return torch.cat([guide.inverse_fisher(name).flatten() for name in names])
 
             return LBFGS(
-                recording,
+                self._space.total(recording),
                 parameters,
                 n_late,
                 _DELAY_OF_LBFGS,
                 inverse_fisher,
                 method.max_steps,
                 tolerance,
+                self._space,
             )
         schedule = Schedule(method.max_steps, tolerance, min_steps=2 * _DELAY_OF_ADAM)
-        evaluate = recording or self._gradient_of_next_block
+        evaluate = self._space.total(recording or self._gradient_of_next_block)
         return Adam(evaluate, parameters, n_late, _DELAY_OF_ADAM, schedule, method.learning_rate)
 
     def _gradient_of_next_block(self) -> tuple[Tensor, Tensor]:
@@ -282,8 +311,8 @@ def fit_guide(
     """
     train = ratings.to(run.device, run.dtype)
     with isolated_random_state(run.seed), pyro.get_param_store().scope():
-        objective = pose(model, train, method, scales, run.history, start)
-        loop = Loop(objective, method, run)
+        objective = _pose(model, train, method, run, scales, start)
+        loop = Loop(objective, method, run, train)
         if not terms_of(objective.stated):
             check_prediction(objective)
         if run.checkpoint is not None and (saved := run.checkpoint.take_state()) is not None:
@@ -308,6 +337,26 @@ def fit_guide(
     return learned
 
 
+def _pose(
+    model: Callable[..., Any],
+    ratings: Ratings,
+    method: MAP | VI,
+    run: Conditions,
+    scales: Scales | None,
+    start: Learned | None,
+) -> Objective:
+    """Return the objective of all ratings, or of the part of this process."""
+    if run.reducer.size == 1:
+        return pose(model, ratings, method, scales, run.history, start)
+    if scales is None:
+        stated = for_point_estimate(model) if isinstance(method, MAP) else model
+        scales = usual_scales(stated, ratings, method)
+    sharing = Sharing.of(ratings, run.reducer)
+    seen = None if run.history is None else run.history.to(run.device, run.dtype)
+    history = sharing.history(seen, ratings)
+    return pose(model, sharing.shard, method, scales, history, sharing=sharing)
+
+
 def _take_steps(loop: Loop) -> bool:
     """Take steps until the fit has ended, or is interrupted; return whether it has ended."""
     run = loop.run
@@ -316,7 +365,7 @@ def _take_steps(loop: Loop) -> bool:
         interruption(run.interruptible) as request,
         progress_bar("fit", run.progress, loop.method.max_steps) as bar,
     ):
-        while not (loop.is_at_its_end() or request.requested):
+        while not (loop.is_at_its_end() or run.reducer.any(request.requested)):
             if loop.step():
                 row = loop.state.steps[-1]
                 bar.set_postfix_str(f"ELBO {row['elbo']:,.1f}", refresh=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -28,6 +29,7 @@ from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
+from pyro_pmf.inference.variational.sharing import CountedOnce, Sharing, is_own
 from pyro_pmf.inference.variational.warm_start import Initial, WarmStart
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import for_point_estimate
@@ -41,6 +43,7 @@ from pyro_pmf.model.running import (
 from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import NoClosedForm
+from pyro_pmf.random_state import isolated_random_state
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,21 @@ class Objective:
         Guide of ``model``.
     elbo : ELBO
         `GaussianELBO` if model and guide allow it, else Pyro's `Trace_ELBO`.
-    ratings : Ratings
-        The training ratings, on the device of the fit.
+    ratings : Ratings, or Shard
+        The training ratings, or the part of this process, on the device of the fit.
     held : dict of str to Tensor
         Values of the sites that ``model`` holds.
+    sharing : Sharing, optional
+        The part of this process in a fit that several share; `loss` is then its part of the sum.
     """
 
     stated: Callable[..., Any]
     model: Callable[..., Any]
     guide: Callable[..., Any]
     elbo: ELBO
-    ratings: Ratings
+    ratings: Pairs
     held: dict[str, Tensor]
+    sharing: Sharing | None = None
 
     def loss(self, block: Pairs | None = None, n_blocks: int = 1) -> Tensor:
         """Return minus the ELBO, in nats.
@@ -90,7 +96,8 @@ class Objective:
             Loss, with a gradient.
         """
         if block is None:
-            return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
+            with CountedOnce(self.sharing.reducer.size) if self.sharing else nullcontext():
+                return self.elbo.differentiable_loss(self.model, self.guide, self.ratings)
         history = {"history": self.ratings} if takes_history(self.model) else {}
         with _Counted(n_blocks):
             return self.elbo.differentiable_loss(self.model, self.guide, block, **history)
@@ -170,17 +177,17 @@ class Objective:
     @cached_property
     def latent_sites(self) -> dict[str, Distribution]:
         """Priors of the latent sites of the fitted model, by site."""
-        return self._priors(self.model)
+        return {name: site["fn"] for name, site in self._latents.items()}
 
     @cached_property
     def stated_sites(self) -> dict[str, Distribution]:
         """Priors of the latent sites of the stated model, by site, without held sites."""
-        priors = self._priors(self.stated).items()
-        return {name: prior for name, prior in priors if name not in self.held}
+        sites = trace_of(self.stated, self.ratings).iter_stochastic_nodes()
+        return {name: site["fn"] for name, site in sites if name not in self.held}
 
-    def _priors(self, model: Callable[..., Any]) -> dict[str, Distribution]:
-        sites = trace_of(model, self.ratings).iter_stochastic_nodes()
-        return {name: site["fn"] for name, site in sites}
+    @cached_property
+    def _latents(self) -> dict[str, Any]:
+        return dict(trace_of(self.model, self.ratings).iter_stochastic_nodes())
 
     def is_of_scale(self, parameter: str) -> bool:
         """Return whether a parameter is of a positive site, by the names that autoguides give.
@@ -198,6 +205,18 @@ class Objective:
         return any(
             parameter.endswith(f".{name}") and is_positive(fn.support)  # names may have dots, too
             for name, fn in self.latent_sites.items()
+        )
+
+    def is_of_users(self, parameter: str) -> bool:
+        """Return whether a parameter is of a site of users.
+
+        Parameters
+        ----------
+        parameter : str
+            Name in Pyro's parameter store.
+        """
+        return any(
+            parameter.endswith(f".{name}") and is_own(site) for name, site in self._latents.items()
         )
 
     def is_point_estimate(self) -> bool:
@@ -235,11 +254,12 @@ class Objective:
 
 def pose(
     model: Callable[..., Any],
-    ratings: Ratings,
+    ratings: Pairs,
     method: MAP | VI,
     scales: Scales | None = None,
     history: Pairs | None = None,
     start: Learned | None = None,
+    sharing: Sharing | None = None,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
 
@@ -258,7 +278,10 @@ def pose(
     history : Pairs, optional
         All pairs with I_ij = 1; by default those of the ratings.
     start : Learned, optional
-        An earlier fit, from whose result the guide begins.
+        An earlier fit, from whose result the guide begins; ``ratings`` are then `Ratings`.
+    sharing : Sharing, optional
+        The part of this process in a fit that several share; ``ratings`` are then its shard, and
+        ``history`` has the same users.
 
     Returns
     -------
@@ -277,7 +300,8 @@ def pose(
         If the deterministic ELBO does not apply.
     """
     stated = for_point_estimate(model) if isinstance(method, MAP) else model
-    sites = require_possible(stated, ratings)
+    with isolated_random_state(0):  # it draws for its own users, and shared values start alike
+        sites = require_possible(stated, ratings)
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
     n_parameters = sum(x.numel() for x in latents.values()) * (1 if isinstance(method, MAP) else 2)
     require_memory(
@@ -286,7 +310,7 @@ def pose(
     held: dict[str, Tensor] = {}
     terms = terms_of(stated)
     known = None if history is None else history.to(ratings.device, ratings.dtype)
-    fitted = with_history(stated, known)
+    fitted = with_history(sharing.model(stated) if sharing else stated, known)
     guide: Callable[..., Any]
     if isinstance(method, VI) and method.guide is not None:
         guide = method.guide(fitted) if isinstance(method.guide, type) else method.guide
@@ -306,14 +330,16 @@ def pose(
         if reparametrized := centring(stated, ratings):
             fitted = poutine.reparam(fitted, reparametrized)
         learnt = [] if held else [TAU, *itertools.chain(*terms.factor_scales.values())]
-        guide = _guide(fitted, ratings, method, with_large(learnt), start)
+        initial: Initial = with_large(learnt)
+        initial = sharing.initial(initial) if sharing else initial
+        guide = _guide(fitted, ratings, method, initial, start)
     elbo = _choose_elbo(fitted, guide, ratings)
-    return Objective(stated, fitted, guide, elbo, ratings, held)
+    return Objective(stated, fitted, guide, elbo, ratings, held, sharing)
 
 
 def _guide(
     model: Callable[..., Any],
-    ratings: Ratings,
+    ratings: Pairs,
     method: MAP | VI,
     initial: Initial,
     start: Learned | None,
@@ -322,7 +348,7 @@ def _guide(
     family = AutoDelta if isinstance(method, MAP) else NormalGuide
     if start is None:
         return family(model, init_loc_fn=initial)
-    warm = WarmStart(start, ratings, initial)
+    warm = WarmStart(start, cast(Ratings, ratings), initial)
     guide = family(model, init_loc_fn=warm.value)
     if isinstance(guide, NormalGuide):
         guide.set_up(ratings)
@@ -347,7 +373,7 @@ def usual_scales(model: Callable[..., Any], ratings: Pairs, method: MAP | VI) ->
     return factor_scales(model, ratings.value)
 
 
-def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Ratings) -> ELBO:
+def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Pairs) -> ELBO:
     try:
         GaussianELBO().loss(model, guide, ratings)
     except NoClosedForm as reason:

@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule, ScheduleState
+from pyro_pmf.inference.variational.space import Evaluate, Space
 
 _MEMORY = 10  # steps from which L-BFGS estimates the curvature
 _WINDOW = 10  # steps over which L-BFGS judges the loss
 _MAX_TRIALS = 20  # evaluations of one line search
-
-# Returns the loss, and its gradient of the shape of the parameters.
-Evaluate = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Optimizer(Protocol):
@@ -228,6 +226,8 @@ class LBFGS:
     tolerance : float
         The loss has stopped falling when it drops by less than this in 25 steps, at the rate of
         the last 10.
+    space : Space
+        Inner products of vectors of parameters.
 
     Attributes
     ----------
@@ -244,9 +244,10 @@ class LBFGS:
         metric: Callable[[], Tensor],
         max_steps: int,
         tolerance: float,
+        space: Space | None = None,
     ) -> None:
         self._evaluate, self._parameters, self._metric = evaluate, parameters, metric
-        self._n_late = n_late
+        self._n_late, self._space = n_late, space or Space()
         self._enough = tolerance * _WINDOW / 25
         empty = torch.empty_like(parameters)
         self.state = LBFGSState(empty, empty, empty, last_step=max_steps, delay=delay)
@@ -291,30 +292,33 @@ class LBFGS:
 
     def _direction(self) -> Tensor:
         """Return minus the inverse Hessian times the gradient, by L-BFGS's two-loop recursion."""
+        dot = self._space.dot
         direction, factors = -self.state.gradient, []
         for s, y, sy in reversed(self.state.pairs):
-            factors.append(torch.dot(s, direction) / sy)
+            factors.append(dot(s, direction) / sy)
             direction.addcmul_(y, factors[-1], value=-1)
         direction *= self.state.inverse
         if self.state.pairs:
             direction *= self.state.scale
         for (s, y, sy), factor in zip(self.state.pairs, reversed(factors), strict=True):
-            direction.addcmul_(s, factor - torch.dot(y, direction) / sy)
+            direction.addcmul_(s, factor - dot(y, direction) / sy)
         return direction
 
     def _search(self, direction: Tensor) -> bool:
         """Move along a direction by the weak Wolfe conditions; return False if nothing moved."""
-        state = self.state
+        state, dot = self.state, self._space.dot
         start, gradient, loss = self._parameters.clone(), state.gradient, state.losses[-1]
-        slope = float(torch.dot(direction, gradient))
+        slope = float(dot(direction, gradient))
         rounding = torch.finfo(start.dtype).eps * abs(loss)
         near, far, length = 0.0, math.inf, 1.0
         if not state.pairs:  # move no entry by more than a standard deviation
-            length = 1 / max(1.0, float((state.inverse.sqrt() * gradient).abs().amax()))
+            length = 1 / max(
+                1.0, float(self._space.largest((state.inverse.sqrt() * gradient).abs()))
+            )
         for _ in range(_MAX_TRIALS if slope < 0 else 0):
             torch.add(start, direction, alpha=length, out=self._parameters)
             new_loss, new_gradient = self._evaluate()
-            value, new_slope = torch.stack([new_loss, direction @ new_gradient]).tolist()
+            value, new_slope = torch.stack([new_loss, dot(direction, new_gradient)]).tolist()
             finite = math.isfinite(value) and math.isfinite(new_slope)
             if not finite or value > loss + 1e-4 * length * slope + rounding:
                 far = length
@@ -322,8 +326,9 @@ class LBFGS:
                 near = length
             else:
                 s, y = direction.mul_(length), new_gradient - gradient
-                state.pairs.append((s, y, s @ y))
-                state.scale = s @ y / torch.dot(y * state.inverse, y)
+                sy = dot(s, y)
+                state.pairs.append((s, y, sy))
+                state.scale = sy / dot(y * state.inverse, y)
                 state.gradient = new_gradient.clone()
                 state.losses.append(value)
                 return True

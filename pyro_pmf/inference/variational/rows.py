@@ -115,7 +115,7 @@ def learn_rows(
             guide.set_up(ratings)
             warm.set_scales(guide)
         objective = Objective(learned.model, fitted, guide, GaussianELBO(), ratings, held)
-        loop = Loop(objective, method, run)
+        loop = Loop(objective, method, run, ratings)
         with pyro.validation_enabled(False):
             while not loop.is_at_its_end():
                 loop.step()

@@ -62,7 +62,6 @@ def _draw_rows(
 ) -> dict[str, Tensor]:
     state = initial_state(model, ratings, np.random.default_rng(seed))
     side, other = state.sides[0 if plate == "users" else 1]
-    pattern = seen.pattern if plate == "users" else seen.pattern.T
     kept: dict[str, list[Tensor]] = {
         side.site(kind): [] for kind in (Factor, Bias, LogNoise) if side.has(kind)
     }
@@ -70,7 +69,7 @@ def _draw_rows(
     for k, draw in enumerate(learned.draws()):
         state.take(draw)
         if side.has(SumOverSeen):
-            side.M = cast(Tensor, model.sum_over_seen(side.W, pattern))
+            side.M = cast(Tensor, model.sum_over_seen(side.W, seen, plate))
         side.F, side.b, side.s = (side.M, side.b * 0, side.s * 0) if k == 0 else rows
         state.compute_log_noise()
         state.compute_scores()

@@ -1,0 +1,179 @@
+"""Fits that processes share: what each of them runs, and a launcher of such processes.
+
+``python shared.py FOLDER PART`` is one process; RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say
+which, as torchrun does. The first one writes what it found to FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+from pyro_pmf import (
+    MAP,
+    NUTS,
+    PMF,
+    VI,
+    BernoulliLogit,
+    Checkpoint,
+    FitError,
+    Fixed,
+    Gibbs,
+    NormalIdentity,
+    OrderedLogit,
+    PMFError,
+    Posterior,
+    Priors,
+    Ratings,
+    fit,
+)
+from pyro_pmf.datasets import simulate
+from pyro_pmf.reducer import is_first
+
+STRONG = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
+HIERARCHICAL = PMF(2, "hierarchical", "hierarchical", noise="shared", priors=STRONG)
+RATINGS = simulate(HIERARCHICAL, 41, 23, 500, seed=2)[0]
+FRAME = RATINGS.to_frame()
+LEVELS = Ratings.from_frame(
+    FRAME.assign(rating=(4 * FRAME["rating"].clip(0, 1)).round() + 1), scale=(1.0, 5.0)
+)
+YES = Ratings.from_frame(
+    FRAME.assign(rating=1.0 * (FRAME["rating"] > FRAME["rating"].median())), scale=(0.0, 1.0)
+)
+EXACT = Ratings.from_frame(FRAME, transform="standardize")
+MORE = FRAME[["user", "item"]].assign(item=FRAME["item"].to_numpy()[::-1]).drop_duplicates()
+HELD = VI(learn_scales=None, max_steps=60)
+# Model, ratings, method and other options.
+FITS = {
+    "vi": (PMF(2), RATINGS, HELD, {}),
+    "both sides": (HIERARCHICAL, RATINGS, HELD, {}),
+    "learnt": (PMF(2), RATINGS, VI(max_steps=60), {}),
+    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=60), {}),
+    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(max_steps=60), {}),
+    "levels": (PMF(2, likelihood=OrderedLogit(5)), LEVELS, HELD, {}),
+    "yes or no": (PMF(2, likelihood=BernoulliLogit()), YES, HELD, {}),
+    "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),
+    "biases": (PMF(0), RATINGS, VI(max_steps=60), {}),
+    "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
+}
+REFUSED = {
+    "gibbs": (PMF(1), Gibbs()),
+    "nuts": (PMF(1), NUTS()),
+    "batches": (PMF(1), VI(batches=2)),
+    "guide": (PMF(1), VI(guide=AutoNormal)),
+}
+KILLED = PMF(2), RATINGS, VI(learn_scales=None, max_steps=70)
+
+
+def fitted(name: str, **options) -> Posterior:
+    """Fit one of `FITS`, in float64, where sums in another order are almost the same."""
+    model, ratings, method, more = FITS[name]
+    return fit(model, ratings, method, dtype=torch.float64, progress=False, **more, **options)
+
+
+def told(posterior: Posterior) -> dict:
+    """Return predictions and the course of a fit."""
+    table = posterior.predict(FRAME[["user", "item"]])
+    return {
+        "mean": table["mean"].tolist(),
+        "sd": table["sd"].tolist(),
+        "elbo": posterior.steps["elbo"].tolist(),
+        "ratings": len(posterior.ratings),
+    }
+
+
+def run_fits(folder: Path) -> None:
+    """Run all fits; save one."""
+    found = {name: told(fitted(name)) for name in FITS}
+    fitted("vi").save(folder / "posterior")
+    if is_first():
+        (folder / "fits.json").write_text(json.dumps(found))
+
+
+def run_refusals(folder: Path) -> None:
+    """Ask for what is refused; each process writes what it was told."""
+    said = {}
+    for name, (model, method) in REFUSED.items():
+        try:
+            fit(model, RATINGS, method, progress=False)
+        except FitError as error:
+            said[name] = str(error)
+    (folder / "a file").touch()
+    try:
+        fit(PMF(1), RATINGS, HELD, checkpoint=folder / "a file", progress=False)
+    except PMFError as error:
+        said["checkpoint"] = str(error)
+    (folder / f"refused-{os.environ['RANK']}.json").write_text(json.dumps(said))
+
+
+def run_killed(folder: Path) -> None:
+    """Fit; the last process ends without a word in the middle, unless it has done so before."""
+    model, ratings, method = KILLED
+    last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+    dies = last and not (folder / "died").exists()
+
+    def callback(progress) -> None:
+        if dies and progress.step == 31:
+            (folder / "died").touch()
+            os._exit(9)
+
+    checkpoint = Checkpoint(folder / "checkpoint", every=0)
+    options = {"checkpoint": checkpoint, "resume": True, "progress": False}
+    try:
+        posterior = fit(model, ratings, method, callback=callback, **options)
+    except FitError as error:
+        (folder / f"error-{os.environ['RANK']}").write_text(str(error))
+        raise
+    if is_first():
+        (folder / "resumed.json").write_text(json.dumps(told(posterior)))
+
+
+def run_whole(folder: Path) -> None:
+    """Fit the same without a break."""
+    model, ratings, method = KILLED
+    posterior = fit(model, ratings, method, progress=False)
+    if is_first():
+        (folder / "whole.json").write_text(json.dumps(told(posterior)))
+
+
+PARTS = {
+    "fits": run_fits,
+    "refusals": run_refusals,
+    "killed": run_killed,
+    "whole": run_whole,
+}
+
+
+def launch(folder: Path, part: str, size: int = 2) -> tuple[list[int], float]:
+    """Run a part in several processes; return their exit codes, and the seconds it took."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    processes = []
+    for rank in range(size):
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+        environment = os.environ | {name: str(value) for name, value in world.items()}
+        command = [sys.executable, __file__, str(folder), part]
+        with (folder / f"{part}-{rank}.log").open("w") as log:
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            )
+    codes = [process.wait(timeout=300) for process in processes]
+    return codes, time.monotonic() - start
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # fits this short have not converged
+    PARTS[sys.argv[2]](Path(sys.argv[1]))
