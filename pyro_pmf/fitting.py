@@ -18,6 +18,8 @@ from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.history import with_history
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.data.shards import as_part
+from pyro_pmf.data.transforms import Transform
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.checkpoint import Checkpoint, fingerprint_of, open_checkpoint
 from pyro_pmf.inference.conditions import Conditions, as_device
@@ -185,15 +187,21 @@ def fit(
     seed = int(seed)
     if ratings.user.is_inference():  # made in torch's inference mode, which gradients refuse
         ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
-    if isinstance(model, PMF):
-        model, ratings = model.for_ratings(ratings)
-        warn_of_far_prior(model, ratings)
-    ratings, seen = _with_history(model, ratings, history)
-    reducer = reducer_of_world()
+    reducer, part = reducer_of_world(), None
     if reducer.size > 1:
         _require_shareable(model, method, start)
+        part = as_part(ratings, reducer)
+    if part is not None:
+        model, ratings = _for_part(model, part, reducer), part
+    elif isinstance(model, PMF):
+        model, ratings = model.for_ratings(ratings)
+        warn_of_far_prior(model, ratings)
+    if part is not None and history is not None:
+        raise FitError("Give history= in a fit whose processes are given all ratings only.")
+    ratings, seen = _with_history(model, ratings, history)
     shown = progress and reducer.rank == 0
     run = Conditions(seed, as_device(device), dtype, shown, history=seen, reducer=reducer)
+    run = replace(run, is_part=part is not None)
     if callback is not None:
         run = replace(run, on_step=_as_on_step(callback))
     if start is not None and (isinstance(method, Gibbs | NUTS) or not isinstance(start, Learned)):
@@ -233,6 +241,22 @@ def _require_shareable(model: Any, method: Method, start: Posterior | None) -> N
             "Several processes cannot begin from an earlier fit: leave start= out, or run this in "
             "one process, without torchrun."
         )
+
+
+def _for_part(model: Any, part: Ratings, reducer: Reducer) -> PMF:
+    """Return the model that all processes fit, each to ratings of its own."""
+
+    def choose() -> tuple[PMF, Transform]:
+        fitted, ratings = model.for_ratings(part)
+        return fitted, ratings.transform
+
+    fitted, transform = reducer.first(choose)
+    if transform != part.transform:  # by ratings that only the first process has
+        raise FitError(
+            f"The first process would fit {fitted.likelihood}, to another transform of its "
+            "ratings: give all processes this likelihood, and Ratings of that transform."
+        )
+    return fitted
 
 
 def _held_by(start: Posterior) -> Scales | None:
@@ -315,7 +339,7 @@ def _learn_scales(
     train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
-    quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer())
+    quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
 
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 

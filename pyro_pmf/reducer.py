@@ -61,6 +61,10 @@ class Reducer:
         """
         return compute()
 
+    def each(self, value: T) -> list[T]:
+        """Return what each process gives, in the order of their ranks."""
+        return [value]
+
 
 class Group(Reducer):
     """Sums over the processes that `torchrun` has started."""
@@ -94,6 +98,12 @@ class Group(Reducer):
         if told[1] is not None:
             raise told[1]
         return told[0]
+
+    def each(self, value: T) -> list[T]:
+        """Return what each process gives, in the order of their ranks."""
+        told: list[Any] = [None] * self.size
+        _together(lambda: dist.all_gather_object(told, value))
+        return told
 
 
 def reducer_of_world() -> Reducer:

@@ -315,7 +315,9 @@ def open_checkpoint(
             raise FitError("resume=True needs the folder of a checkpoint: give checkpoint=PATH.")
         return None
     options = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    return OpenCheckpoint(options, reducer.first(fingerprint), resume, reducer)
+    prints = reducer.each(fingerprint())
+    whole = {name: " ".join(dict.fromkeys(p[name] for p in prints)) for name in prints[0]}
+    return OpenCheckpoint(options, whole, resume, reducer)
 
 
 def fingerprint_of(

@@ -42,6 +42,8 @@ class Conditions:
         Where the state of the fit is written, and read if it continues.
     reducer : Reducer
         Sums over the processes that share the fit.
+    is_part : bool
+        Whether this process was given the ratings of its own users only.
     interruptible : bool
         Whether Ctrl-C ends the fit early with a result; it is an error otherwise.
     started : float
@@ -56,6 +58,7 @@ class Conditions:
     history: Pairs | None = None
     checkpoint: OpenCheckpoint | None = None
     reducer: Reducer = field(default_factory=Reducer)
+    is_part: bool = False
     interruptible: bool = True
     started: float = field(default_factory=time.perf_counter)
 

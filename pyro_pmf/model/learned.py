@@ -79,6 +79,9 @@ class Learned:
         The training pairs and all others that `fit` was told were rated; None without others.
     tracked : pandas.DataFrame or None
         Mean and sd of the ratings of the pairs of `Gibbs.track`, over all sweeps; not saved.
+    part : (int, int) or None
+        Rank of a process and number of processes, if this is the part of its own users in a fit
+        that processes shared; None if it is whole.
     """
 
     model: Callable[..., Any]
@@ -90,6 +93,7 @@ class Learned:
     n_chains: int | None = None
     history: Pairs | None = None
     tracked: pd.DataFrame | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.converged, Converged):

@@ -34,6 +34,7 @@ from pyro_pmf.errors import StorageError
 from pyro_pmf.files import CHECKSUMS, clear_up, standing, verify, write_folder
 from pyro_pmf.model.header import Header, OtherFormatError, header_of, n_rows, read_header
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.parts import folder_of_part, folders_of_parts, joined
 from pyro_pmf.model.soundness import require_sound
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 from pyro_pmf.reducer import is_first
@@ -52,7 +53,8 @@ def save(
 ) -> None:
     """Write a fit to a folder; see `Posterior.save`.
 
-    Where processes share a fit, all have the whole of it, and the first of them writes it.
+    Where processes share a fit and all have the whole of it, the first of them writes it; where
+    each has a part, each writes its own.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def save(
         If the path exists and may not be replaced, or cannot be written; if an id cannot be
         stored, or the fit is not sound.
     """
-    if not is_first():
+    if learned.part is None and not is_first():
         return
     learned = learned if training_ratings else learned.without_training_ratings()
     try:
@@ -94,6 +96,10 @@ def save(
             _write_frame(_pairs_as_frame(learned.history), folder / _HISTORY)
 
     target = _resolved(path)
+    if learned.part is not None:
+        if (target / _HEADER).exists():
+            raise StorageError(f"{target} holds a whole posterior: choose another folder.")
+        target = folder_of_part(target, learned.part)
     try:
         clear_up(target, (*_FILES, _HISTORY, CHECKSUMS))
         write_folder(target, write, _files_to_replace(target, overwrite))
@@ -138,6 +144,8 @@ def read(
         number = folder.stat().st_ino if is_there else 0
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
+    if not is_there and (whole := _read_parts(folder, model)) is not None:
+        return vars(whole.to(device))
     if not is_there:
         raise StorageError(f"{path} is not a saved posterior: it lacks {_HEADER}.")
     try:
@@ -164,6 +172,22 @@ def read(
         raise StorageError(
             f"A posterior cannot be put on the device {device!r}: {error}. Leave device= out."
         ) from error
+
+
+def _read_parts(folder: Path, model: Callable[..., Any] | None) -> Learned | None:
+    """Return the fit whose parts are in a folder; None if there are none."""
+    try:
+        folders = folders_of_parts(folder)
+        if not folders:
+            return None
+        parts = [Learned(**read(part, model)) for part in folders]
+        whole = joined(parts)
+        require_sound(whole)
+    except StorageError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise StorageError(f"{folder} cannot be read: {error}.") from error
+    return whole
 
 
 class _NeedsModelError(ValueError):

@@ -84,7 +84,7 @@ class Loop:
     run : Conditions
         Conditions of the fit.
     ratings : Ratings
-        All training ratings.
+        The training ratings that the fit was given.
 
     Attributes
     ----------
@@ -195,6 +195,7 @@ class Loop:
             steps=pd.DataFrame(self.state.steps),
             converged=Converged(self.optimizer.finished, self.optimizer.finished),
             history=self.run.history,
+            part=(self.run.reducer.rank, self.run.reducer.size) if self.run.is_part else None,
         )
 
     def _place(self, name: str) -> int:
@@ -229,7 +230,10 @@ class Loop:
     def _choose_optimizer(self, names: Sequence[str], parameters: Tensor) -> Optimizer:
         """Choose L-BFGS if the loss has no noise and the guide has a metric, else Adam."""
         objective, method = self.objective, self.method
-        tolerance = method.tolerance * len(self.ratings)
+        sharing = objective.sharing
+        tolerance = method.tolerance * (
+            len(self.ratings) if sharing is None else sharing.shard.n_all_pairs
+        )
         n_late = sum(
             leaf.numel()
             for name, leaf in zip(names, self._leaves, strict=True)
@@ -350,8 +354,8 @@ def _pose(
         return pose(model, ratings, method, scales, run.history, start)
     if scales is None:
         stated = for_point_estimate(model) if isinstance(method, MAP) else model
-        scales = usual_scales(stated, ratings, method)
-    sharing = Sharing.of(ratings, run.reducer)
+        scales = run.reducer.first(lambda: usual_scales(stated, ratings, method))
+    sharing = Sharing.of(ratings, run.reducer, run.is_part)
     seen = None if run.history is None else run.history.to(run.device, run.dtype)
     history = sharing.history(seen, ratings)
     return pose(model, sharing.shard, method, scales, history, sharing=sharing)

@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.shards import Shard, shard_of
+from pyro_pmf.data.shards import Shard, shard_of, shard_of_part
 from pyro_pmf.inference.variational.warm_start import Initial
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import Plate, Terms
@@ -76,23 +76,30 @@ class Sharing:
         Sums over the processes.
     shard : Shard
         The ratings of this process.
+    is_part : bool
+        Whether the posterior of this process is of its own users only.
     """
 
     reducer: Reducer
     shard: Shard
+    is_part: bool
 
     @classmethod
-    def of(cls, ratings: Pairs, reducer: Reducer) -> Self:
+    def of(cls, ratings: Pairs, reducer: Reducer, is_part: bool) -> Self:
         """Return the part of this process.
 
         Parameters
         ----------
         ratings : Pairs
-            All training ratings, on the device of the fit.
+            The training ratings that this process was given, on the device of the fit.
         reducer : Reducer
             Sums over the processes.
+        is_part : bool
+            Whether they are those of its own users, and not all.
         """
-        return cls(reducer, shard_of(ratings, reducer.rank, reducer.size))
+        if is_part:
+            return cls(reducer, shard_of_part(ratings, reducer), is_part)
+        return cls(reducer, shard_of(ratings, reducer.rank, reducer.size), is_part)
 
     def model(self, model: Callable[..., Any]) -> PMF:
         """Return a `PMF` that runs on the shard."""
@@ -135,7 +142,7 @@ class Sharing:
         return value
 
     def rows(self, latents: Mapping[str, Value], terms: Terms) -> dict[str, Value]:
-        """Return the latents of all processes.
+        """Return the latents of all users, or of those whose ratings this process was given.
 
         Parameters
         ----------
@@ -144,6 +151,8 @@ class Sharing:
         terms : Terms
             Terms of the model, which say what has a row for each user.
         """
+        if self.is_part:
+            return dict(latents)
         own = {term.site for term in terms if term.plate == "users"}
         return {name: self._rows(x) if name in own else x for name, x in latents.items()}
 

@@ -29,6 +29,7 @@ from pyro_pmf import (
     Fixed,
     Gibbs,
     NormalIdentity,
+    NormalSigmoid,
     OrderedLogit,
     PMFError,
     Posterior,
@@ -40,11 +41,16 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.reducer import is_first
 
 STRONG = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
-HIERARCHICAL = PMF(2, "hierarchical", "hierarchical", noise="shared", priors=STRONG)
-RATINGS = simulate(HIERARCHICAL, 41, 23, 500, seed=2)[0]
-FRAME = RATINGS.to_frame()
+# The spacing of ratings would be found by all of them, or by those of the first process.
+EXACTLY = NormalSigmoid(rounding=0.0)
+HIERARCHICAL = PMF(
+    2, "hierarchical", "hierarchical", True, "sqrt_count", "shared", STRONG, EXACTLY
+)
+DRAWN = simulate(HIERARCHICAL, 41, 23, 500, seed=2)[0].to_frame()
+FRAME = DRAWN.assign(rating=DRAWN["rating"].clip(0, 1))
+RATINGS = Ratings.from_frame(FRAME, scale=(0.0, 1.0))
 LEVELS = Ratings.from_frame(
-    FRAME.assign(rating=(4 * FRAME["rating"].clip(0, 1)).round() + 1), scale=(1.0, 5.0)
+    FRAME.assign(rating=(4 * FRAME["rating"]).round() + 1), scale=(1.0, 5.0)
 )
 YES = Ratings.from_frame(
     FRAME.assign(rating=1.0 * (FRAME["rating"] > FRAME["rating"].median())), scale=(0.0, 1.0)
@@ -99,6 +105,30 @@ def run_fits(folder: Path) -> None:
         (folder / "fits.json").write_text(json.dumps(found))
 
 
+def run_parts(folder: Path) -> None:
+    """Fit the ratings of own users: consecutive ones, and every second."""
+    rank, half = int(os.environ["RANK"]), RATINGS.n_users // 2
+    user = FRAME["user"]
+    found = {}
+    for name, is_own in {"halves": (user >= half) == rank, "seconds": user % 2 == rank}.items():
+        own = Ratings.from_frame(FRAME[is_own], scale=RATINGS.scale)
+        options = {"dtype": torch.float64, "progress": False}
+        posterior = fit(HIERARCHICAL, own, HELD, **options)
+        posterior.save(folder / name)
+        table = posterior.predict(FRAME.loc[is_own, ["user", "item"]])
+        found[name] = {"elbo": posterior.steps["elbo"].tolist(), "rows": table.to_dict("list")}
+    try:
+        fit(
+            HIERARCHICAL,
+            Ratings.from_frame(FRAME[user <= half + rank], scale=(0, 1)),
+            HELD,
+            progress=False,
+        )
+    except PMFError as error:
+        found["overlap"] = str(error)
+    (folder / f"parts-{rank}.json").write_text(json.dumps(found))
+
+
 def run_refusals(folder: Path) -> None:
     """Ask for what is refused; each process writes what it was told."""
     said = {}
@@ -147,6 +177,7 @@ def run_whole(folder: Path) -> None:
 
 PARTS = {
     "fits": run_fits,
+    "parts": run_parts,
     "refusals": run_refusals,
     "killed": run_killed,
     "whole": run_whole,

@@ -4,11 +4,12 @@ import json
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import shared
 import torch
 
-from pyro_pmf import PMF, VI, load
+from pyro_pmf import PMF, VI, StorageError, load
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.shards import shard_of
 
@@ -42,6 +43,39 @@ def test_two_processes_fit_what_one_fits(tmp_path):
             np.testing.assert_allclose(ours, theirs, **tolerance, err_msg=f"{name}: {what}")
     table = load(tmp_path / "posterior").predict(shared.FRAME[["user", "item"]])
     np.testing.assert_allclose(table["mean"], found["vi"]["mean"], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_with_users_of_their_own_fit_what_one_fits_and_save_parts(tmp_path):
+    codes, _ = shared.launch(tmp_path, "parts")
+    assert codes == [0, 0], log_of(tmp_path, "parts")
+    found = [json.loads((tmp_path / f"parts-{rank}.json").read_text()) for rank in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = shared.told(shared.fitted("both sides"))
+    for part in found:
+        np.testing.assert_allclose(part["halves"]["elbo"][:20], alone["elbo"][:20], rtol=1e-7)
+        assert "other process has" in part["overlap"]
+    for name in ("halves", "seconds"):
+        whole = load(tmp_path / name)
+        assert len(whole.ratings) == len(shared.RATINGS)
+        assert whole.ratings.user_ids.equals(shared.RATINGS.user_ids)
+        for part in found:
+            rows = pd.DataFrame(part[name]["rows"])
+            table = whole.predict(rows[["user", "item"]])
+            for column in ("mean", "sd", "lower"):
+                np.testing.assert_allclose(table[column], rows[column], rtol=1e-5)
+        loaded = load(tmp_path / name / "part-00001-of-00002")
+        assert loaded.ratings.n_users < shared.RATINGS.n_users
+        assert loaded.ratings.n_items == shared.RATINGS.n_items
+    # a part is missing, or is one of another fit
+    last = "part-00001-of-00002"
+    (tmp_path / "seconds" / last).rename(tmp_path / "aside")
+    with pytest.raises(StorageError, match="in the place of all parts"):
+        load(tmp_path / "seconds")
+    (tmp_path / "halves" / last).rename(tmp_path / "seconds" / last)
+    with pytest.raises(StorageError, match="parts"):
+        load(tmp_path / "seconds")
 
 
 @pytest.mark.slow
