@@ -5,7 +5,8 @@ python -m benchmarks.sharing --ratings 1000000 --processes 1 2
 
 The ratings are simulated, see `benchmarks.steps`; the model has 16 factors and hierarchical users.
 Each process has one thread. Seconds are the median of the steps after L-BFGS has let the standard
-deviations go; memory is the peak of a process from its start, the table included.
+deviations go; memory is the peak of a process from its start, the table included, of which each
+process reads the rows of its own users.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks import machine
 from benchmarks.one import memory
 from benchmarks.steps import FIRST, LAST, METHODS
-from pyro_pmf import PMF, Ratings, fit
+from pyro_pmf import PMF, NormalSigmoid, Ratings, fit
 from pyro_pmf.reducer import reducer_of_world
 
 N_FACTORS = 16
+SCALE = (0.0, 1.0)
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     if options.one:
         measure(Path(options.one[0]), options.one[1], options.steps)
         return
-    print(machine.describe())
+    print("; ".join(f"{name}: {value}" for name, value in machine.describe().items()))
     for n in options.ratings:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "ratings.parquet"
@@ -57,7 +61,9 @@ def write(table: Path, n: int) -> None:
     """Write simulated ratings to a file, so that simulating them takes no memory of a fit."""
     program = (
         "from benchmarks.steps import training_ratings\n"
-        f"training_ratings('{n}').to_frame().to_parquet('{table}')"
+        f"frame = training_ratings('{n}').to_frame()\n"
+        f"frame['rating'] = frame['rating'].clip(*{SCALE})\n"
+        f"frame.sort_values('user').to_parquet('{table}', row_group_size=100_000)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -84,16 +90,28 @@ def compare(table: Path, n: int, method: str, processes: list[int], steps: int) 
         )
 
 
+def own_rows(table: Path) -> pd.DataFrame:
+    """Read the ratings of the users of this process: as many as each of the others reads."""
+    reducer = reducer_of_world()
+    if reducer.size == 1:
+        return pd.read_parquet(table)
+    user = pq.read_table(table, columns=["user"])["user"].to_numpy()  # ascends
+    places = [len(user) * k // reducer.size for k in (reducer.rank, reducer.rank + 1)]
+    first = user[places[0]]
+    last = user[places[1]] if places[1] < len(user) else user[-1] + 1
+    del user
+    pa.default_memory_pool().release_unused()
+    return pd.read_parquet(table, filters=[("user", ">=", first), ("user", "<", last)])
+
+
 def measure(table: Path, method: str, steps: int) -> None:
     """Fit, and print what the first process found."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # a fit this short has not converged
-    frame = pd.read_parquet(table)
-    scale = float(frame["rating"].min()), float(frame["rating"].max())
-    train = Ratings.from_frame(frame, scale=scale)
-    del frame
+    train = Ratings.from_frame(own_rows(table), scale=SCALE)
     short = METHODS[method](max_steps=steps, learn_scales=None)
-    posterior = fit(PMF(N_FACTORS, users="hierarchical"), train, short, progress=False)
+    model = PMF(N_FACTORS, users="hierarchical", likelihood=NormalSigmoid(rounding=0.0))
+    posterior = fit(model, train, short, progress=False)
     seconds = posterior.steps["seconds"].diff()[min(FIRST, steps // 2) :]
     reducer = reducer_of_world()
     peak = float(reducer.largest(torch.tensor(memory("VmHWM"))))

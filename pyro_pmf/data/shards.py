@@ -146,6 +146,8 @@ def as_part(ratings: Ratings, reducer: Reducer) -> Ratings | None:
     item_ids = ratings.item_ids
     for others in reducer.each(ratings.item_ids):
         item_ids = item_ids.union(others)
+    if item_ids.equals(ratings.item_ids):
+        return ratings
     return ratings.indexed_by(ratings.user_ids, item_ids)
 
 

@@ -322,7 +322,8 @@ def fit_guide(
         if run.checkpoint is not None and (saved := run.checkpoint.take_state()) is not None:
             loop.restore(filled(loop.state, saved))
         is_whole = _take_steps(loop)
-        state = loop.present_state()  # before the check, which may draw
+        # before the check, which may draw
+        state = None if run.checkpoint is None else loop.present_state()
         with pyro.validation_enabled(False):  # `_require_finite` reports a diverging step
             loop.check_end()
         if run.checkpoint is not None:
