@@ -93,6 +93,10 @@ def fit(
 ) -> Posterior:
     """Fit a model to ratings.
 
+    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI` or `MAP`. Each
+    calls `fit` with the same arguments, and gets the whole posterior; or with the ratings of users
+    that no other process has, and gets the posterior of these users and of all items.
+
     Parameters
     ----------
     model : callable
@@ -152,7 +156,8 @@ def fit(
         If an argument is not valid or does not suit the model; if the model has no observed site
         ``rating`` or does not run on new pairs; if the likelihood cannot produce some ratings; if
         the fit needs more memory than is free; if the ELBO is not finite; if a point estimate
-        collapses; if a chain in a process of its own fails; or if predictions are nonsense (not
+        collapses; if a chain in a process of its own fails; if processes cannot share this fit, or
+        one of them ends; or if predictions are nonsense (not
         finite, or far more or less certain than any rating can be, see `sanity.checked`).
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
