@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -282,10 +283,12 @@ def _learn_scales(
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
     quiet = replace(quiet, checkpoint=None, interruptible=False)
-
+    number = itertools.count(1)
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 
     def loss(scales: Scales) -> float:
+        bar.set_postfix_str(f"candidate {next(number)}")
+        bar.update(0)  # no sweep, but a sign of life
         try:
             found = fit_guide(model, train, quick, quiet, scales, before[-1] if before else None)
             if not has_no_factors(found):  # from none, no others would form
