@@ -38,7 +38,7 @@ CASES: dict[str, tuple[Likelihood, tuple[int, int], str, float]] = {
     "NegativeBinomialLog": (NegativeBinomialLog(), (0, 9), "count", 4),
 }
 STRATEGIES = ("mean", "ucb", "lcb", "thompson", "probability")
-RATED = 20  # ratings of a user
+RATED = 20  # ratings of a user, at least
 
 
 def posterior_of(name: str, options: argparse.Namespace) -> Posterior:
@@ -46,9 +46,10 @@ def posterior_of(name: str, options: argparse.Namespace) -> Posterior:
     likelihood, (low, high), transform, _ = CASES[name]
     rng = np.random.default_rng(0)
     n, m, k = options.users, options.items, options.factors
-    user = np.arange(n).repeat(RATED)
-    item = np.concatenate([rng.choice(m, RATED, replace=False) for _ in range(n)])
-    item[:m] = np.arange(m) if m <= len(item) else item[:m]  # every item is known
+    rated = min(m, max(RATED, -(-m // n)))  # enough that every item is known
+    user = np.arange(n).repeat(rated)
+    item = np.concatenate([rng.choice(m, rated, replace=False) for _ in range(n)])
+    item[:m] = np.arange(m)
     frame = pd.DataFrame({"user": user, "item": item})
     frame["rating"] = rng.integers(low, high + 1, len(frame)).astype(float)
     frame = frame.drop_duplicates(["user", "item"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -93,9 +94,9 @@ def fit(
 ) -> Posterior:
     """Fit a model to ratings.
 
-    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI` or `MAP`. Each
-    calls `fit` with the same arguments, and gets the whole posterior; or with the ratings of users
-    that no other process has, and gets the posterior of these users and of all items.
+    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI` or `MAP`.
+    Each calls `fit` with the same arguments, and gets the whole posterior; or with the ratings of
+    users that no other process has, and gets the posterior of these users and of all items.
 
     Parameters
     ----------
@@ -345,10 +346,12 @@ def _learn_scales(
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)
     quiet = replace(run, progress=False, on_step=None, history=None)
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
-
+    number = itertools.count(1)
     before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 
     def loss(scales: Scales) -> float:
+        bar.set_postfix_str(f"candidate {next(number)}")
+        bar.update(0)  # no sweep, but a sign of life
         try:
             found = fit_guide(model, train, quick, quiet, scales, before[-1] if before else None)
             if not has_no_factors(found):  # from none, no others would form

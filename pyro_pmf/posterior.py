@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -307,7 +307,7 @@ class Posterior(Learned):
         strategy: recommendation.Strategy = "mean",
         items: Hashable | Iterable[Hashable] | None = None,
         exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | Literal["positive"] = True,
         at_least: float | None = None,
         n_sd: float = 1.0,
         seed: int = 0,
@@ -336,8 +336,10 @@ class Posterior(Learned):
         exclude : id, iterable of ids, or table, optional
             Items that are never recommended, or a table of pairs that are not. Ids that are not
             known exclude nothing.
-        exclude_seen : bool
+        exclude_seen : bool or "positive"
             Whether to leave out the items that the user rated in training, or in the history.
+            "positive" leaves out those rated above 0 and those of the history, as suits the
+            negatives of `data.with_sampled_negatives`, which the user has not met.
         at_least : float, optional
             A rating, in rating units, for "probability" only.
         n_sd : float
@@ -364,8 +366,9 @@ class Posterior(Learned):
             id of ``exclude``, is of another type than the training ids.
         PMFError
             If ``n`` is not a positive integer, ``strategy`` is unknown, ``at_least`` is missing
-            for "probability" or given for another strategy, ``n_sd`` is negative or not finite, or
-            ``seed`` is not a seed.
+            for "probability" or given for another strategy, ``n_sd`` is negative or not finite,
+            ``exclude_seen`` is something else, or is "positive" where the posterior was saved
+            without training ratings, or ``seed`` is not a seed.
 
         Examples
         --------

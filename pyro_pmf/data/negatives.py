@@ -52,15 +52,17 @@ def with_sampled_negatives(
     Returns
     -------
     pandas.DataFrame, or a table of the kind of ``seen``
-        Columns user, item and rating: the observed pairs (1), then the negatives (0).
+        The columns of ids, named as in ``seen`` (user and item of `Ratings`), and rating: the
+        observed pairs (1), then the negatives (0). `Posterior.recommend` takes negatives for
+        pairs that the user has met, unless ``exclude_seen="positive"``.
 
     Raises
     ------
     RatingsError
         If ``seen`` is not a table of pairs with valid ids.
     PMFError
-        If ``weight`` is unknown, or ``ratio`` asks for no pair or for more than half of the
-        unobserved pairs that can be drawn.
+        If ``weight`` is unknown, a column of ids is called "rating", or ``ratio`` asks for no
+        pair or for more than half of the unobserved pairs that can be drawn.
 
     Examples
     --------
@@ -74,6 +76,10 @@ def with_sampled_negatives(
         raise PMFError(f'weight must be "uniform" or "popularity", not {weight!r}')
     if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio < np.inf:
         raise PMFError(f"ratio must be a number of negatives per pair, such as 1, not {ratio!r}.")
+    if isinstance(seen, Ratings):
+        user, item = "user", "item"
+    elif "rating" in (user, item):
+        raise PMFError('The ids cannot be in a column "rating", which is added: rename it.')
     ones, user_ids, item_ids = _ones(seen, user, item)
     known = (ones.user * ones.n_items + ones.item).numpy()
     taken = ones.item_counts.numpy()
@@ -89,8 +95,8 @@ def with_sampled_negatives(
     row, column = np.divmod(np.concatenate([known, drawn]), ones.n_items)
     table = pd.DataFrame(
         {
-            "user": user_ids.take(row),
-            "item": item_ids.take(column),
+            user: user_ids.take(row),
+            item: item_ids.take(column),
             "rating": np.repeat([1, 0], [len(known), wanted]),
         }
     )

@@ -244,13 +244,17 @@ class GammaPoisson(TorchDistribution):
         """Return the probability of at most this count: float64, on the CPU, no gradient."""
         size = self.sigma.double() ** -2
         odds = self.score.double() - size.log()
-        failure, count = torch.sigmoid(-odds), value.double().floor()
         first = -size * F.softplus(odds)  # log probability of 0
-        few = count.numel() and first.numel() and float(count.max()) <= _FEW
-        if few and float(first.min()) > _LEAST_LOG_MASS:
-            return _sum_of_masses(count, size, torch.sigmoid(odds), first.exp())
-        cdf = betainc(*(x.numpy() for x in (size, count.clamp(min=0) + 1, failure)))
-        return torch.as_tensor(cdf).masked_fill(count < 0, 0.0)
+        count, size, odds, first = torch.broadcast_tensors(
+            value.double().floor(), size, odds, first
+        )
+        if not count.numel() or float(count.max()) > _FEW:
+            return _cdf_by_beta(count, size, odds)
+        cdf = _sum_of_masses(count, size, torch.sigmoid(odds), first.exp())
+        rare = first < _LEAST_LOG_MASS
+        if bool(rare.any()):
+            cdf[rare] = _cdf_by_beta(count[rare], size[rare], odds[rare])
+        return cdf
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw counts."""
@@ -265,6 +269,13 @@ def _log_choices(count: Tensor, size: Tensor) -> Tensor:
     """Log of gamma(count + size) / (gamma(size) count!), in float64 as large terms cancel."""
     x, r = count.double(), size.double()
     return ((x + r).lgamma() - r.lgamma() - (x + 1).lgamma()).to(size.dtype)
+
+
+def _cdf_by_beta(count: Tensor, size: Tensor, odds: Tensor) -> Tensor:
+    """Return the probability of at most a count, as an incomplete beta function."""
+    arguments = size, count.clamp(min=0) + 1, torch.sigmoid(-odds)
+    cdf = betainc(*(x.numpy() for x in arguments))
+    return torch.as_tensor(cdf).masked_fill(count < 0, 0.0)
 
 
 def _sum_of_masses(count: Tensor, size: Tensor, success: Tensor, mass: Tensor) -> Tensor:

@@ -173,7 +173,8 @@ class DiscretePredictive(PosteriorPredictive):
 
     def _level_cdf(self, level: Tensor) -> Tensor:
         x = level.clamp(0, self.last) * self.spacing
-        if isinstance(family(self.parts), Bernoulli | NegativeBinomial) or self._has("cdf"):
+        known = isinstance(family(self.parts), Bernoulli | NegativeBinomial | GammaPoisson)
+        if known or self._has("cdf"):  # which asks by a call, as dear as the answer
             chance = self._average(_lattice_cdf(self.parts, for_each_part(x)))
         else:
             below = self._drawn <= for_each_part(x) + ON_LEVEL * self.spacing

@@ -2,8 +2,8 @@
 
 Only what is listed is computed in full. The aim is first interpolated for every item (`dense`),
 which gives each user a list that is somewhat too long. The aim of its items is then computed
-exactly. The error of the interpolation is seen there, and if an item that was left out might be
-better, the list is made longer. Other models than a `PMF` compute every item exactly.
+exactly. The error of the interpolation is seen there, and items that were left out are computed as
+well if they might be better. Other models than a `PMF` compute every item exactly.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from pyro_pmf.prediction.rated import completed
 from pyro_pmf.random_state import isolated_random_state
 
 Strategy = Literal["mean", "ucb", "lcb", "thompson", "probability"]
+_Pairs = tuple[Tensor, Tensor, Tensor]  # positions of users and of items, and scores
 Aim = Callable[[PosteriorPredictive], Tensor]  # of each pair, the higher the better
 _CELLS = 1 << 22  # pairs whose moments are held at a time
 _MORE = 20  # items of a list beyond twice those that are wanted
 _BEYOND = 0.5  # errors of items left out, beyond those of items listed; in their range
 _INTERVAL = 0.9
+_LOWEST = torch.finfo(torch.float64).min
 
 
 def recommend(
@@ -49,7 +51,7 @@ def recommend(
     strategy: Strategy = "mean",
     items: Hashable | Iterable[Hashable] | None = None,
     exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
-    exclude_seen: bool = True,
+    exclude_seen: bool | Literal["positive"] = True,
     at_least: float | None = None,
     n_sd: float = 1.0,
     seed: int = 0,
@@ -75,6 +77,8 @@ def recommend(
     """
     require_integer("n", n)
     require_seed(seed)
+    if not (isinstance(exclude_seen, bool) or exclude_seen == "positive"):
+        raise PMFError(f'exclude_seen must be True, False or "positive", not {exclude_seen!r}.')
     aim = _aim(strategy, at_least, n_sd)
     choice = _Choice.of(learned, users, items, exclude, exclude_seen)
     judged, seed = (_one_draw(learned, seed), seed) if strategy == "thompson" else (learned, 0)
@@ -115,7 +119,7 @@ class _Choice:
         users: Any,
         items: Any,
         exclude: Any,
-        exclude_seen: bool,
+        exclude_seen: bool | Literal["positive"],
     ) -> _Choice:
         train = learned.ratings
         ids = ids_of(users, "user")
@@ -132,7 +136,8 @@ class _Choice:
         row[user] = torch.arange(len(user))
         barred = []
         if exclude_seen:
-            barred.append((row[learned.seen.user], position[learned.seen.item]))
+            seen = _seen(learned, exclude_seen == "positive")
+            barred.append((row[seen[0]], position[seen[1]]))
         if isinstance(exclude, pd.DataFrame):
             _, there = train.locate(exclude)
             whose = torch.from_numpy(positions(ids.astype(object), exclude["user"].astype(object)))
@@ -178,7 +183,7 @@ class _Lists:
         self._n, self._seed = n, seed
         self._dense = _Guess(learned, choice, aim, seed) if type(learned.model) is PMF else None
 
-    def of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, rows: Tensor) -> _Pairs:
         """Return the lists of some users.
 
         Parameters
@@ -198,26 +203,25 @@ class _Lists:
         else:
             guess, length = self._dense.of(rows), min(2 * self._n + _MORE, n_candidates)
         self._choice.bar(guess, rows)
-        n, found = min(self._n, n_candidates), []
-        todo = torch.arange(len(rows))
+        none = torch.empty(0, dtype=torch.int64)
+        best, todo = (none, none, none.double()), torch.arange(len(rows))
+        bound = torch.full((len(rows),), _LOWEST, dtype=torch.float64)
+        low, high = torch.full_like(bound, torch.inf), torch.full_like(bound, -torch.inf)
         while len(todo):
-            best = guess[todo].topk(min(length + 1, n_candidates), 1)
-            beyond = best.values[:, length:].amax(1) if length < n_candidates else None
-            column = best.indices[:, :length].sort(1).values  # equal scores keep their order
-            here = guess[todo].gather(1, column)
-            score = torch.full_like(here, -torch.inf, dtype=torch.float64)
-            row = rows[todo][:, None].expand(column.shape)
-            allowed = here > -torch.inf
-            score[allowed] = self._exact(row[allowed], column[allowed])
-            margin = _margin((score - here)[allowed])
-            order = torch.argsort(score, dim=1, descending=True, stable=True)[:, :n]
-            column, score = column.gather(1, order), score.gather(1, order)
-            sure = torch.ones(len(todo), dtype=torch.bool)
-            if beyond is not None:
-                sure = (beyond == -torch.inf) | (score[:, -1] > beyond + margin)
-            found.append((rows[todo][sure], column[sure], score[sure]))
-            todo, length = todo[~sure], min(4 * length, n_candidates)
-        return _flat(found, n)
+            top = guess[todo].topk(length, 1)
+            near = top.values >= bound[todo, None]
+            row, column = todo[:, None].expand(near.shape)[near], top.indices[near]
+            score = self._exact(rows[row], column)
+            error = score - guess[row, column]
+            low.scatter_reduce_(0, row, error, "amin")
+            high.scatter_reduce_(0, row, error, "amax")
+            guess[row, column] = -torch.inf  # computed
+            best, least = _best(_joined(best, (row, column, score)), self._n, len(rows))
+            margin = _margin(low[todo], high[todo])
+            bound = (least - margin).nan_to_num(nan=_LOWEST)  # above minus infinity
+            todo = todo[guess[todo].amax(1) >= bound[todo]] if n_candidates else none
+            length = min(4 * length, n_candidates)
+        return rows[best[0]], best[1], best[2]
 
     def _exact(self, row: Tensor, column: Tensor) -> Tensor:
         """Return the aim of some pairs as `LocatedPairs` has it, float64."""
@@ -257,27 +261,49 @@ class _Guess:
         return self._table.at(dense)
 
 
-def _margin(errors: Tensor) -> float:
+def _margin(low: Tensor, high: Tensor) -> float:
     """Return how far the guess of an item that was left out may be too low.
 
-    It is the largest error of those listed, and half their range beyond it.
+    It is the largest error of those computed, and half their range beyond it. ``low`` and ``high``
+    are the least and the largest error of each user.
     """
-    if not len(errors):
-        return 0.0
-    low, high = errors.aminmax()
-    return float(high + _BEYOND * (high - low))
+    least, largest = float(low.min()), float(high.max())
+    return largest + _BEYOND * (largest - least)
 
 
-def _flat(found: list[tuple[Tensor, Tensor, Tensor]], n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return lists of equal length one after the other, by user, without barred items."""
-    if not found:
-        none = torch.empty(0, dtype=torch.int64)
-        return none, none, none.double()
-    row, column, score = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(row)
+def _joined(first: _Pairs, second: _Pairs) -> _Pairs:
+    row, column, score = (torch.cat(pair) for pair in zip(first, second, strict=True))
+    return row, column, score
+
+
+def _best(pairs: _Pairs, n: int, n_rows: int) -> tuple[_Pairs, Tensor]:
+    """Return the best columns of each row.
+
+    Parameters
+    ----------
+    pairs : tuple of Tensor, shape (n_pairs,)
+        Rows, columns and scores; equal scores are in the order of their columns.
+    n : int
+        Largest number of columns of a row.
+    n_rows : int
+        Number of rows.
+
+    Returns
+    -------
+    best : tuple of Tensor, shape (n_listed,)
+        Rows, columns and scores, by row, the best first.
+    least : Tensor, float64, shape (n_rows,)
+        Score of the n-th column of each row; minus infinity if it has fewer.
+    """
+    row, column, score = pairs
+    order = torch.from_numpy(np.lexsort((column.numpy(), -score.numpy(), row.numpy())))
     row, column, score = row[order], column[order], score[order]
-    kept = score > -torch.inf
-    return row[:, None].expand(len(row), n)[kept], column[kept], score[kept]
+    sizes = torch.bincount(row, minlength=n_rows)
+    place = torch.arange(len(row)) - (sizes.cumsum(0) - sizes)[row]
+    least = torch.full((n_rows,), -torch.inf, dtype=torch.float64)
+    least[row[place == n - 1]] = score[place == n - 1]
+    kept = place < n
+    return (row[kept], column[kept], score[kept]), least
 
 
 def _table(
@@ -325,6 +351,19 @@ def _aim(strategy: Strategy, at_least: float | None, n_sd: float) -> Aim:
         times = n_sd if strategy == "ucb" else -n_sd
         return lambda predictive: predictive.bound_of_mean(times)
     return lambda predictive: predictive.mean
+
+
+def _seen(learned: Learned, only_positive: bool) -> tuple[Tensor, Tensor]:
+    """Return indices of the pairs that were rated; without training ratings of 0 or less."""
+    seen, train = learned.seen, learned.ratings
+    if not only_positive:
+        return seen.user, seen.item
+    learned.require_training_ratings('exclude_seen="positive"')
+    low = torch.as_tensor(np.asarray(train.rating) <= 0)
+    n = train.n_items
+    cells = (train.user * n + train.item)[low]
+    kept = ~torch.isin(seen.user * n + seen.item, cells)
+    return seen.user[kept], seen.item[kept]
 
 
 def _is_finite(value: Any) -> bool:

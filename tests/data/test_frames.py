@@ -153,4 +153,5 @@ def test_sampled_negatives_of_other_tables():
     seen = pl.DataFrame({"who": ["ann", "bob", "eve", "ann"], "what": [1, 2, 3, 1]})
     table = with_sampled_negatives(seen, user="who", item="what")
     assert isinstance(table, pl.DataFrame)
+    assert table.columns == ["who", "what", "rating"]
     assert table["rating"].to_list() == [1, 1, 1, 0, 0, 0]

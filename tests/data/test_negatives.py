@@ -119,7 +119,11 @@ class TestSampledNegatives:
     def test_columns_of_other_names(self):
         seen = self.SEEN.rename(columns={"user": "customer_id", "item": "sku"})
         table = with_sampled_negatives(seen, 0.5, user="customer_id", item="sku")
-        pd.testing.assert_frame_equal(table, with_sampled_negatives(self.SEEN, 0.5))
+        assert list(table) == ["customer_id", "sku", "rating"]
+        renamed = table.rename(columns={"customer_id": "user", "sku": "item"})
+        pd.testing.assert_frame_equal(renamed, with_sampled_negatives(self.SEEN, 0.5))
+        with pytest.raises(PMFError, match='a column "rating"'):
+            with_sampled_negatives(self.SEEN, 0.5, user="user", item="rating")
         with pytest.raises(RatingsError) as caught:
             with_sampled_negatives(seen)
         advice = "with_sampled_negatives(frame, user='customer_id', item='sku')"

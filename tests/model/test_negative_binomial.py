@@ -57,6 +57,14 @@ class TestGammaPoisson:
         np.testing.assert_allclose(counts.cdf(value), exact().cdf(count), rtol=1e-10)
         np.testing.assert_allclose(counts.cdf(value + 0.5), exact().cdf(count), rtol=1e-10)
 
+    def test_cdf_where_a_zero_is_too_rare_for_a_float(self):
+        """A few counts are summed from the mass of 0, which is exp(-650) at one of these."""
+        score, sigma, count = np.array([0.5, np.log(700.0)]), np.array([0.5, 0.015]), [3.0, 24.0]
+        fn = GammaPoisson(torch.tensor(score), torch.tensor(sigma))
+        found = fn.cdf(torch.tensor(count, dtype=torch.float64))
+        assert found[1] > 0
+        np.testing.assert_allclose(found, exact(score, sigma).cdf(count), rtol=1e-10)
+
     def test_cdf_below_zero(self, counts):
         assert (counts.cdf(torch.full((5,), -1.0)) == 0).all()
 

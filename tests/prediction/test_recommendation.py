@@ -60,6 +60,27 @@ def seen(posterior):
     return set(zip(frame["user"], frame["item"], strict=True))
 
 
+def test_sampled_negatives_are_no_pairs_that_were_met():
+    """Of yes and no; a no may be recommended, and a pair of the history may not."""
+    posterior = posterior_of("BernoulliLogit")
+    frame = posterior.ratings.to_frame()
+    users = posterior.ratings.user_ids
+    found = posterior.recommend(users, N_ITEMS, exclude_seen="positive")
+    listed = set(zip(found["user"], found["item"], strict=True))
+    yes = frame[frame["rating"] > 0]
+    assert 0 < len(yes) < len(frame)
+    assert listed.isdisjoint(zip(yes["user"], yes["item"], strict=True))
+    assert len(listed) == len(users) * posterior.ratings.n_items - len(yes)
+    wanted = posterior.recommend(users, N_ITEMS, exclude=yes, exclude_seen=False)
+    pd.testing.assert_frame_equal(found, wanted)
+    with pytest.raises(PMFError, match='exclude_seen="positive" needs the training ratings'):
+        Posterior(**vars(posterior.without_training_ratings())).recommend(
+            users, exclude_seen="positive"
+        )
+    with pytest.raises(PMFError, match="exclude_seen must be True"):
+        posterior.recommend(users, exclude_seen="negative")
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Lists hardly longer than wanted, so that the guess has to prove itself."""
