@@ -1,93 +1,119 @@
-"""Time a step of a fit that several processes share, and the memory of each.
+"""Time a step of VI that processes share, fit a model of cost to it, and print the report.
 
-python -m benchmarks.sharing                        # 10 million ratings by 1 and 2 processes
-python -m benchmarks.sharing --ratings 1000000 --processes 1 2
+python -m benchmarks.sharing                    # 100,000 to 30 million ratings: 25 minutes
+python -m benchmarks.sharing --ratings 10000000 --held-out
 
-The ratings are simulated, see `benchmarks.steps`; the model has 16 factors and hierarchical users.
-Each process has one thread. Seconds are the median of the steps after L-BFGS has let the standard
-deviations go; memory is the peak of a process from its start, the table included, of which each
-process reads the rows of its own users.
+The ratings are simulated; the model has hierarchical users. Each process has one thread, and reads
+the rows of its own users. Seconds are the median of the later steps, the optimiser included; memory
+is the peak of a process from its start, the table included.
+
+The model of cost is a sum of seconds for each rating, for each rating and factor, for each
+parameter in a process, for each step, and for the bytes that are exchanged. It is fitted to all
+sizes but those held out, with relative errors (non-negative least squares).
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy.optimize import nnls
 
 from benchmarks import machine
 from benchmarks.one import memory
-from benchmarks.steps import FIRST, LAST, METHODS
-from pyro_pmf import PMF, NormalSigmoid, Ratings, fit
+from pyro_pmf import PMF, VI, Fixed, NormalSigmoid, Priors, Ratings, fit
+from pyro_pmf.datasets import simulate
 from pyro_pmf.reducer import reducer_of_world
 
-N_FACTORS = 16
+RESULTS = Path(__file__).parent / "results"
 SCALE = (0.0, 1.0)
+# By number of ratings: users and items, about as in MovieLens of that size.
+SHAPES = {
+    100_000: (900, 1_700),
+    300_000: (2_500, 2_500),
+    1_000_000: (6_000, 4_000),
+    3_000_000: (20_000, 7_000),
+    10_000_000: (70_000, 10_000),
+    30_000_000: (200_000, 20_000),
+}
+# What is predicted: ratings, users, items, factors, processes, bytes a second between machines.
+BILLION = {"n": 1e9, "users": 1e7, "items": 5e5, "factors": 16, "size": 16, "bandwidth": 1.25e9}
 
 
 def main() -> None:
-    """Measure each number of processes, and print them."""
+    """Measure each case in its own processes, and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ratings", nargs="+", type=int, default=[10_000_000])
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--ratings", nargs="+", type=int, default=list(SHAPES))
+    parser.add_argument("--held-out", nargs="*", type=int, default=[30_000_000])
+    parser.add_argument("--factors", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--steps", type=int, default=LAST)
-    parser.add_argument("--one", nargs=2, metavar=("TABLE", "METHOD"))
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--one", nargs=2, metavar=("TABLE", "FACTORS"))
     options = parser.parse_args()
     if options.one:
-        measure(Path(options.one[0]), options.one[1], options.steps)
+        measure(Path(options.one[0]), int(options.one[1]), options.steps)
         return
-    print("; ".join(f"{name}: {value}" for name, value in machine.describe().items()))
+    cases = []
     for n in options.ratings:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "ratings.parquet"
-            write(table, n)
-            for method in options.methods:
-                compare(table, n, method, options.processes, options.steps)
+            apart(
+                [sys.executable, "-c", f"from benchmarks.sharing import *; write({n}, '{table}')"]
+            )
+            # few sizes tell what a factor costs
+            factors = options.factors if n in (1_000_000, 3_000_000) else options.factors[-1:]
+            for k in factors:
+                for size in options.processes:
+                    cases.append(case(table, n, k, size, options.steps))
+                    print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
+    report = render(cases, options.held_out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "sharing.md").write_text(report)
+    print(report)
 
 
-def write(table: Path, n: int) -> None:
+def apart(command: list[str]) -> str:
+    """Run a command; return what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def write(n: int, table: str) -> None:
     """Write simulated ratings to a file, so that simulating them takes no memory of a fit."""
-    program = (
-        "from benchmarks.steps import training_ratings\n"
-        f"frame = training_ratings('{n}').to_frame()\n"
-        f"frame['rating'] = frame['rating'].clip(*{SCALE})\n"
-        f"frame.sort_values('user').to_parquet('{table}', row_group_size=100_000)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    scales = {"sigma": 0.18, "sigma_U": 0.3, "sigma_V": 0.3, "sigma_b": 0.4, "sigma_c": 0.6}
+    known = {name: Fixed(value) for name, value in scales.items()}
+    priors = Priors(mu=Fixed(0.5), tau=Fixed(1.0), **known)
+    frame = simulate(PMF(8, priors=priors), *SHAPES[n], n, seed=0)[0].to_frame()
+    frame["rating"] = frame["rating"].clip(*SCALE)
+    frame.sort_values("user").to_parquet(table, row_group_size=100_000)
 
 
-def compare(table: Path, n: int, method: str, processes: list[int], steps: int) -> None:
-    """Print a row for each number of processes."""
-    first = None
-    for size in processes:
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone"]
-        command = [sys.executable, *(launcher if size > 1 else []), "-m", "benchmarks.sharing"]
-        command += ["--one", str(table), method, "--steps", str(steps)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        first = first or found
-        print(
-            f"{n:>11,} ratings, {method}, {size} processes: {found['seconds']:6.2f} s a step "
-            f"({first['seconds'] / found['seconds']:.2f} times as fast), peak "
-            f"{found['memory'] / 1024:.2f} GiB ({found['memory'] / first['memory']:.2f}), ELBO "
-            f"{found['elbo']:.7g} (differs by "
-            f"{abs(found['elbo'] / first['elbo'] - 1):.1g})",
-            flush=True,
-        )
+def case(table: Path, n: int, factors: int, size: int, steps: int) -> dict[str, Any]:
+    """Measure one number of processes."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone"]
+    command = [sys.executable, *(launcher if size > 1 else []), "-m", "benchmarks.sharing"]
+    command += ["--one", str(table), str(factors), "--steps", str(steps)]
+    found = json.loads(apart(command).splitlines()[-1])
+    return {"n": n, "factors": factors, "size": size, **found}
 
 
 def own_rows(table: Path) -> pd.DataFrame:
@@ -104,20 +130,99 @@ def own_rows(table: Path) -> pd.DataFrame:
     return pd.read_parquet(table, filters=[("user", ">=", first), ("user", "<", last)])
 
 
-def measure(table: Path, method: str, steps: int) -> None:
+def measure(table: Path, factors: int, steps: int) -> None:
     """Fit, and print what the first process found."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # a fit this short has not converged
     train = Ratings.from_frame(own_rows(table), scale=SCALE)
-    short = METHODS[method](max_steps=steps, learn_scales=None)
-    model = PMF(N_FACTORS, users="hierarchical", likelihood=NormalSigmoid(rounding=0.0))
-    posterior = fit(model, train, short, progress=False)
-    seconds = posterior.steps["seconds"].diff()[min(FIRST, steps // 2) :]
+    model = PMF(factors, users="hierarchical", likelihood=NormalSigmoid(rounding=0.0))
+    posterior = fit(model, train, VI(max_steps=steps, learn_scales=None), progress=False)
     reducer = reducer_of_world()
     peak = float(reducer.largest(torch.tensor(memory("VmHWM"))))
+    numbers = torch.zeros(2 * posterior.ratings.n_items * (2 * factors + 2))  # V, W, c, t
+    exchange = []
+    for _ in range(5):
+        start = time.perf_counter()
+        reducer.sum(numbers)
+        exchange.append(time.perf_counter() - start)
     if reducer.rank == 0:
-        elbo = posterior.steps["elbo"].iloc[-1]
-        print(json.dumps({"seconds": seconds.median(), "memory": peak, "elbo": elbo}))
+        found = {
+            "seconds": posterior.steps["seconds"].diff()[steps // 2 :].median(),
+            "exchange": statistics.median(exchange) if reducer.size > 1 else 0.0,
+            "exchanged": numbers.numel() * numbers.element_size(),
+            "memory": peak,
+            "elbo": posterior.steps["elbo"].iloc[0],
+        }
+        print(json.dumps(found))
+
+
+def features(n: float, users: float, items: float, factors: float, size: int) -> list[float]:
+    """Return what the cost of a step is a sum of: ratings, products, parameters, and one."""
+    own = 2 * (factors + 2) * users / size
+    shared = 2 * (2 * factors + 2) * items
+    return [n / size, n * factors / size, own + shared, 1.0]
+
+
+def fitted(cases: list[dict[str, Any]]) -> np.ndarray:
+    """Return seconds for each feature, by relative errors."""
+    rows, seconds = [], []
+    for c in cases:
+        rows.append(features(c["n"], *SHAPES[c["n"]], c["factors"], c["size"]))
+        seconds.append(c["seconds"] - c["exchange"])
+    weights = 1 / np.array(seconds)
+    return nnls(np.array(rows) * weights[:, None], np.ones(len(cases)))[0]
+
+
+def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
+    """Return the report."""
+    used = [c for c in cases if c["n"] not in held_out]
+    cost = fitted(used if used else cases)
+    alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
+    lines = [
+        "# Processes that share a fit",
+        "",
+        f"`python -m benchmarks.sharing {' '.join(sys.argv[1:])}`".replace(" `", "`")
+        + f", {datetime.date.today().isoformat()}",
+        "",
+        "; ".join(f"{name}: {value}" for name, value in machine.describe().items()) + ".",
+        "",
+        "| ratings | K | processes | s a step | ns a rating | times as fast | exchange, ms | "
+        "GiB a process | of one | ELBO differs by | model, s |",
+        "|" + "---|" * 11,
+    ]
+    for c in cases:
+        one = alone.get((c["n"], c["factors"]), c)
+        shape = SHAPES[c["n"]]
+        predicted = features(c["n"], *shape, c["factors"], c["size"]) @ cost + c["exchange"]
+        held = " (held out)" if c["n"] in held_out else ""
+        lines.append(
+            f"| {c['n']:,} | {c['factors']} | {c['size']} | {c['seconds']:.3g} | "
+            f"{c['seconds'] / c['n'] * 1e9:.0f} | {one['seconds'] / c['seconds']:.2f} | "
+            f"{1e3 * c['exchange']:.1f} | {c['memory'] / 1024:.2f} | "
+            f"{c['memory'] / one['memory']:.2f} | {abs(c['elbo'] / one['elbo'] - 1):.0e} | "
+            f"{predicted:.3g}{held} |"
+        )
+    return "\n".join([*lines, "", *model_of_cost(cost)]) + "\n"
+
+
+def model_of_cost(cost: np.ndarray) -> list[str]:
+    """Return the model of cost, and what it says of a billion ratings."""
+    names = ("rating", "rating and factor", "parameter in a process", "step")
+    told = ", ".join(f"{1e9 * x:.3g} ns a {name}" for x, name in zip(cost, names, strict=True))
+    b = BILLION
+    compute = features(b["n"], b["users"], b["items"], b["factors"], int(b["size"])) @ cost
+    exchanged = 2 * (2 * b["factors"] + 2) * b["items"] * 4
+    sent = 2 * (b["size"] - 1) / b["size"] * exchanged / b["bandwidth"]
+    return [
+        f"Model of cost: {told}; and the exchange.",
+        "",
+        f"A billion ratings of {b['users']:,.0f} users and {b['items']:,.0f} items, K = 16, on "
+        f"{b['size']:.0f} processes with one thread each and {b['bandwidth'] / 1e9:.2f} GB/s "
+        f"between them: {compute:.2g} s a step, and {sent:.2g} s for {exchanged / 1e6:.0f} MB.",
+        "",
+        "*Seconds a step*: median of the later half of the steps. *Exchange*: one all-reduce of the "
+        "gradient of all items. *ELBO differs by*: of the first step, from that in one process.",
+    ]
 
 
 if __name__ == "__main__":
