@@ -3,9 +3,9 @@
 python -m benchmarks.sharing                    # 100,000 to 30 million ratings: 25 minutes
 python -m benchmarks.sharing --ratings 10000000 --held-out
 
-The ratings are simulated; the model has hierarchical users. Each process has one thread, and reads
-the rows of its own users. Seconds are the median of the later steps, the optimiser included; memory
-is the peak of a process from its start, the table included.
+The ratings are simulated; the model has hierarchical users. Each process has one thread, and
+reads the rows of its own users. Seconds are the median of the later steps, the optimiser included;
+memory is the peak of a process from its start, the table included.
 
 The model of cost is a sum of seconds for each rating, for each rating and factor, for each
 parameter in a process, for each step, and for the bytes that are exchanged. It is fitted to all
@@ -50,6 +50,7 @@ SHAPES = {
     10_000_000: (70_000, 10_000),
     30_000_000: (200_000, 20_000),
 }
+_PROGRAM = "from benchmarks.sharing import write; write({n}, '{table}')"
 # What is predicted: ratings, users, items, factors, processes, bytes a second between machines.
 BILLION = {"n": 1e9, "users": 1e7, "items": 5e5, "factors": 16, "size": 16, "bandwidth": 1.25e9}
 
@@ -74,9 +75,7 @@ def main() -> None:
     for n in options.ratings:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "ratings.parquet"
-            apart(
-                [sys.executable, "-c", f"from benchmarks.sharing import *; write({n}, '{table}')"]
-            )
+            apart([sys.executable, "-c", _PROGRAM.format(n=n, table=table)])
             # few sizes tell what a factor costs
             factors = options.factors if n in (1_000_000, 3_000_000) else options.factors[-1:]
             for k in factors:
@@ -181,8 +180,8 @@ def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
     lines = [
         "# Processes that share a fit",
         "",
-        f"`python -m benchmarks.sharing {' '.join(sys.argv[1:])}`".replace(" `", "`")
-        + f", {datetime.date.today().isoformat()}",
+        f"`{' '.join(['python -m benchmarks.sharing', *sys.argv[1:]])}`, "
+        f"{datetime.date.today().isoformat()}",
         "",
         "; ".join(f"{name}: {value}" for name, value in machine.describe().items()) + ".",
         "",
@@ -220,8 +219,8 @@ def model_of_cost(cost: np.ndarray) -> list[str]:
         f"{b['size']:.0f} processes with one thread each and {b['bandwidth'] / 1e9:.2f} GB/s "
         f"between them: {compute:.2g} s a step, and {sent:.2g} s for {exchanged / 1e6:.0f} MB.",
         "",
-        "*Seconds a step*: median of the later half of the steps. *Exchange*: one all-reduce of the "
-        "gradient of all items. *ELBO differs by*: of the first step, from that in one process.",
+        "*Seconds a step*: median of the later half of the steps. *Exchange*: one all-reduce of "
+        "the gradient of all items. *ELBO differs by*: of the first step, from one process.",
     ]
 
 
