@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from pyro_pmf.moments.gaussian import (
     Gaussian,
     LogGaussian,
     NoClosedForm,
+    Transformed,
     Uncertain,
+    Value,
     require_independent,
 )
 
 _FEW = 24  # counts whose masses are summed one by one
 _LEAST_LOG_MASS = -600.0  # float64 ends at -745
+_LOWEST_LOG_MEAN = -60.0  # its inverse, times a size, is a float32
 _BEYOND = 1e3  # an outermost cut point, past all scores
 
 
@@ -206,10 +210,10 @@ class GammaPoisson(TorchDistribution):
         """Return the log probability of each count."""
         if self._validate_args:
             self._validate_sample(value)
-        return self._given_sigma(value, self.sigma)
+        return _log_mass(value, self.sigma, self.score, lambda x: F.softplus(x - self.score))
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
-        """Return E log_prob(value), where score is Gaussian and sigma known or LogGaussian.
+        """Return E log_prob(value), over a random score and a sigma known or LogGaussian.
 
         Parameters
         ----------
@@ -219,26 +223,21 @@ class GammaPoisson(TorchDistribution):
         Raises
         ------
         NoClosedForm
-            If score is random but not Gaussian, or shares a latent site with sigma.
+            If score is random but neither Gaussian nor a function of a Gaussian, or shares a
+            latent site with sigma.
         """
         require_independent(self.score, self.sigma)
-        if not isinstance(self.score, Tensor | Gaussian):
+        if not isinstance(self.score, Tensor | Gaussian | Transformed):
             raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
+        log_mean = _LogMean(self.score)
         if not isinstance(self.sigma, Uncertain):
-            return self._given_sigma(value, self.sigma)
+            return _log_mass(value, self.sigma, log_mean.mean, log_mean.expected_softplus)
         rule = self.sigma.quadrature(3)
-        return rule.expectation(
-            torch.stack([self._given_sigma(value, sigma) for sigma in rule.nodes])
-        )
-
-    def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
-        size = sigma**-2
-        odds: Any = self.score + 2 * sigma.log()
-        # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
-        # One softplus gives both terms, so that no large numbers cancel where odds are large.
-        mean = odds if isinstance(odds, Tensor) else odds.mean
-        share = -(value + size) * expected_softplus(odds * -1.0) - size * mean
-        return _log_choices(value, size) + share
+        terms = [
+            _log_mass(value, sigma, log_mean.mean, log_mean.expected_softplus)
+            for sigma in rule.nodes
+        ]
+        return rule.expectation(torch.stack(terms))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of at most this count: float64, on the CPU, no gradient."""
@@ -259,6 +258,41 @@ class GammaPoisson(TorchDistribution):
             size = (self.sigma**-2).expand(shape)
             rate = torch.distributions.Gamma(size, size).sample() * self.score.exp()
             return torch.poisson(rate)
+
+
+class _LogMean:
+    """The log of a mean, known or at the nodes of one quadrature, which every sigma shares."""
+
+    def __init__(self, score: Value) -> None:
+        self._score = score
+        if isinstance(score, Tensor):
+            self.mean = score
+            return
+        self._rule = score.quadrature()
+        nodes = self._rule.nodes
+        self.mean = score.mean if isinstance(score, Gaussian) else self._rule.expectation(nodes)
+        high = nodes.clamp(min=_LOWEST_LOG_MEAN)
+        self._inverse, self._rest = torch.exp(-high), nodes - high
+
+    def expected_softplus(self, x: Tensor) -> Tensor:
+        """Return E log(1 + exp(x - log mean)), with one exponential for every x."""
+        if isinstance(self._score, Tensor):
+            return F.softplus(x - self._score)
+        return self._rule.expectation(torch.log1p(x.exp() * self._inverse) - self._rest)
+
+
+def _log_mass(
+    count: Tensor, sigma: Tensor, mean: Tensor, softplus: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the expected log mass from E log mean and x -> E log(1 + exp(x - log mean)).
+
+    log p = log choices + count log s(odds) + size log s(-odds), with odds = log mean - log size
+    and s(x) = 1 / (1 + exp(-x)). One softplus gives both terms, so that no large numbers cancel
+    where odds are large.
+    """
+    size, log_size = sigma**-2, -2 * sigma.log()
+    share = -(count + size) * softplus(log_size) - size * (mean - log_size)
+    return _log_choices(count, size) + share
 
 
 def _log_choices(count: Tensor, size: Tensor) -> Tensor:
