@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from scipy.special import betainc
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_pmf.moments.ceiling import BelowCeiling
+from pyro_pmf.moments.counts import expected_softpluses
 from pyro_pmf.moments.expectations import expected_softplus
 from pyro_pmf.moments.gaussian import (
     Gaussian,
@@ -20,13 +22,12 @@ from pyro_pmf.moments.gaussian import (
     NoClosedForm,
     Transformed,
     Uncertain,
-    Value,
     require_independent,
 )
 
 _FEW = 24  # counts whose masses are summed one by one
 _LEAST_LOG_MASS = -600.0  # float64 ends at -745
-_LOWEST_LOG_MEAN = -60.0  # its inverse, times a size, is a float32
+_LEAST_SIGMA = 1e-6  # of an expectation: counts are as good as Poisson
 _BEYOND = 1e3  # an outermost cut point, past all scores
 
 
@@ -210,7 +211,7 @@ class GammaPoisson(TorchDistribution):
         """Return the log probability of each count."""
         if self._validate_args:
             self._validate_sample(value)
-        return _log_mass(value, self.sigma, self.score, lambda x: F.softplus(x - self.score))
+        return self._given_sigma(value, self.sigma)
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
         """Return E log_prob(value), over a random score and a sigma known or LogGaussian.
@@ -227,17 +228,22 @@ class GammaPoisson(TorchDistribution):
             latent site with sigma.
         """
         require_independent(self.score, self.sigma)
-        if not isinstance(self.score, Tensor | Gaussian | Transformed):
-            raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
-        log_mean = _LogMean(self.score)
+        log_mass: Any = self._given_sigma
+        if not isinstance(self.score, Tensor):
+            score, log_ceiling = _score_and_ceiling(self.score)
+            log_mass = partial(_expected_log_mass, score=score, log_ceiling=log_ceiling)
         if not isinstance(self.sigma, Uncertain):
-            return _log_mass(value, self.sigma, log_mean.mean, log_mean.expected_softplus)
+            return log_mass(value, self.sigma)
         rule = self.sigma.quadrature(3)
-        terms = [
-            _log_mass(value, sigma, log_mean.mean, log_mean.expected_softplus)
-            for sigma in rule.nodes
-        ]
-        return rule.expectation(torch.stack(terms))
+        return rule.expectation(torch.stack([log_mass(value, sigma) for sigma in rule.nodes]))
+
+    def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
+        size = sigma**-2
+        odds = self.score + 2 * sigma.log()
+        # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
+        # One softplus gives both terms, so that no large numbers cancel where odds are large.
+        share = -(value + size) * F.softplus(-odds) - size * odds
+        return _log_choices(value, size) + share
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of at most this count: float64, on the CPU, no gradient."""
@@ -260,39 +266,26 @@ class GammaPoisson(TorchDistribution):
             return torch.poisson(rate)
 
 
-class _LogMean:
-    """The log of a mean, known or at the nodes of one quadrature, which every sigma shares."""
-
-    def __init__(self, score: Value) -> None:
-        self._score = score
-        if isinstance(score, Tensor):
-            self.mean = score
-            return
-        self._rule = score.quadrature()
-        nodes = self._rule.nodes
-        self.mean = score.mean if isinstance(score, Gaussian) else self._rule.expectation(nodes)
-        high = nodes.clamp(min=_LOWEST_LOG_MEAN)
-        self._inverse, self._rest = torch.exp(-high), nodes - high
-
-    def expected_softplus(self, x: Tensor) -> Tensor:
-        """Return E log(1 + exp(x - log mean)), with one exponential for every x."""
-        if isinstance(self._score, Tensor):
-            return F.softplus(x - self._score)
-        return self._rule.expectation(torch.log1p(x.exp() * self._inverse) - self._rest)
+def _score_and_ceiling(log_mean: Uncertain) -> tuple[Gaussian, float | None]:
+    """Return the Gaussian score of a random log mean, and the log of its ceiling."""
+    if isinstance(log_mean, Gaussian):
+        return log_mean, None
+    of = log_mean.function if isinstance(log_mean, Transformed) else None
+    if not (isinstance(log_mean, Transformed) and isinstance(of, BelowCeiling)):
+        raise NoClosedForm(f"the logarithm of a mean that is a {type(log_mean).__name__}")
+    return log_mean.base, of.log_ceiling
 
 
-def _log_mass(
-    count: Tensor, sigma: Tensor, mean: Tensor, softplus: Callable[[Tensor], Tensor]
+def _expected_log_mass(
+    count: Tensor, sigma: Tensor, score: Gaussian, log_ceiling: float | None
 ) -> Tensor:
-    """Return the expected log mass from E log mean and x -> E log(1 + exp(x - log mean)).
-
-    log p = log choices + count log s(odds) + size log s(-odds), with odds = log mean - log size
-    and s(x) = 1 / (1 + exp(-x)). One softplus gives both terms, so that no large numbers cancel
-    where odds are large.
-    """
+    """Return E log p of counts whose score is Gaussian."""
+    sigma = sigma.clamp(min=_LEAST_SIGMA)
     size, log_size = sigma**-2, -2 * sigma.log()
-    share = -(count + size) * softplus(log_size) - size * (mean - log_size)
-    return _log_choices(count, size) + share
+    # log p = log_choices - count log(1 + size / mean) - size log(1 + mean / size): no large
+    # numbers cancel, so that no step of an optimizer gains by rounding.
+    below, above = expected_softpluses(score.mean, score.var, log_size, log_ceiling)
+    return _log_choices(count, size) - count * below - size * above
 
 
 def _log_choices(count: Tensor, size: Tensor) -> Tensor:

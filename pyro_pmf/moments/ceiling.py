@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -33,6 +35,23 @@ def below_ceiling(score: Tensor, log_ceiling: float) -> Tensor:
         return handle_torch_function(below_ceiling, (score,), score, log_ceiling)
     log_least = torch.tensor(-log_ceiling, dtype=score.dtype, device=score.device)
     return -torch.logaddexp(-score, log_least)  # exact far above the ceiling, too
+
+
+@dataclass(frozen=True)
+class BelowCeiling:
+    """The function `below_ceiling` with this ceiling.
+
+    Parameters
+    ----------
+    log_ceiling : float
+        Log of the ceiling.
+    """
+
+    log_ceiling: float
+
+    def __call__(self, score: Tensor) -> Tensor:
+        """Return `below_ceiling` of a score."""
+        return below_ceiling(score, self.log_ceiling)
 
 
 def score_of_log_mean(log_mean: Tensor, log_ceiling: float) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Size, Tensor
 
 from pyro_pmf.data.pairs import Pattern
 from pyro_pmf.moments.bilinear import dot, weighted_sum
-from pyro_pmf.moments.ceiling import below_ceiling
+from pyro_pmf.moments.ceiling import BelowCeiling, below_ceiling
 from pyro_pmf.moments.gaussian import (
     RULES,
     Gaussian,
@@ -83,7 +81,7 @@ def _sigmoid(score: Gaussian) -> Transformed:
 def _below_ceiling(score: Value, log_ceiling: float) -> Transformed:
     if not isinstance(score, Gaussian):
         raise NoClosedForm(f"the ceiling of a {type(score).__name__}")
-    return Transformed(score, partial(below_ceiling, log_ceiling=log_ceiling))
+    return Transformed(score, BelowCeiling(log_ceiling))
 
 
 def _exp(x: Value) -> LogGaussian:

@@ -159,6 +159,14 @@ class TestExpectation:
         np.testing.assert_allclose(found[:2].detach(), 2 * mean[:2].detach(), rtol=1e-5)
         np.testing.assert_allclose(slope, [2.0, 2.0, 0.0], atol=1e-5)
 
+    def test_of_a_score_of_any_size(self):
+        """A step that goes too far gives no gain by rounding: a log mass is at most 0."""
+        var = torch.tensor([1e8, 1e20, 1e30])
+        for mean in (-1e10, 0.0, 1e10):
+            fn = NegativeBinomialLog(ceiling=9.0)(Gaussian(0 * var + mean, var), torch.ones(3))
+            for count in (0.0, 2.0):
+                assert (expected_log_prob(fn, torch.full((3,), count)) < 1e-4).all()
+
     def test_of_what_has_no_closed_form(self):
         one = torch.ones(2)
         with pytest.raises(NoClosedForm, match="ceiling of a LogGaussian"):
