@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import sys
 import time
 import warnings
@@ -90,7 +91,7 @@ MODELS = {
         2,
         users="hierarchical",
         noise="shared",
-        likelihood=NegativeBinomialLog(),
+        likelihood=NegativeBinomialLog(ceiling=math.inf),  # the prior knows no table
         priors=known_within(sigma=0.5, **_OF_FACTORS, **_OF_BIASES),
     ),
     "identity": PMF(

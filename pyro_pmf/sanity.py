@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ _N_VALUES = 100_000  # draws times ratings, if there are more draws than the lea
 # prediction says far less than the range of the ratings does: it has run away.
 _LEAST_SD = 1e-6  # of the sd of the ratings; levels and counts may be as good as certain
 _MOST_SD = 10.0  # of the range of the ratings
-_ABSURD_SD = 1e4  # of the range, for counts and logs: exp of a Normal score has a long tail
+_ABSURD_SD = 1e4  # of the range, for counts and logs: exp of a Normal has a long tail
 _SLACK = 0.05  # by which a fit may be worse than the mean: draws are few, priors pull
 
 
@@ -242,6 +243,8 @@ def _remedy(learned: Learned) -> str:
     auto, ratings = replace(model, likelihood="auto").for_ratings(learned.ratings)
     same = isinstance(model.likelihood, type(auto.likelihood))
     remedies = []
+    if model.likelihood == NegativeBinomialLog(math.inf):
+        remedies.append("PMF(likelihood=NegativeBinomialLog()), whose ceiling bounds the mean")
     if _has_long_tail(learned):
         remedies.append('Ratings with transform="unit" and PMF(), which stays in their range')
     elif not same or ratings.transform != learned.ratings.transform:

@@ -1,5 +1,6 @@
 """The check of every fit: nonsense is refused, and a fit that is worse than the mean says so."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -124,14 +125,15 @@ def test_a_long_tail_is_told():
     ratings = Ratings.from_frame(zero_inflated(), transform="count")
     narrow = HalfNormal(0.3)
     priors = Priors(sigma_U=narrow, sigma_V=narrow, sigma_b=narrow, sigma_c=narrow)
-    model = PMF(1, noise="shared", likelihood=NegativeBinomialLog(), priors=priors)
+    unbounded = NegativeBinomialLog(ceiling=math.inf)
+    model = PMF(1, noise="shared", likelihood=unbounded, priors=priors)
     with pytest.warns(UserWarning, match=RUN_AWAY):
         assert not fit(model, ratings, Gibbs(30, 30), progress=False).converged
 
 
 @pytest.mark.parametrize(
     ("transform", "likelihood"),
-    [("count", NegativeBinomialLog()), ("log1p", NormalIdentity())],
+    [("count", NegativeBinomialLog(ceiling=math.inf)), ("log1p", NormalIdentity())],
 )
 def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihood):
     ratings = Ratings.from_frame(zero_inflated(), transform=transform)
@@ -142,6 +144,19 @@ def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihoo
         warnings.simplefilter("always")
         fit(PMF(1), bounded, Gibbs(30, 30), progress=False)
     assert not any("range of the ratings" in str(w.message) for w in said)
+
+
+def test_the_ceiling_of_counts_bounds_their_tail():
+    """What is refused without a ceiling, and names it, is a fit with the one of the table."""
+    ratings = Ratings.from_frame(zero_inflated(), transform="count")
+    unbounded = PMF(1, likelihood=NegativeBinomialLog(ceiling=math.inf))
+    with pytest.raises(FitError, match=r"NegativeBinomialLog\(\)\), whose ceiling"):
+        fit(unbounded, ratings, Gibbs(30, 30), progress=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The prediction of")
+        posterior = fit(PMF(1, likelihood=NegativeBinomialLog()), ratings, Gibbs(30, 30))
+    stranger = posterior.predict(pd.DataFrame({"user": [-1], "item": [-1]}))
+    assert stranger["mean"][0] < 10 * ratings.rating.max()
 
 
 def test_a_likelihood_of_ones_own_may_have_no_moments():

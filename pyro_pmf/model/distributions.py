@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,21 @@ from scipy.special import betainc
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_pmf.moments.ceiling import BelowCeiling
+from pyro_pmf.moments.counts import expected_softpluses
 from pyro_pmf.moments.expectations import expected_softplus
 from pyro_pmf.moments.gaussian import (
     Gaussian,
     LogGaussian,
     NoClosedForm,
+    Transformed,
     Uncertain,
     require_independent,
 )
 
 _FEW = 24  # counts whose masses are summed one by one
 _LEAST_LOG_MASS = -600.0  # float64 ends at -745
+_LEAST_SIGMA = 1e-6  # of an expectation: counts are as good as Poisson
 _BEYOND = 1e3  # an outermost cut point, past all scores
 
 
@@ -209,7 +214,7 @@ class GammaPoisson(TorchDistribution):
         return self._given_sigma(value, self.sigma)
 
     def expected_log_prob(self, value: Tensor) -> Tensor:
-        """Return E log_prob(value), where score is Gaussian and sigma known or LogGaussian.
+        """Return E log_prob(value), over a random score and a sigma known or LogGaussian.
 
         Parameters
         ----------
@@ -219,25 +224,25 @@ class GammaPoisson(TorchDistribution):
         Raises
         ------
         NoClosedForm
-            If score is random but not Gaussian, or shares a latent site with sigma.
+            If score is random but neither Gaussian nor a function of a Gaussian, or shares a
+            latent site with sigma.
         """
         require_independent(self.score, self.sigma)
-        if not isinstance(self.score, Tensor | Gaussian):
-            raise NoClosedForm(f"the logarithm of a mean that is a {type(self.score).__name__}")
+        log_mass: Any = self._given_sigma
+        if not isinstance(self.score, Tensor):
+            score, log_ceiling = _score_and_ceiling(self.score)
+            log_mass = partial(_expected_log_mass, score=score, log_ceiling=log_ceiling)
         if not isinstance(self.sigma, Uncertain):
-            return self._given_sigma(value, self.sigma)
+            return log_mass(value, self.sigma)
         rule = self.sigma.quadrature(3)
-        return rule.expectation(
-            torch.stack([self._given_sigma(value, sigma) for sigma in rule.nodes])
-        )
+        return rule.expectation(torch.stack([log_mass(value, sigma) for sigma in rule.nodes]))
 
     def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
         size = sigma**-2
-        odds: Any = self.score + 2 * sigma.log()
+        odds = self.score + 2 * sigma.log()
         # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
         # One softplus gives both terms, so that no large numbers cancel where odds are large.
-        mean = odds if isinstance(odds, Tensor) else odds.mean
-        share = -(value + size) * expected_softplus(odds * -1.0) - size * mean
+        share = -(value + size) * F.softplus(-odds) - size * odds
         return _log_choices(value, size) + share
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -263,6 +268,28 @@ class GammaPoisson(TorchDistribution):
             size = (self.sigma**-2).expand(shape)
             rate = torch.distributions.Gamma(size, size).sample() * self.score.exp()
             return torch.poisson(rate)
+
+
+def _score_and_ceiling(log_mean: Uncertain) -> tuple[Gaussian, float | None]:
+    """Return the Gaussian score of a random log mean, and the log of its ceiling."""
+    if isinstance(log_mean, Gaussian):
+        return log_mean, None
+    of = log_mean.function if isinstance(log_mean, Transformed) else None
+    if not (isinstance(log_mean, Transformed) and isinstance(of, BelowCeiling)):
+        raise NoClosedForm(f"the logarithm of a mean that is a {type(log_mean).__name__}")
+    return log_mean.base, of.log_ceiling
+
+
+def _expected_log_mass(
+    count: Tensor, sigma: Tensor, score: Gaussian, log_ceiling: float | None
+) -> Tensor:
+    """Return E log p of counts whose score is Gaussian."""
+    sigma = sigma.clamp(min=_LEAST_SIGMA)
+    size, log_size = sigma**-2, -2 * sigma.log()
+    # log p = log_choices - count log(1 + size / mean) - size log(1 + mean / size): no large
+    # numbers cancel, so that no step of an optimizer gains by rounding.
+    below, above = expected_softpluses(score.mean, score.var, log_size, log_ceiling)
+    return _log_choices(count, size) - count * below - size * above
 
 
 def _log_choices(count: Tensor, size: Tensor) -> Tensor:

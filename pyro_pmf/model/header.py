@@ -31,8 +31,10 @@ from pyro_pmf.model.likelihoods import (
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Priors
 
-FORMAT = 4
-READABLE = (2, 3, FORMAT)
+FORMAT = 5
+READABLE = (2, 3, 4, FORMAT)
+_SIGNED = 4  # the first format with checksums
+_INFINITE = "inf"  # JSON has no such number
 KINDS = ("Gaussian", "LogGaussian", "Tensor")  # of a latent
 _PACKAGES = ("pyro-pmf", "torch", "pyro-ppl", "numpy", "pandas", "pyarrow", "safetensors")
 _LIKELIHOODS = {
@@ -75,7 +77,7 @@ class Header:
     time : bool or None
         Whether the ratings have times; None where an early version did not save it.
     is_older : bool
-        Whether it is of an earlier format, which has no checksums.
+        Whether it is of a format before 4, which has no checksums.
     """
 
     model: PMF | None
@@ -179,8 +181,10 @@ def read_header(text: bytes) -> Header:
             f"{', '.join(map(str, READABLE))}: "
             + ("upgrade pyro-pmf." if is_newer else "fit and save it again.")
         )
-    if is_older := number != FORMAT:
+    if is_older := number < _SIGNED:
         data = _upgraded(data)
+    if number < FORMAT:
+        data = data | {"model": _without_ceiling(data["model"])}
     _entries(
         data, "format versions model latents n_draws n_chains converged history n_rows ratings"
     )
@@ -211,8 +215,15 @@ def read_header(text: bytes) -> Header:
     )
 
 
+def _without_ceiling(model: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a model of format 4 or an earlier one, whose counts have no ceiling."""
+    if model is None or model["likelihood"]["family"] != NegativeBinomialLog.__name__:
+        return model
+    return model | {"likelihood": {"ceiling": _INFINITE} | model["likelihood"]}
+
+
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a header of format 2 or 3 in the present format.
+    """Return a header of format 2 or 3 in format 4.
 
     Format 2 has no scales of factors, no history, and not how ratings were recorded.
     """
@@ -254,7 +265,11 @@ def _model_as_data(model: PMF) -> dict[str, Any]:
         "divisor": model.divisor,
         "noise": model.noise,
         "priors": model.priors.to_dict(),
-        "likelihood": {"family": type(model.likelihood).__name__} | _options(model.likelihood),
+        "likelihood": {"family": type(model.likelihood).__name__}
+        | {
+            name: _INFINITE if value == math.inf else value
+            for name, value in _options(model.likelihood).items()
+        },
     }
 
 
@@ -263,8 +278,7 @@ def _read_model(data: dict[str, Any]) -> PMF:
     likelihood, priors = dict(data["likelihood"]), data["priors"]
     family = _LIKELIHOODS[likelihood.pop("family")]
     _entries(likelihood, *(f.name for f in fields(family)))
-    for value in likelihood.values():
-        _or_none(_number, value)
+    likelihood = {name: _or_none(_number_or_infinity, x) for name, x in likelihood.items()}
     _entries(priors, *(f.name for f in fields(Priors)))
     for prior in priors.values():
         for name, value in prior.items():
@@ -337,6 +351,10 @@ def _number(x: Any) -> float:
     if type(x) not in (int, float) or not math.isfinite(x):
         raise ValueError(f"its header has {x!r} in the place of a finite number")
     return x
+
+
+def _number_or_infinity(x: Any) -> float:
+    return math.inf if x == _INFINITE else _number(x)
 
 
 def _integer(x: Any, least: int = 0) -> int:

@@ -16,10 +16,11 @@ from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.model.likelihoods import NormalSigmoid, likelihood_of
+from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalSigmoid, likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import Site, run, sites_of
 from pyro_pmf.model.terms import TAU, Factor, Plate, Terms, terms_of
+from pyro_pmf.moments.ceiling import score_of_log_mean
 from pyro_pmf.moments.expectations import unwrapped
 
 N_EACH = 200  # rated pairs, random pairs, users and items: enough to see one in twenty gone wrong
@@ -236,11 +237,14 @@ def _scores(
 
 
 def _score(model: Callable[..., Any], fn: Distribution) -> Tensor:
-    score = getattr(fn, "score", None)
-    if score is None:
+    score, likelihood = getattr(fn, "score", None), likelihood_of(model)
+    if isinstance(likelihood, NegativeBinomialLog) and score is not None:
+        if likelihood.log_ceiling is not None:
+            score = score_of_log_mean(score, likelihood.log_ceiling)
+    elif score is None:
         score = getattr(fn, "loc", None)
         score = fn.mean if score is None else score
-        if isinstance(likelihood_of(model), NormalSigmoid):
+        if isinstance(likelihood, NormalSigmoid):
             edge = torch.finfo(score.dtype).tiny
             score = score.clamp_min(edge).log() - (1 - score).clamp_min(edge).log()
     cutpoints = getattr(fn, "cutpoints", None)

@@ -21,7 +21,9 @@ from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.distributions import GammaPoisson, OrderedLogistic
+from pyro_pmf.moments.ceiling import below_ceiling
 
+_HEADROOM = 10.0  # of the mean of a count over the largest one of the table
 _LEAST_NOISE = 0.3  # sigma of a point estimate, in spreads of ratings that rounding may explain
 
 
@@ -461,13 +463,28 @@ class BernoulliLogit(Likelihood):
 
 @dataclass(frozen=True)
 class NegativeBinomialLog(Likelihood):
-    """R_ij ~ Poisson(exp(score_ij) g), g ~ Gamma with mean 1 and standard deviation sigma_ij.
+    """R_ij ~ Poisson(m_ij g), g ~ Gamma with mean 1 and standard deviation sigma_ij.
 
-    This is the negative binomial distribution with mean m = exp(score_ij) and variance
-    m + (sigma_ij m)^2, for counts with transform="count". Effects on the score multiply the mean.
-    Choose a prior of mu that covers the log of a typical count: ``Priors(mu=Normal(5.0, 2.0))``.
+    This is the negative binomial distribution with mean m and variance m + (sigma_ij m)^2, for
+    counts with transform="count". The mean m = exp(score_ij) C / (C + exp(score_ij)) is the
+    exponential of the score up to a soft ceiling C: a table says nothing about means far above all
+    its counts, and the exponential of a product of factors has no finite mean. Far below C,
+    effects on the score multiply the mean. Choose a prior of mu that covers the log of a typical
+    count: ``Priors(mu=Normal(5.0, 2.0))``.
 
     Lawless, Negative binomial and mixed Poisson regression, Canadian Journal of Statistics 1987.
+
+    Parameters
+    ----------
+    ceiling : float, optional
+        The ceiling C, a count. By default `fit` takes 10 times the largest count, and at least 10,
+        so that m is at most a tenth below exp(score) for means up to the largest count; a model
+        that runs by itself has none. With ``math.inf`` there is none: m = exp(score_ij).
+
+    Raises
+    ------
+    PMFError
+        If ``ceiling`` is not positive.
 
     Examples
     --------
@@ -477,8 +494,30 @@ class NegativeBinomialLog(Likelihood):
     (tensor([1.]), tensor([1.2500]))
     """
 
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        known = self.ceiling is None or isinstance(self.ceiling, Real)
+        if not (known and (self.ceiling is None or float(self.ceiling) > 0)):
+            raise PMFError(
+                "ceiling is the most that the mean of a count can be: give a positive number, "
+                f"math.inf for no ceiling, or None to find it, not {self.ceiling!r}."
+            )
+
     def __call__(self, score: Tensor, sigma: Tensor, **own: Tensor) -> dist.Distribution:
-        return GammaPoisson(score, sigma, validate_args=False)
+        log_mean = score if self.log_ceiling is None else below_ceiling(score, self.log_ceiling)
+        return GammaPoisson(log_mean, sigma, validate_args=False)
+
+    @property
+    def log_ceiling(self) -> float | None:
+        """Log of the ceiling, or None if there is none."""
+        return None if self.ceiling in (None, math.inf) else math.log(float(self.ceiling))
+
+    def for_ratings(self, ratings: Ratings) -> Self:
+        if self.ceiling is not None or ratings.value is None or not len(ratings):
+            return self
+        largest = max(float(ratings.value.max()), 1.0)
+        return replace(self, ceiling=float(f"{_HEADROOM * largest:.6g}"))  # to be read
 
     def fault(self, value: Tensor) -> str | None:
         if bool(((value < 0) | (value % 1 != 0)).any()):

@@ -8,6 +8,7 @@ from torch import Size, Tensor
 
 from pyro_pmf.data.pairs import Pattern
 from pyro_pmf.moments.bilinear import dot, weighted_sum
+from pyro_pmf.moments.ceiling import BelowCeiling, below_ceiling
 from pyro_pmf.moments.gaussian import (
     RULES,
     Gaussian,
@@ -75,6 +76,12 @@ def _sigmoid(score: Gaussian) -> Transformed:
     if not isinstance(score, Gaussian):
         raise NoClosedForm(f"the sigmoid of a {type(score).__name__}")
     return Transformed(score, torch.sigmoid)
+
+
+def _below_ceiling(score: Value, log_ceiling: float) -> Transformed:
+    if not isinstance(score, Gaussian):
+        raise NoClosedForm(f"the ceiling of a {type(score).__name__}")
+    return Transformed(score, BelowCeiling(log_ceiling))
 
 
 def _exp(x: Value) -> LogGaussian:
@@ -146,5 +153,6 @@ RULES.update(
         torch.broadcast_tensors: _broadcast,
         dot: _dot,
         weighted_sum: _weighted_sum,
+        below_ceiling: _below_ceiling,
     }
 )

@@ -28,7 +28,16 @@ from safetensors.torch import load_file, save_file
 from pyro_pmf import PMFError, StorageError, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FOLDERS = ("format-4-vi", "format-4-draws", "format-3-vi", "format-3-draws")
+FOLDERS = (
+    "format-5-vi",
+    "format-5-draws",
+    "format-5-counts",
+    "format-4-vi",
+    "format-4-draws",
+    "format-4-counts",
+    "format-3-vi",
+    "format-3-draws",
+)
 TABLES = ("users", "items", "ratings", "steps", "history")
 PAIRS = pd.DataFrame({"user": ["ann", "nobody"], "item": [7, 99]})
 ODD = (None, True, -1, 0, 1, 2, 3, 10**6, 10**30, 0.5, -0.5, 1e308, "", "no", "3", [], [1, 0], {})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pyro_pmf import PMF, VI, Gibbs, OrderedLogit, Posterior, Ratings, fit
+from pyro_pmf import PMF, VI, Gibbs, NegativeBinomialLog, OrderedLogit, Posterior, Ratings, fit
 
 HERE = Path(__file__).parent
 FRAME = pd.DataFrame(
@@ -28,18 +28,21 @@ PAIRS = pd.DataFrame({"user": ["ann", "dan", "eve", "ann"], "item": [8, 7, 7, 10
 
 
 def golden_fits() -> dict[str, Posterior]:
-    """Return one fit in closed form, with times and a history, and one of draws."""
+    """Return one fit in closed form, with times and a history, one of draws, one of counts."""
     ratings = Ratings.from_frame(FRAME, time="time", scale=(1, 5))
     model = PMF(1, users="hierarchical", noise="item")
     method = VI(max_steps=20, learn_scales=None)
     levels = PMF(1, noise="shared", likelihood=OrderedLogit(5))
     chains = Gibbs(n_draws=4, n_warmup=4, n_chains=2)
     plain = Ratings.from_frame(FRAME, scale=(1, 5))
+    numbers = Ratings.from_frame(FRAME, transform="count")
+    counts = PMF(1, noise="shared", likelihood=NegativeBinomialLog())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fits as short as these have not converged
         return {
             "vi": fit(model, ratings, method, history=HISTORY, progress=False),
             "draws": fit(levels, plain, chains, progress=False),
+            "counts": fit(counts, numbers, chains, progress=False),
         }
 
 

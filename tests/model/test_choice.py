@@ -48,7 +48,7 @@ TABLES = {
     "half stars": (table(STARS / 2, scale=(0.5, 5)), OrderedLogit(10)),
     "three of seven levels": (table(RNG.choice([0, 1, 6], 100)), OrderedLogit(7)),
     "two ratings": (table([2.0, 3.5]), BernoulliLogit()),
-    "counts": (table(COUNTS), NegativeBinomialLog()),
+    "counts": (table(COUNTS), NegativeBinomialLog(10.0 * COUNTS.max())),
     "few counts": (table(RNG.poisson(1.0, 100)), OrderedLogit),
     "bounded counts": (table(COUNTS, scale=(0, COUNTS.max())), NormalSigmoid),
     "symmetric whole numbers": (table(RNG.integers(0, 90, 100)), NormalIdentity),
@@ -58,7 +58,7 @@ TABLES = {
     "a corner of a scale": (table(RNG.random(100), scale=(0, 1e3)), NormalIdentity(rounding=0.0)),
     "log1p": (table(STARS, transform="log1p"), NormalIdentity),
     "standardize": (table(STARS, transform="standardize"), NormalIdentity),
-    "count": (table(STARS, transform="count"), NegativeBinomialLog()),
+    "count": (table(STARS, transform="count"), NegativeBinomialLog(50.0)),
 }
 
 

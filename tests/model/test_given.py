@@ -33,6 +33,7 @@ LIKELIHOODS = (
     OrderedLogit(4),
     BernoulliLogit(),
     NegativeBinomialLog(),
+    NegativeBinomialLog(ceiling=5.0),
 )
 ROWS = "independent", "hierarchical"
 NOISE = "shared", "user", "item", "user_and_item"

@@ -1,13 +1,14 @@
 """Folders that were saved once, in each format, predict what they predicted then."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
 from fuzz.folders import FOLDERS, GOLDEN
 from golden.make import FRAME, HISTORY, PAIRS, predicted
 
-from pyro_pmf import PMF, OrderedLogit, load
+from pyro_pmf import PMF, NegativeBinomialLog, OrderedLogit, load
 from pyro_pmf.model.learned import Converged
 
 N_KNOWN = 2  # of PAIRS; draws of unknown ids come from a seed, and may be other ones
@@ -23,7 +24,7 @@ def test_they_predict_what_they_did(name):
         assert now[column][:n] == pytest.approx(numbers[:n], rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [3, 4])
+@pytest.mark.parametrize("number", [3, 4, 5])
 def test_everything_of_a_closed_form_comes_back(number):
     posterior = load(GOLDEN / f"format-{number}-vi")
     assert posterior.model.users == "hierarchical"
@@ -39,7 +40,7 @@ def test_everything_of_a_closed_form_comes_back(number):
     assert posterior.converged == Converged(predictions=False, parameters=False)
 
 
-@pytest.mark.parametrize("number", [3, 4])
+@pytest.mark.parametrize("number", [3, 4, 5])
 def test_everything_of_draws_comes_back(number):
     posterior = load(GOLDEN / f"format-{number}-draws")
     assert posterior.model == PMF(1, noise="shared", likelihood=OrderedLogit(5))
@@ -51,9 +52,18 @@ def test_everything_of_draws_comes_back(number):
     assert len(posterior.predict(PAIRS)) == len(PAIRS)
 
 
+@pytest.mark.parametrize(("number", "ceiling"), [(4, math.inf), (5, 50.0)])
+def test_counts_come_back_with_their_ceiling(number, ceiling, tmp_path):
+    """Of the largest count, 5; before format 5 there was none. Both can be saved again."""
+    posterior = load(GOLDEN / f"format-{number}-counts")
+    assert posterior.model.likelihood == NegativeBinomialLog(ceiling=ceiling)
+    posterior.save(tmp_path / "m.pmf")
+    assert load(tmp_path / "m.pmf").model == posterior.model
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_saved_again_they_are_the_same(name, tmp_path):
     load(GOLDEN / name).save(tmp_path / "m.pmf")
     assert predicted(load(tmp_path / "m.pmf")) == predicted(load(GOLDEN / name))
     header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
-    assert header["format"] == 4
+    assert header["format"] == 5

@@ -25,6 +25,7 @@ LIKELIHOODS = [
     OrderedLogit(4),
     BernoulliLogit(),
     NegativeBinomialLog(),
+    NegativeBinomialLog(ceiling=5.0),
 ]
 
 

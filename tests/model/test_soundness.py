@@ -58,7 +58,7 @@ def test_the_latents_of_a_pmf_are_those_that_it_samples(model):
 
 
 def broken(name="vi", **parts):
-    posterior = load(GOLDEN / f"format-4-{name}")
+    posterior = load(GOLDEN / f"format-5-{name}")
     latents = posterior.latents | parts.pop("latents", {})
     return replace(posterior, latents=latents, **parts)
 

@@ -26,6 +26,7 @@ from pyro_pmf.model.likelihoods import (
 
 _LEAST_WEIGHT = 0.03  # of a logistic rating, beside at most 1/2
 _BEYOND = 1e3  # an outermost cut point, past all scores
+_LARGEST_LOG_MEAN = 600.0  # float64 ends at 709
 _LARGEST_LOG_ODDS = 80.0  # exponentials are float32, and not subnormal, which is slow
 
 
@@ -222,12 +223,21 @@ class LogisticWorking(Working):
 
 
 class NegativeBinomialWorking(Working):
-    """The likelihood `NegativeBinomialLog`, in float64 since terms of large counts cancel."""
+    """The likelihood `NegativeBinomialLog`, in float64 since terms of large counts cancel.
+
+    Parameters
+    ----------
+    value : Tensor, shape (n,)
+        Counts.
+    log_ceiling : float, optional
+        Log of the ceiling C of the mean; None for no ceiling.
+    """
 
     information: ClassVar[float] = 0.5
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, value: Tensor, log_ceiling: float | None) -> None:
         super().__init__(value)
+        self._least_inverse = 0.0 if log_ceiling is None else math.exp(-log_ceiling)
         self._count = value.double()
         self._log_factorial = (self._count + 1).lgamma()
 
@@ -236,24 +246,34 @@ class NegativeBinomialWorking(Working):
             setattr(self, name, getattr(self, name).index_select(0, order))
 
     def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
-        size, odds = self._size_and_odds(score, log_noise)
-        choices = (self._count + size).lgamma() - size.lgamma() - self._log_factorial
-        log_prob = choices + self._count * odds - (self._count + size) * F.softplus(odds)
-        return log_prob.to(score.dtype)
+        size, mean, _ = self._at(score, log_noise)
+        total = self._count + size
+        choices = total.lgamma().sub_(size.lgamma()).sub_(self._log_factorial)
+        ratio = mean.div_(size)
+        log_prob = choices.sub_(total.mul_(torch.log1p(ratio)))
+        return log_prob.addcmul_(self._count, ratio.log_()).to(score.dtype)
 
     def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
-        size, odds = self._size_and_odds(score, log_noise)
-        return (self._count - (self._count + size) * torch.sigmoid(odds)).to(score.dtype)
+        size, mean, chain = self._at(score, log_noise)
+        return (self._count - mean).div_(mean.add_(size)).mul_(size).mul_(chain).to(score.dtype)
 
     def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
-        size, odds = self._size_and_odds(score, log_noise)
-        p = torch.sigmoid(odds)
-        each = _secant(odds) if safe else (p * (1 - p)).clamp_(min=1e-6)
-        return ((self._count + size) * each).to(score.dtype)
+        if safe:
+            # log p = count s - (count + size) softplus(s + log(1 / size + 1 / C))
+            # + size softplus(s - log C) + constant, and the last term is convex in s.
+            size = torch.exp(-2 * log_noise.double())
+            each = _secant(score.double() + (1 / size + self._least_inverse).log_())
+        else:
+            size, mean, chain = self._at(score, log_noise)
+            share = mean / (mean + size)
+            each = (share * (1 - share)).mul_(chain.square_()).clamp_(min=1e-6)
+        return each.mul_(size.add_(self._count)).to(score.dtype)
 
-    def _size_and_odds(self, score: Tensor, log_noise: Tensor) -> tuple[Tensor, Tensor]:
-        log_noise = log_noise.double()
-        return torch.exp(-2 * log_noise), score.double() + 2 * log_noise
+    def _at(self, score: Tensor, log_noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return size and mean of each count, and d log mean / d score."""
+        inverse = score.double().clamp(-_LARGEST_LOG_MEAN, _LARGEST_LOG_MEAN).neg_().exp_()
+        mean = (inverse + self._least_inverse).reciprocal_()
+        return torch.exp(-2 * log_noise.double()), mean, inverse.mul_(mean)
 
 
 def _secant(x: Tensor) -> Tensor:
@@ -301,7 +321,7 @@ def working_likelihood(
     if isinstance(likelihood, NormalSigmoid):
         return NormalSigmoidWorking(value, likelihood.rounding or 0.0)
     if isinstance(likelihood, NegativeBinomialLog):
-        return NegativeBinomialWorking(value)
+        return NegativeBinomialWorking(value, likelihood.log_ceiling)
     if cutpoints is None:  # BernoulliLogit
         return LogisticWorking(value, value.new_zeros(1), is_ordered=False)
     return LogisticWorking(value, cutpoints, is_ordered=True)

@@ -65,4 +65,7 @@ MODELS = {
     ),
     "Bernoulli": PMF(2, likelihood=BernoulliLogit(), users="hierarchical", noise="user"),
     "counts": PMF(2, likelihood=NegativeBinomialLog(), noise="shared", priors=COUNTS, **BOTH),
+    "counts, ceiling": PMF(
+        2, likelihood=NegativeBinomialLog(ceiling=2.0), noise="item", priors=COUNTS, **BOTH
+    ),
 }
