@@ -7,6 +7,7 @@ alike in all of them. They talk by torch.distributed: gloo between CPUs, NCCL be
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -130,6 +131,7 @@ def reducer_of_world() -> Reducer:
                 f"Cannot reach the other processes of this fit: {error}. Start all by torchrun, "
                 "or unset WORLD_SIZE to fit in one process."
             ) from error
+        atexit.register(_leave)
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Reducer()
     return Group()
@@ -141,6 +143,12 @@ def is_first() -> bool:
     It alone prints and writes files.
     """
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _leave() -> None:
+    """Leave the group before Python ends: threads of gloo that are left abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _device() -> torch.device:
