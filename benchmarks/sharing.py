@@ -7,8 +7,7 @@ The ratings are simulated; the model has hierarchical users. Each process has on
 reads the rows of its own users. Seconds are the median of the later steps, the optimiser included;
 memory is the peak of a process from its start, the table included.
 
-The model of cost is a sum of seconds for each rating, for each rating and factor, for each
-parameter in a process, for each step, and for the bytes that are exchanged. It is fitted to all
+The model of cost is a sum, see `features`, and the seconds of the exchange. It is fitted to all
 sizes but those held out, with relative errors (non-negative least squares).
 """
 
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -156,10 +156,16 @@ def measure(table: Path, factors: int, steps: int) -> None:
 
 
 def features(n: float, users: float, items: float, factors: float, size: int) -> list[float]:
-    """Return what the cost of a step is a sum of: ratings, products, parameters, and one."""
+    """Return what the cost of a step is a sum of.
+
+    Ratings, times the factors, times the tenfolds of a process' ratings above 100,000 (rows and
+    pages leave the caches); parameters; the step itself; and inner products over processes.
+    """
     own = 2 * (factors + 2) * users / size
     shared = 2 * (2 * factors + 2) * items
-    return [n / size, n * factors / size, own + shared, 1.0]
+    here = n / size
+    tenfolds = max(0.0, math.log10(here / 1e5))
+    return [here, here * factors, here * tenfolds, own + shared, 1.0, float(size > 1)]
 
 
 def fitted(cases: list[dict[str, Any]]) -> np.ndarray:
@@ -206,7 +212,14 @@ def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
 
 def model_of_cost(cost: np.ndarray) -> list[str]:
     """Return the model of cost, and what it says of a billion ratings."""
-    names = ("rating", "rating and factor", "parameter in a process", "step")
+    names = (
+        "rating",
+        "rating and factor",
+        "rating and tenfold of 100,000 ratings in a process",
+        "parameter in a process",
+        "step",
+        "step that processes share",
+    )
     told = ", ".join(f"{1e9 * x:.3g} ns a {name}" for x, name in zip(cost, names, strict=True))
     b = BILLION
     compute = features(b["n"], b["users"], b["items"], b["factors"], int(b["size"])) @ cost
