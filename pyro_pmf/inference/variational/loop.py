@@ -257,10 +257,33 @@ class Loop:
                 method.max_steps,
                 tolerance,
                 self._space,
+                lambda: self._recentre(guide, dict(zip(names, self._leaves, strict=True))),
             )
         schedule = Schedule(method.max_steps, tolerance, min_steps=2 * _DELAY_OF_ADAM)
         evaluate = self._space.total(recording or self._gradient_of_next_block)
         return Adam(evaluate, parameters, n_late, _DELAY_OF_ADAM, schedule, method.learning_rate)
+
+    def _recentre(self, guide: NormalGuide, leaves: dict[str, Tensor]) -> bool:
+        """Move the mean of the log noise of users or items into log sigma.
+
+        This changes no rating's noise, but the prior of the log noise is about zero. While sigma
+        is held, the log noise takes its place.
+        """
+        sigma = leaves.get(guide.parameter_name("locs", "sigma"))
+        if sigma is None:
+            return False
+        moved = False
+        for term in terms_of(self.objective.stated).noise:
+            s = leaves.get(guide.parameter_name("locs", term.site))
+            if s is not None:
+                with torch.no_grad():
+                    mean = self._space.mean(
+                        s, self._place(guide.parameter_name("locs", term.site)) == 0
+                    )
+                    s -= mean
+                    sigma += mean
+                moved = True
+        return moved
 
     def _gradient_of_next_block(self) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of the next block; each pass has a new order of blocks."""

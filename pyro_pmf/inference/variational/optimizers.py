@@ -228,6 +228,9 @@ class LBFGS:
         the last 10.
     space : Space
         Inner products of vectors of parameters.
+    recentre : callable, optional
+        Function of no arguments that moves the parameters along a direction which hardly changes
+        the loss, and returns whether there is one; steps are slow along it.
 
     Attributes
     ----------
@@ -245,9 +248,10 @@ class LBFGS:
         max_steps: int,
         tolerance: float,
         space: Space | None = None,
+        recentre: Callable[[], bool] = lambda: False,
     ) -> None:
         self._evaluate, self._parameters, self._metric = evaluate, parameters, metric
-        self._n_late, self._space = n_late, space or Space()
+        self._n_late, self._space, self._recentre = n_late, space or Space(), recentre
         self._enough = tolerance * _WINDOW / 25
         empty = torch.empty_like(parameters)
         self.state = LBFGSState(empty, empty, empty, last_step=max_steps, delay=delay)
@@ -269,7 +273,7 @@ class LBFGS:
             loss, gradient = self._evaluate()
             state.losses, state.gradient = [float(loss)], gradient.clone()
             self._begin(self._n_late if state.delay else 0)
-        elif len(state.losses) == state.delay + 1:
+        elif len(state.losses) == state.delay + 1 and not self._has_recentred():
             self._begin(0)
         loss_before = state.losses[-1]
         moved = self._search(self._direction())
@@ -281,9 +285,22 @@ class LBFGS:
             state.delay = steps
         elif not moved or steps >= state.delay + _WINDOW:
             drop = state.losses[-min(_WINDOW, steps) - 1] - state.losses[-1]
-            if not moved or drop < self._enough:
+            if (not moved or drop < self._enough) and not self._has_recentred():
                 state.finished, state.last_step = True, max(1, steps)
         return torch.tensor(loss_before, dtype=torch.float64)
+
+    def _has_recentred(self) -> bool:
+        """Recentre the parameters if that lowers the loss; return whether it did."""
+        before, state = self._parameters.clone(), self.state
+        if not self._recentre():
+            return False
+        loss, gradient = self._evaluate()
+        if not float(loss) < state.losses[-1] - self._enough:
+            self._parameters.copy_(before)
+            return False
+        state.losses[-1], state.gradient = float(loss), gradient.clone()
+        self._begin(0)
+        return True
 
     def _begin(self, n_held: int) -> None:
         self.state.pairs.clear()

@@ -29,6 +29,10 @@ class Space:
         """Return the largest entry of a vector, shape ()."""
         return a.amax()
 
+    def mean(self, rows: Tensor, is_own: bool) -> Tensor:
+        """Return the mean of rows, shape (); ``is_own`` says if other processes have more."""
+        return rows.mean()
+
     def total(self, evaluate: Evaluate) -> Evaluate:
         """Return a function of loss and gradient that sums them over all processes."""
         return evaluate
@@ -81,6 +85,13 @@ class SharedSpace(Space):
     def largest(self, a: Tensor) -> Tensor:
         """Return the largest entry of a vector, shape ()."""
         return self._reducer.largest(a.amax())
+
+    def mean(self, rows: Tensor, is_own: bool) -> Tensor:
+        """Return the mean of rows, shape (); ``is_own`` says if other processes have more."""
+        if not is_own:
+            return rows.mean()
+        total, count = self._reducer.sum(torch.stack([rows.sum(), rows.new_tensor(len(rows))]))
+        return total / count
 
     def total(self, evaluate: Evaluate) -> Evaluate:
         """Return a function of loss and gradient that sums what all processes have."""

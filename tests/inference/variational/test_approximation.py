@@ -150,6 +150,21 @@ def test_noise_of_users_is_found():
     assert narrow < unknown["sd"].item() < 3 * wide
 
 
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_noise_of_an_unknown_user_does_not_depend_on_the_start():
+    """sigma times exp(s_i) is what ratings see; the prior of s_i says how it is shared out."""
+    ratings, sd = noisy_and_exact_users()
+    fits = [fit(PMF(0, noise="user"), ratings, seed=k, progress=False) for k in range(3)]
+    elbos = [posterior.steps["elbo"].iloc[-1] for posterior in fits]
+    assert np.ptp(elbos) < 1
+    for posterior in fits:
+        assert abs(posterior.latents["s"].mean.mean()) < 0.05
+        assert posterior.latents["sigma"].log_mean.item() == pytest.approx(
+            np.log(sd).mean(), abs=0.1
+        )
+
+
 @pytest.mark.parametrize("noise", ["user", "item", "user_and_item"])
 def test_a_point_estimate_is_of_shared_noise(noise):
     ratings, _ = noisy_and_exact_users()

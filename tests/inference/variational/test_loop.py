@@ -236,9 +236,8 @@ sampled = pytest.mark.filterwarnings("ignore:Falling back to Trace_ELBO")
 
 
 def begin(model, ratings, method) -> Loop:
-    return Loop(
-        pose(model, ratings, method), method, Conditions(0, torch.device("cpu"), None, False)
-    )
+    conditions = Conditions(0, torch.device("cpu"), None, False)
+    return Loop(pose(model, ratings, method), method, conditions, ratings)
 
 
 def take_steps(loop, n) -> None:
