@@ -29,7 +29,7 @@ from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
 from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
 from pyro_pmf.inference.progress import progress_bar
-from pyro_pmf.inference.scales import Scales, candidate_scales, learnt_scales
+from pyro_pmf.inference.scales import Scales, as_typical, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
@@ -347,25 +347,24 @@ def _learn_scales(
     quiet = replace(run, progress=False, on_step=None, history=None)
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
-    before: list[Learned] = []  # where a fit with other scales ended, the next one begins
 
-    def loss(scales: Scales) -> float:
+    def trial(scales: Scales) -> tuple[float, bool]:
         bar.set_postfix_str(f"candidate {next(number)}")
         bar.update(0)  # no sweep, but a sign of life
         try:
-            found = fit_guide(model, train, quick, quiet, scales, before[-1] if before else None)
-            if not has_no_factors(found):  # from none, no others would form
-                before.append(found)
-            return crps(found, test)
+            found = fit_guide(model, train, quick, quiet, scales)
+            return crps(found, test), not has_no_factors(found)
         except FitError:  # with these scales the fit collapses; with others it may not
-            return math.inf
+            return math.inf, False
 
     with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         on_device = train.to(run.device, run.dtype)
         typical = typical_scales(stated, on_device, run.seed, bar.update)
-        candidates = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
-        return learnt_scales(candidates[-1:] if few else candidates, loss)
+        if few:
+            return as_typical(usual, typical)
+        ways = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
+        return learnt_scales(ways, trial)
 
 
 def check_arguments(

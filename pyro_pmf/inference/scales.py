@@ -17,8 +17,10 @@ from pyro_pmf.model.terms import TAU, Terms, terms_of
 Scales = Mapping[str, float | list[float]]  # values by site; tau has one for each factor
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
-_SMALLER = (0.65, 0.8, 1.0)  # times a typical scale, of each factor of a product
+_AROUND = (0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # times a typical scale, of each factor of a product
 _HARDLY_ANY = 0.1
+_STRONG = 0.7  # times the largest tau: half the variance of the strongest factor
+_SURPLUS_TAU = 1e-3
 
 
 def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> Scales:
@@ -96,8 +98,8 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> Scales:
 
 
 def learnt_scales(
-    candidates: Sequence[Scales],
-    loss: Callable[[Scales], float],
+    ways: Sequence[Sequence[Scales]],
+    trial: Callable[[Scales], tuple[float, bool]],
 ) -> Scales:
     """Return the scales with which held-out ratings are predicted best.
 
@@ -107,37 +109,60 @@ def learnt_scales(
 
     Parameters
     ----------
-    candidates : sequence of dict
-        Scales by site, in an order along which the loss falls and then rises: the first that is
-        no better than the one before ends the search.
-    loss : callable
-        ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
-        values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
-        as they can decide a mean log density.
+    ways : sequence of sequence of dict
+        Scales by site, in ways along which the loss falls and then rises. Each way is followed to
+        the first scales that give factors and no smaller loss. A later way is left at once if it
+        begins no better than the first one.
+    trial : callable
+        ``trial(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
+        values, and whether the fit has factors: without any, it says nothing about larger scales.
+        CRPS is a proper score, and few ratings that a fit is too sure of cannot decide it, as they
+        can decide a mean log density.
 
     Returns
     -------
     dict
         One of the candidates; the first if no loss is finite.
     """
-    best, least = candidates[0], math.inf
-    for scales in candidates if len(candidates) > 1 else ():
-        found = loss(scales)
-        if found < least:
-            best, least = scales, found
-        elif least < math.inf:
-            break
-    return best
+    if sum(map(len, ways)) == 1:
+        return ways[0][0]
+    tried: list[Scales] = []
+    losses: list[float] = []
+    for way in ways:
+        least = losses[0] if losses else math.inf
+        for scales in way:
+            loss, has_factors = trial(scales)
+            losses.append(loss if math.isfinite(loss) else math.inf)
+            tried.append(scales)
+            if has_factors and not loss < least:
+                break
+            least = min(loss, least)
+    return tried[losses.index(min(losses))]
+
+
+def as_typical(usual: Scales, typical: Scales) -> Scales:
+    """Return the scales that a fit holds, and tau, at their typical values where there are any.
+
+    Parameters
+    ----------
+    usual : dict
+        The values of `factor_scales` or `map_scales`.
+    typical : dict
+        Typical values under the posterior, see `gibbs.typical`.
+    """
+    return {**usual, **{name: typical[name] for name in (*usual, TAU) if name in typical}}
 
 
 def candidate_scales(
     terms: Terms, usual: Scales, typical: Scales, is_point_estimate: bool
-) -> list[Scales]:
-    """Return the scales that a fit chooses from: typical ones, with smaller factors.
+) -> list[list[Scales]]:
+    """Return the scales that a fit chooses from, in ways for `learnt_scales`.
 
     Typical scales of the posterior are right for its draws. An approximation ignores how latents
-    depend on each other, adds up their errors, and predicts better with smaller factors. A point
-    estimate follows the noise of a table without a signal, unless it has hardly any factors.
+    depend on each other. It adds up their errors, and then predicts better with smaller factors;
+    where users have few ratings, it shrinks all factors to zero unless they are larger, or unless
+    factors that add more uncertainty than signal are left out. A point estimate follows the noise
+    of a table without a signal, unless it has hardly any factors.
 
     Parameters
     ----------
@@ -152,18 +177,34 @@ def candidate_scales(
 
     Returns
     -------
-    list of dict
-        Candidates, with the sites of ``usual`` and tau, from the smallest factors to the typical
-        ones. ``usual`` alone if there are no typical ones.
+    list of list of dict
+        Candidates, with the sites of ``usual`` and tau: from the smallest factors to the largest,
+        with all factors, and with the strongest alone if these are fewer; for a point estimate,
+        hardly any factors, too. One candidate if no scale of factors is free.
     """
-    learnt = {name: typical[name] for name in (*usual, TAU) if name in typical}
-    if not learnt:
-        return [usual]
+    whole = as_typical(usual, typical)
     of_factors = {name for side in terms.factor_scales.values() for name in side}
-    free = {name: x for name, x in learnt.items() if name in of_factors and isinstance(x, float)}
+    free = [name for name in usual if name in typical and name in of_factors]
     if not free:
-        return [{**usual, **learnt}]
+        return [[whole]]
+    ways = [_multiples(scales, free, _AROUND) for scales in (whole, *_strongest(whole))]
+    if is_point_estimate:
+        ways.append(_multiples(whole, free, [_HARDLY_ANY]))
+    return ways
+
+
+def _multiples(scales: Scales, names: Sequence[str], factors: Sequence[float]) -> list[Scales]:
     return [
-        {**usual, **learnt, **{name: factor * x for name, x in free.items()}}
-        for factor in ((_HARDLY_ANY, *_SMALLER) if is_point_estimate else _SMALLER)
+        {**scales, **{name: factor * cast(float, scales[name]) for name in names}}
+        for factor in factors
     ]
+
+
+def _strongest(scales: Scales) -> list[Scales]:
+    """Return the scales without surplus factors, if there are any."""
+    tau = scales.get(TAU)
+    if not isinstance(tau, list):
+        return []
+    least = _STRONG * max(tau)
+    strong = [x if x >= least else _SURPLUS_TAU for x in tau]
+    return [{**scales, TAU: strong}] if strong != tau else []

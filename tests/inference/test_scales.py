@@ -203,14 +203,22 @@ TYPICAL = {
 }
 
 
+AROUND = (0.65, 0.8, 1.0, 1.25, 1.6, 2.0)
+
+
 @pytest.mark.parametrize("is_point_estimate", [False, True])
 def test_candidates(is_point_estimate):
     terms = PMF(2, users="hierarchical").terms
-    found = candidate_scales(terms, USUAL, TYPICAL, is_point_estimate)
-    assert len(found) == 4 if is_point_estimate else 3
-    for factor, scales in zip((1.0, 0.8, 0.65, 0.1), found[::-1], strict=False):
-        same = {name: TYPICAL[name] for name in ("sigma", "sigma_b", "tau")}
+    ways = candidate_scales(terms, USUAL, TYPICAL, is_point_estimate)
+    of_all, of_strongest, *hardly_any = ways
+    assert len(hardly_any) == is_point_estimate
+    expected = [*zip(AROUND, of_all, strict=True), *zip(AROUND, of_strongest, strict=True)]
+    expected += [(0.1, scales) for way in hardly_any for scales in way]
+    for factor, scales in expected:
+        same = {name: TYPICAL[name] for name in ("sigma", "sigma_b")}
         assert {name: scales.pop(name) for name in same} == same
+        surplus = any(scales is other for other in of_strongest)
+        assert scales.pop("tau") == ([1.5, 0.001] if surplus else TYPICAL["tau"])
         of_factors = {name: factor * TYPICAL[name] for name in ("sigma_U", "sigma_V", "sigma_W")}
         assert scales == pytest.approx(of_factors)
 
@@ -219,10 +227,16 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
     """MAP holds sigma of ordered levels, which have none; a prior may fix others."""
     terms = PMF(2).terms
     found = candidate_scales(terms, USUAL, {"sigma_U": 2.0}, False)
-    assert found == [USUAL | {"sigma_U": x} for x in (1.3, 1.6, 2.0)]
-    assert candidate_scales(terms, USUAL, {}, True) == [USUAL]
-    assert candidate_scales(terms, USUAL, {"sigma_c": 1.0}, True) == [USUAL]
-    assert candidate_scales(terms, USUAL, {"sigma_b": 0.7}, True) == [USUAL | {"sigma_b": 0.7}]
+    assert found == [[USUAL | {"sigma_U": 2.0 * x} for x in AROUND]]
+    assert candidate_scales(terms, USUAL, {}, True) == [[USUAL]]
+    assert candidate_scales(terms, USUAL, {"sigma_c": 1.0}, True) == [[USUAL]]
+    of_biases = [[USUAL | {"sigma_b": 0.7}]]
+    assert candidate_scales(terms, USUAL, {"sigma_b": 0.7}, True) == of_biases
+
+
+def test_factors_of_about_the_same_scale_all_stay():
+    terms, about = PMF(3).terms, TYPICAL | {"tau": [1.0, 0.8, 0.9]}
+    assert len(candidate_scales(terms, USUAL, about, False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -233,24 +247,54 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
         ([2.0, 2.0, 1.0], 0, 2),
         ([2.0, np.nan, 1.0], 0, 2),
         ([np.inf, np.inf, 7.0], 2, 3),
-        ([np.inf, np.nan, np.inf], 0, 3),
+        ([np.inf, np.nan, np.inf], 0, 2),
     ],
     ids=["lowest", "last", "first of equals", "no number", "only one", "none"],
 )
 def test_the_best_predictions_decide(losses, best, n):
     asked = []
 
-    def loss(scales):
+    def trial(scales):
         asked.append(scales)
-        return losses[len(asked) - 1]
+        loss = losses[len(asked) - 1]
+        return loss, loss != np.inf
 
     candidates = [{"sigma_U": x} for x in (0.3, 0.2, 0.1)]
-    assert learnt_scales(candidates, loss) is candidates[best]
+    assert learnt_scales([candidates], trial) is candidates[best]
     assert asked == candidates[:n]
 
 
+def test_without_factors_larger_scales_may_still_predict_better():
+    found = [(2.0, False), (2.1, False), (1.9, True), (1.5, True), (1.6, True), (0.0, True)]
+    asked = iter(found)
+    way = [{"sigma_U": float(x)} for x in range(6)]
+    assert learnt_scales([way], lambda scales: next(asked)) is way[3]
+    assert list(asked) == found[5:]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "asked"),
+    [
+        ({"a1": 2.0, "a2": 3.0, "b1": 1.9, "b2": 1.0, "b3": 1.5}, "b2", "a1 a2 b1 b2 b3"),
+        ({"a1": 2.0, "a2": 1.0, "a3": 3.0, "b1": 2.5}, "a2", "a1 a2 a3 b1"),
+        ({"a1": 2.0, "a2": 1.0, "a3": 3.0, "b1": 1.9, "b2": 1.95}, "a2", "a1 a2 a3 b1 b2"),
+    ],
+    ids=["the second is best", "it begins worse", "it begins better and ends worse"],
+)
+def test_a_second_way_is_followed_if_it_begins_better(losses, best, asked):
+    tried = []
+
+    def trial(scales):
+        tried.append(scales["name"])
+        return losses[tried[-1]], True
+
+    ways = [[{"name": f"{way}{i}"} for i in (1, 2, 3)] for way in "ab"]
+    assert learnt_scales(ways, trial)["name"] == best
+    assert tried == asked.split()
+
+
 def test_one_candidate_needs_no_fit():
-    assert learnt_scales([USUAL], lambda scales: pytest.fail("a fit")) is USUAL
+    assert learnt_scales([[USUAL]], lambda scales: pytest.fail("a fit")) is USUAL
 
 
 # Typical values
@@ -305,11 +349,11 @@ def test_typical_scales_are_those_that_priors_leave_free_and_a_seed_decides_them
 @pytest.mark.parametrize("method", [VI(), MAP()], ids=["vi", "map"])
 @pytest.mark.parametrize("sd", [0.6, 1.2])
 def test_the_strength_of_factors_is_found(sd, method):
-    """The candidates are 1, 0.64 and 0.42 of what is typical, or 0.01 for a point estimate."""
+    """The candidates are 0.42 to 4 times what is typical, or 0.01 times for a point estimate."""
     model, ratings = PMF(3, noise="shared"), of_factors(sd)
     found = fit(model, ratings, method, progress=False).latents
     held = {name: np.asarray(found[name]) for name in ("sigma_U", "sigma_V", "tau")}
-    assert 0.3 < product(held) / sd**2 < 1.3
+    assert 0.3 < product(held) / sd**2 < 2.5
 
 
 @pytest.mark.slow
@@ -375,10 +419,11 @@ def test_every_likelihood_and_way_of_fitting(likelihood, method, dtype):
     usual, is_map = usual_scales(model, ratings, short), isinstance(method, MAP)
     candidates = candidate_scales(model.terms, usual, typical, is_map)
     found = posterior.latents
-    held = {name: np.asarray(found[name]) for name in candidates[0] if name in found}
+    held = {name: np.asarray(found[name]) for name in candidates[0][0] if name in found}
     assert any(
         all(np.allclose(held[name], scales.get(name, 1.0)) for name in held)
-        for scales in candidates
+        for way in candidates
+        for scales in way
     )
 
 
@@ -388,17 +433,18 @@ def test_what_a_fit_asks_of_the_choice(monkeypatch):
     ratings, model = of_factors(1.0, n_ratings=1500), PMF(3, noise="shared")
     asked = []
 
-    def choice(candidates, loss):
+    def choice(ways, trial):
         nothing = {"sigma_U": 1e-4, "sigma_V": 1e-4}
         strong = {"sigma_U": 1.0, "sigma_V": 1.0, "tau": [1.0, 1.0, 1.0]}
-        asked.append((candidates, loss(strong), loss(nothing)))
+        asked.append((ways, trial(strong), trial(nothing)))
         return strong
 
     monkeypatch.setattr("pyro_pmf.fitting.learnt_scales", choice)
     found = fit(model, ratings, seed=7, progress=False)
-    [(candidates, strong, nothing)] = asked
-    assert len(candidates) == 3
+    [(ways, (strong, has_factors), (nothing, has_any))] = asked
+    assert {len(way) for way in ways} == {6}
     assert 0 < strong < 0.9 * nothing
+    assert (has_factors, has_any) == (True, False)
     assert float(found.latents["sigma_U"]) == 1.0
 
 
@@ -406,9 +452,9 @@ def test_scales_with_which_a_fit_collapses_are_not_chosen(monkeypatch):
     """A point estimate with a tiny noise collapses, which other scales need not."""
     known = []
 
-    def choice(candidates, loss):
-        known.append(loss({"sigma": 1e-6, "sigma_U": 5.0, "sigma_V": 5.0}))
-        return candidates[0]
+    def choice(ways, trial):
+        known.append(trial({"sigma": 1e-6, "sigma_U": 5.0, "sigma_V": 5.0}))
+        return ways[0][0]
 
     def collapse(*_):
         raise FitError("collapsed")
@@ -417,7 +463,7 @@ def test_scales_with_which_a_fit_collapses_are_not_chosen(monkeypatch):
     monkeypatch.setattr("pyro_pmf.inference.variational.loop.refuse_collapse", collapse)
     with pytest.raises(FitError, match="collapsed"):  # the last fit, of the usual scales
         fit(PMF(1), small_levels(60), MAP(max_steps=2), progress=False)
-    assert known == [np.inf]
+    assert known == [(np.inf, False)]
 
 
 @pytest.mark.parametrize(

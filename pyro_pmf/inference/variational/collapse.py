@@ -15,7 +15,8 @@ from pyro_pmf.moments.bilinear import dot
 
 NO_FACTORS = "The factors have shrunk to zero"
 _COLLAPSED_SCALE = 1e-3  # of a free standard deviation, on the unit or the logit scale
-_COLLAPSED_SIGNAL = 1e-4  # logit scale; collapsed fits were at 1e-12, live ones above 1e-1
+_COLLAPSED_SIGNAL = 1e-4  # of a point estimate, on the scale of the score
+_DROWNED_SIGNAL = 0.05  # times its own standard deviation: a four-hundredth of the variance
 
 
 def refuse_collapse(learned: Learned, objective: Objective) -> None:
@@ -68,6 +69,8 @@ def warn_without_factors(learned: Learned) -> None:
 def has_no_factors(learned: Learned) -> bool:
     """Return whether the expected U_i . V_j hardly varies over the training pairs.
 
+    Variational inference may leave a trace of factors that drown in their own uncertainty.
+
     Parameters
     ----------
     learned : Learned
@@ -85,5 +88,7 @@ def has_no_factors(learned: Learned) -> bool:
     sites = run(learned.model, latents, learned.ratings, learned.ratings)
     U, V = (sites[factor.site]["value"] for factor in factors)
     score: Any = dot(U, V, learned.ratings.pattern)
-    mean = score if isinstance(score, Tensor) else score.mean
-    return float(mean.std(correction=0)) < _COLLAPSED_SIGNAL
+    if isinstance(score, Tensor):
+        return float(score.std(correction=0)) < _COLLAPSED_SIGNAL
+    signal, noise = score.mean.var(correction=0).sqrt(), score.var.mean().sqrt()
+    return bool(signal <= _DROWNED_SIGNAL * noise)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
 from pyro_pmf.inference.scales import Scales
-from pyro_pmf.model.terms import TAU
+from pyro_pmf.model.terms import TAU, terms_of
+from pyro_pmf.moments.bilinear import dot
 from pyro_pmf.random_state import isolated_random_state
 
-_WARMUP = 30  # sweeps; factors of a strong signal are found in about 20
-_AVERAGED = 30  # sweeps
+_WINDOW = 30  # sweeps; factors of a strong signal are found in about 20
+_MOST_WINDOWS = 10
+_SETTLED = 1.1  # times the variance that factors had half a window before
 
 
 def typical_scales(
     model: Callable[..., Any], ratings: Pairs, seed: int, on_sweep: Callable[[], object]
 ) -> Scales:
     """Return geometric means of the scales and of tau over some sweeps of the blocked sampler.
+
+    These are the last 30 sweeps of at least 60. Where users have few ratings, factors form one
+    after the other over hundreds of sweeps, so sweeps go on while the factors grow.
 
     Parameters
     ----------
@@ -43,15 +49,34 @@ def typical_scales(
     """
     if not is_known(model):
         return {}
-    logs: dict[str, list[np.ndarray]] = {}
+    factors = terms_of(model).factors
     with isolated_random_state(seed):
         sampler = Sampler(model, ratings, ratings, np.random.default_rng(seed))
-        for k in range(_WARMUP + _AVERAGED):
-            sampler.sweep()
-            on_sweep()
-            if k < _WARMUP:
-                continue
-            for name, value in sampler.draw().items():
-                if name == TAU or name.startswith("sigma"):
-                    logs.setdefault(name, []).append(torch.log(value).double().cpu().numpy())
-    return {name: np.exp(np.mean(draws, 0)).tolist() for name, draws in logs.items()}
+        for number in range(_MOST_WINDOWS):
+            logs: list[dict[str, np.ndarray]] = []
+            variance: list[float] = []
+            for _ in range(_WINDOW):
+                sampler.sweep()
+                on_sweep()
+                draw = sampler.draw()
+                logs.append(_log_scales(draw))
+                if factors is not None:
+                    U, V = (draw[factor.site] for factor in factors)
+                    variance.append(float(dot(U, V, ratings.pattern).var(correction=0)))
+            if number > 0 and not _grows(variance):
+                break
+    return {name: np.exp(np.mean([x[name] for x in logs], 0)).tolist() for name in logs[0]}
+
+
+def _log_scales(draw: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {
+        name: torch.log(value).double().cpu().numpy()
+        for name, value in draw.items()
+        if name == TAU or name.startswith("sigma")
+    }
+
+
+def _grows(values: list[float]) -> bool:
+    """Return whether the second half of some values is larger than the first."""
+    first, second = values[: len(values) // 2], values[len(values) // 2 :]
+    return bool(np.mean(second) > _SETTLED * np.mean(first)) if values else False
