@@ -10,8 +10,8 @@ from torch import Size, Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
+from pyro_pmf.inference.mcmc.gibbs.initial import knows_terms
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
-from pyro_pmf.inference.mcmc.gibbs.state import knows_terms
 from pyro_pmf.inference.mcmc.gibbs.working import knows_likelihood
 from pyro_pmf.model.pmf import PMF
 
