@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,9 @@ _NOT_OF_SIDE = (
     *("pattern", "order", "back", "terms", "row_of_user_order"),
     *("rows", "columns", "counts"),
 )
+# Of the others, those with a row for each row of a side, and those with a number for each rating.
+_OF_ROWS = ("F", "b", "s", "M", "step")
+_OF_RATINGS = ("score", "log_noise", "log_prob", "centre")
 _NOT_OF_BOTH = ("users", "items", "densities", "likelihood", "generator", "n_ratings")
 
 
@@ -233,3 +236,27 @@ class State:
 
 def _without(x: Side | State, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in vars(x).items() if name not in names}
+
+
+def with_users(
+    present: dict[str, Any],
+    of_users: Callable[[Tensor], Tensor],
+    of_ratings: Callable[[Tensor], Tensor],
+) -> dict[str, Any]:
+    """Return a result of `State.present` for other users.
+
+    Parameters
+    ----------
+    present : dict
+        The result.
+    of_users, of_ratings : callable
+        Return the rows of the other users, and the numbers of their ratings, from these.
+    """
+    both = {
+        name: of_ratings(x) if name in _OF_RATINGS else x for name, x in present["both"].items()
+    }
+    users, items = present["sides"]
+    ours = {name: of_users(x) if name in _OF_ROWS else x for name, x in users.items()}
+    shared = (*_OF_ROWS, "tau")  # the effects that the items sum are of users
+    theirs = {name: x if name in shared else of_users(x) for name, x in items.items()}
+    return present | {"both": both, "sides": [ours, theirs]}
