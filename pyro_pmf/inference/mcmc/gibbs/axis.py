@@ -2,8 +2,7 @@
 
 Processes that share a chain hold the rows of their own users, and all rows of the items. What is
 summed over users is a sum over processes then, with the same bits in each of them. A process draws
-rows of users from a random stream of its own. All else is drawn from the one stream that all have
-in the same state, so that each draws the same.
+rows of users from a random stream of its own, and all else from the stream of the items.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Axis:
         Sums over the processes that hold these rows, each some of them; the usual one where each
         process holds all.
     generator : torch.Generator or None
-        Stream of random numbers of the rows; None for torch's random state, which the processes
-        have in common.
+        Stream of random numbers of the rows; None for torch's random state. The stream of the
+        items is the same in all processes, which draw all from it that they have in common.
     """
 
     n: int
@@ -62,3 +61,6 @@ class Axis:
     def uniform_like(self, x: Tensor) -> Tensor:
         """Return uniform numbers for these rows, of the shape and type of a tensor."""
         return torch.empty_like(x).uniform_(generator=self.generator)
+
+
+Axes = tuple[Axis, Axis]  # the users and the items

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.axis import Axes, Axis
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
 from pyro_pmf.inference.mcmc.gibbs.working import working_likelihood
@@ -48,7 +48,7 @@ def knows_terms(model: PMF) -> bool:
 
 
 def initial_state(
-    model: PMF, ratings: Pairs, generator: np.random.Generator, users: Axis | None = None
+    model: PMF, ratings: Pairs, generator: np.random.Generator, axes: Axes | None = None
 ) -> State:
     """Return a random initial state, from torch's random state and the generator.
 
@@ -62,19 +62,19 @@ def initial_state(
         The training ratings, with values; at least one.
     generator : numpy.random.Generator
         Source of randomness of single numbers.
-    users : Axis, optional
-        The users, of whom ``ratings`` has some; by default, it has all.
+    axes : (Axis, Axis), optional
+        The users, of whom ``ratings`` may have some only, and the items; by default, it has all.
     """
     value = ratings.value
     assert value is not None  # `fit` has checked it
-    axes = users or Axis(ratings.n_users), Axis(ratings.n_items)
-    level = axes[0].reducer.first(lambda: _level(model, value))  # in all processes the same
+    users, items = axes or (Axis(ratings.n_users), Axis(ratings.n_items))
+    level = users.reducer.first(lambda: _level(model, value))  # in all processes the same
     cutpoints = None if level.cutpoints is None else level.cutpoints.to(value)
     scales, densities = _scales(model, level.noise_sd, generator)
     blank = torch.zeros_like(value)
     state = State(
-        _side(model, ratings, *axes),
-        _side(model, ratings, *axes[::-1], is_users=False),
+        _side(model, ratings, users, items),
+        _side(model, ratings, items, users, is_users=False),
         scales,
         densities,
         level.mu,
@@ -85,7 +85,7 @@ def initial_state(
         log_prob=blank,
         centre=blank,
         generator=generator,
-        n_ratings=int(axes[0].sum(torch.tensor(len(value), device=value.device))),
+        n_ratings=int(users.sum(torch.tensor(len(value), device=value.device))),
     )
     state.compute_log_noise()
     state.compute_scores()

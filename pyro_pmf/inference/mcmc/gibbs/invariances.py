@@ -186,7 +186,8 @@ class Shift:
         if bool(fault):
             return
         z = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
-        h = torch.linalg.solve_triangular(root.T, z + torch.randn_like(z), upper=True)[:, 0]
+        noise = state.items.rows.normal_like(z)  # all processes draw the same
+        h = torch.linalg.solve_triangular(root.T, z + noise, upper=True)[:, 0]
         side.F = (side.F + h).to(side.F.dtype)
         side.W = (side.W + delta * h).to(side.F)
         side.M = (side.M + self._moved * h).to(side.F)

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
-from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.axis import Axes, Axis
 from pyro_pmf.inference.mcmc.gibbs.initial import knows_terms
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
 from pyro_pmf.inference.mcmc.gibbs.state import with_users
@@ -61,14 +61,16 @@ class GibbsKernel:
                 "The Gibbs sampler draws from a PMF with a likelihood of this package, not from "
                 f"{model!r}: give method='nuts', which takes any Pyro model."
             )
-        self._terms, self._seed, self._sharing, users = model.terms, seed, sharing, None
+        self._terms, self._seed, self._sharing = model.terms, seed, sharing
+        axes: Axes | None = None
         if sharing is not None:
             history, ratings = sharing.history(history, ratings), sharing.shard
             self._own = torch.Generator(ratings.device)
             self._own.manual_seed(self._seed_of_own(0))
             users = Axis(sharing.shard.n_all_users, sharing.reducer, self._own)
+            axes = users, Axis(ratings.n_items)
         seen = ratings if history is None else history
-        self._sampler = Sampler(model, ratings, seen, np.random.default_rng(seed), users)
+        self._sampler = Sampler(model, ratings, seen, np.random.default_rng(seed), axes)
         self.sites: dict[str, Size] = {name: value.shape for name, value in self._draw().items()}
 
     def step(self) -> None:

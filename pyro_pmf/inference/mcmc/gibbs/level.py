@@ -41,7 +41,7 @@ def draw_level(state: State, adapt: bool) -> None:
 
 def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
     """Move every second cut point by a random walk of its own; no level has two of them."""
-    n_levels = likelihood.n_levels
+    n_levels, stream = likelihood.n_levels, state.items.rows  # which all processes have
     for first in (0, 1):
         moved = range(first, n_levels - 1, 2)
         if not moved:
@@ -52,7 +52,7 @@ def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> N
             [state.steps.get(f"cut {k}", _FIRST_STEP) for k in moved], device=old.device
         )
         new = old.clone()
-        new[index] += steps.to(old) * torch.randn_like(old[index])
+        new[index] += steps.to(old) * stream.normal_like(old[index])
         between = _between(new, old, index)
         likelihood.set_cutpoints(torch.where(_at(index, between, old), new, old))
         log_prob = likelihood.log_prob(state.score, state.log_noise)
@@ -61,7 +61,7 @@ def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> N
         prior = _prior_of_each(new)[index] - _prior_of_each(old)[index]
         by_level = state.users.rows.sum(by_level)
         gain = by_level[index] + by_level[index + 1] + prior
-        accepted = between & (torch.rand_like(gain).log() < gain)
+        accepted = between & (stream.uniform_like(gain).log() < gain)
         likelihood.set_cutpoints(torch.where(_at(index, accepted, old), new, old))
         moved_levels = torch.zeros(n_levels, dtype=torch.bool, device=old.device)
         moved_levels[index] = moved_levels[index + 1] = accepted

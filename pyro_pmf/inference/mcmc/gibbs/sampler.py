@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs, Pattern
 from pyro_pmf.inference.mcmc.gibbs import invariances
-from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.axis import Axes
 from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
 from pyro_pmf.inference.mcmc.gibbs.level import draw_level
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
@@ -44,9 +44,9 @@ class Sampler:
         The pairs with I_ij = 1.
     generator : numpy.random.Generator
         Source of randomness of single numbers; arrays use torch's random state.
-    users : Axis, optional
-        The users, if processes share the chain: ``ratings`` and ``history`` are those of the users
-        of this process then. Each process must call each method.
+    axes : (Axis, Axis), optional
+        The users and the items, if processes share the chain: ``ratings`` and ``history`` are of
+        the users of this process then, and each process calls each method.
 
     Raises
     ------
@@ -60,10 +60,10 @@ class Sampler:
         ratings: Pairs,
         history: Pairs,
         generator: np.random.Generator,
-        users: Axis | None = None,
+        axes: Axes | None = None,
     ) -> None:
         self.model = model
-        self.state = initial_state(model, ratings, generator, users)
+        self.state = initial_state(model, ratings, generator, axes)
         self.n_sweeps = 0
         self._sums = [
             self._sums_of(side, pattern)

@@ -59,7 +59,8 @@ class SumsUpdate:
             values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
             self._values, self._vectors = values.clamp_(min=0).to(weights), vectors.to(weights)
         else:
-            basis = self._weights.new_empty(size, min(_DEFLATED, size)).normal_()
+            axis = self._rows if self._by_rows else self._columns
+            basis = axis.normal_like(self._weights.new_empty(size, min(_DEFLATED, size)))
             for _ in range(_POWER_STEPS):
                 basis = torch.linalg.qr(self._gram(basis))[0]
             self._values, rotation = torch.linalg.eigh(basis.T @ self._gram(basis))
