@@ -66,8 +66,9 @@ class GibbsKernel:
         if sharing is not None:
             history, ratings = sharing.history(history, ratings), sharing.shard
             self._own = torch.Generator(ratings.device)
-            self._own.manual_seed(self._seed_of_own(0))
-            users = Axis(sharing.shard.n_all_users, sharing.reducer, self._own)
+            reducer = sharing.reducer
+            self._own.manual_seed(seed_of_own(seed, reducer.rank, reducer.size, 0))
+            users = Axis(sharing.shard.n_all_users, reducer, self._own)
             axes = users, Axis(ratings.n_items)
         seen = ratings if history is None else history
         self._sampler = Sampler(model, ratings, seen, np.random.default_rng(seed), axes)
@@ -105,24 +106,18 @@ class GibbsKernel:
         """Continue from a result of `present_state`, of any number of processes."""
         n_sweeps = self._sampler.n_sweeps = state["n_sweeps"]
         if (sharing := self._sharing) is not None:
-            streams = state.get("streams", [])
-            if len(streams) == sharing.reducer.size:
-                self._own.set_state(streams[sharing.reducer.rank])
+            streams, reducer = state.get("streams", []), sharing.reducer
+            if len(streams) == reducer.size:
+                self._own.set_state(streams[reducer.rank])
             else:
-                self._own.manual_seed(self._seed_of_own(n_sweeps))
+                seed = seed_of_own(self._seed, reducer.rank, reducer.size, n_sweeps)
+                self._own.manual_seed(seed)
             state = with_users(state, sharing.own_users, sharing.own_ratings)
         self._sampler.state.restore(state)
 
     def _draw(self) -> dict[str, Tensor]:
         draw = self._sampler.draw()
         return draw if self._sharing is None else self._sharing.rows(draw, self._terms)
-
-    def _seed_of_own(self, n_sweeps: int) -> int:
-        """Return the seed of the random stream of this process from some sweep on."""
-        assert self._sharing is not None
-        reducer = self._sharing.reducer
-        words = self._seed, reducer.rank, reducer.size, n_sweeps
-        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def _require_agreement(self, reducer: Reducer) -> None:
         """Refuse to go on if other processes have other items, scales or cut points.
@@ -149,3 +144,18 @@ def is_known(model: Callable[..., Any]) -> TypeGuard[PMF]:
         A Pyro model.
     """
     return type(model) is PMF and knows_terms(model) and knows_likelihood(model.likelihood)
+
+
+def seed_of_own(seed: int, rank: int, size: int, n_sweeps: int) -> int:
+    """Return the seed of the random stream of one of the processes that share a chain.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the chain.
+    rank, size : int
+        Number of the process, from 0, and number of processes.
+    n_sweeps : int
+        Number of sweeps of the chain before, with other streams.
+    """
+    return int(np.random.SeedSequence((seed, rank, size, n_sweeps)).generate_state(1)[0])
