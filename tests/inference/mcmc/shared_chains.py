@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -49,15 +50,14 @@ RATINGS = {
     name: simulate(model, N_USERS, N_ITEMS, N_RATINGS, seed=4)[0] for name, model in MODELS.items()
 }
 TRACKED = RATINGS["levels"].to_frame()[["user", "item"]].iloc[::9]
-FEW = Gibbs(n_draws=24, n_warmup=10, n_chains=2, thin=2)
-KILLED_AT = 58 + 9  # of 58 steps a chain: in the second one, at its warm-up
+FEW = Gibbs(n_draws=16, n_warmup=8, n_chains=2)
+TRACKING = replace(FEW, track=TRACKED)
+KILLED_AT = 24 + 11  # of 24 steps a chain: in the second one, after some draws
 
 
 def drawn(name: str, n_draws: int) -> Posterior:
     """Draw from the posterior of one of `MODELS`, in float64."""
-    method = Gibbs(
-        n_draws=n_draws, n_warmup=50, n_chains=1, track=TRACKED if name == "levels" else None
-    )
+    method = Gibbs(n_draws=n_draws, n_warmup=30, n_chains=1)
     return fit(MODELS[name], RATINGS[name], method, dtype=torch.float64, progress=False)
 
 
@@ -69,8 +69,10 @@ def some(model: str = "levels", ratings: Ratings | None = None, **options) -> Po
 
 
 def digest(posterior: Posterior) -> str:
-    """Return a checksum of all draws."""
+    """Return a checksum of all draws, and of what was tracked."""
     found = hashlib.sha256()
+    if posterior.tracked is not None:
+        found.update(posterior.tracked[["mean", "sd"]].to_numpy().tobytes())
     for _, value in sorted(posterior.latents.items()):
         found.update(value.numpy().tobytes())
     return found.hexdigest()
@@ -85,10 +87,8 @@ def run_moments(folder: Path) -> None:
     """Draw from each posterior; each process tells a checksum of its draws."""
     found = {}
     for name in MODELS:
-        posterior = drawn(name, 250)
+        posterior = drawn(name, 150)
         found[name] = digest(posterior)
-        if posterior.tracked is not None:
-            found["tracked"] = posterior.tracked["mean"].tolist()
         posterior.save(folder / name)
     tell(folder, "moments", found)
 
@@ -128,7 +128,7 @@ def run_killed(folder: Path) -> None:
             os._exit(9)
 
     try:
-        some(callback=callback, checkpoint=Checkpoint(folder / "killed", every=0))
+        some(method=TRACKING, callback=callback, checkpoint=Checkpoint(folder / "killed", every=0))
     except FitError as error:
         (folder / "error").write_text(str(error))
         raise
@@ -136,8 +136,11 @@ def run_killed(folder: Path) -> None:
 
 def run_resumed(folder: Path) -> None:
     """Go on, and draw the same without a break."""
-    resumed = some(checkpoint=folder / "killed", resume=True)
-    found = {"resumed": digest(resumed), "whole": digest(whole := some())}
+    resumed = some(method=TRACKING, checkpoint=folder / "killed", resume=True)
+    whole = some(method=TRACKING)
+    found = {"resumed": digest(resumed), "whole": digest(whole)}
+    found["tracked"] = whole.tracked["mean"].tolist()
+    found["predicted"] = whole.predict(TRACKED)["mean"].tolist()
     if os.environ["RANK"] == "0":
         np.save(folder / "whole.npy", whole.steps["log_likelihood"].to_numpy())
     tell(folder, "resumed", found)
