@@ -94,9 +94,10 @@ def fit(
 ) -> Posterior:
     """Fit a model to ratings.
 
-    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI` or `MAP`.
-    Each calls `fit` with the same arguments, and gets the whole posterior; or with the ratings of
-    users that no other process has, and gets the posterior of these users and of all items.
+    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI`, `MAP` or
+    `Gibbs`. Each calls `fit` with the same arguments, and gets the whole posterior; or with the
+    ratings of users that no other process has, and gets the posterior of these users and of all
+    items.
 
     Parameters
     ----------
