@@ -1,7 +1,8 @@
-"""Time a step of VI that processes share, fit a model of cost to it, and print the report.
+"""Time the steps of a fit that processes share, fit a model of cost to it, and print the report.
 
 python -m benchmarks.sharing                    # 100,000 to 30 million ratings: 25 minutes
 python -m benchmarks.sharing --ratings 10000000 --held-out
+python -m benchmarks.sharing --method gibbs --ratings 100000 1000000          # no model of cost
 
 The ratings are simulated; the model has hierarchical users. Each process has one thread, and
 reads the rows of its own users. Seconds are the median of the later steps, the optimiser included;
@@ -35,7 +36,7 @@ from scipy.optimize import nnls
 
 from benchmarks import machine
 from benchmarks.one import memory
-from pyro_pmf import PMF, VI, Fixed, NormalSigmoid, Priors, Ratings, fit
+from pyro_pmf import PMF, VI, Fixed, Gibbs, NormalSigmoid, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.reducer import reducer_of_world
 
@@ -65,11 +66,12 @@ def main() -> None:
     parser.add_argument("--factors", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--method", choices=["vi", "gibbs"], default="vi")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, metavar=("TABLE", "FACTORS"))
     options = parser.parse_args()
     if options.one:
-        measure(Path(options.one[0]), int(options.one[1]), options.steps)
+        measure(Path(options.one[0]), int(options.one[1]), options.steps, options.method)
         return
     cases = []
     for n in options.ratings:
@@ -77,14 +79,17 @@ def main() -> None:
             table = Path(folder) / "ratings.parquet"
             apart([sys.executable, "-c", _PROGRAM.format(n=n, table=table)])
             # few sizes tell what a factor costs
-            factors = options.factors if n in (1_000_000, 3_000_000) else options.factors[-1:]
+            many = options.method == "vi" and n in (1_000_000, 3_000_000)
+            factors = options.factors if many else options.factors[-1:]
             for k in factors:
                 for size in options.processes:
-                    cases.append(case(table, n, k, size, options.steps))
+                    cases.append(case(table, n, k, size, options.steps, options.method))
                     print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
-    report = render(cases, options.held_out)
+    is_gibbs = options.method == "gibbs"
+    report = render_sweeps(cases) if is_gibbs else render(cases, options.held_out)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "sharing.md").write_text(report)
+    name = "sharing_gibbs.md" if is_gibbs else "sharing.md"
+    (options.out / name).write_text(report)
     print(report)
 
 
@@ -106,11 +111,11 @@ def write(n: int, table: str) -> None:
     frame.sort_values("user").to_parquet(table, row_group_size=100_000)
 
 
-def case(table: Path, n: int, factors: int, size: int, steps: int) -> dict[str, Any]:
+def case(table: Path, n: int, factors: int, size: int, steps: int, method: str) -> dict[str, Any]:
     """Measure one number of processes."""
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone"]
     command = [sys.executable, *(launcher if size > 1 else []), "-m", "benchmarks.sharing"]
-    command += ["--one", str(table), str(factors), "--steps", str(steps)]
+    command += ["--one", str(table), str(factors), "--steps", str(steps), "--method", method]
     found = json.loads(apart(command).splitlines()[-1])
     return {"n": n, "factors": factors, "size": size, **found}
 
@@ -129,13 +134,18 @@ def own_rows(table: Path) -> pd.DataFrame:
     return pd.read_parquet(table, filters=[("user", ">=", first), ("user", "<", last)])
 
 
-def measure(table: Path, factors: int, steps: int) -> None:
+def measure(table: Path, factors: int, steps: int, method: str) -> None:
     """Fit, and print what the first process found."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # a fit this short has not converged
     train = Ratings.from_frame(own_rows(table), scale=SCALE)
     model = PMF(factors, users="hierarchical", likelihood=NormalSigmoid(rounding=0.0))
-    posterior = fit(model, train, VI(max_steps=steps, learn_scales=None), progress=False)
+    half = steps // 2
+    options = {
+        "vi": VI(max_steps=steps, learn_scales=None),
+        "gibbs": Gibbs(n_draws=steps - half, n_warmup=half, n_chains=1),
+    }
+    posterior = fit(model, train, options[method], progress=False)
     reducer = reducer_of_world()
     peak = float(reducer.largest(torch.tensor(memory("VmHWM"))))
     numbers = torch.zeros(2 * posterior.ratings.n_items * (2 * factors + 2))  # V, W, c, t
@@ -146,12 +156,13 @@ def measure(table: Path, factors: int, steps: int) -> None:
         exchange.append(time.perf_counter() - start)
     if reducer.rank == 0:
         found = {
-            "seconds": posterior.steps["seconds"].diff()[steps // 2 :].median(),
+            "seconds": posterior.steps["seconds"].diff()[-half:].median(),
             "exchange": statistics.median(exchange) if reducer.size > 1 else 0.0,
             "exchanged": numbers.numel() * numbers.element_size(),
             "memory": peak,
-            "elbo": posterior.steps["elbo"].iloc[0],
         }
+        if method == "vi":
+            found["elbo"] = posterior.steps["elbo"].iloc[0]
         print(json.dumps(found))
 
 
@@ -178,12 +189,9 @@ def fitted(cases: list[dict[str, Any]]) -> np.ndarray:
     return nnls(np.array(rows) * weights[:, None], np.ones(len(cases)))[0]
 
 
-def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
-    """Return the report."""
-    used = [c for c in cases if c["n"] not in held_out]
-    cost = fitted(used if used else cases)
-    alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
-    lines = [
+def head() -> list[str]:
+    """Return the first lines of a report."""
+    return [
         "# Processes that share a fit",
         "",
         f"`{' '.join(['python -m benchmarks.sharing', *sys.argv[1:]])}`, "
@@ -191,6 +199,34 @@ def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
         "",
         "; ".join(f"{name}: {value}" for name, value in machine.describe().items()) + ".",
         "",
+    ]
+
+
+def render_sweeps(cases: list[dict[str, Any]]) -> str:
+    """Return the report of the sampler."""
+    alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
+    lines = [
+        *head(),
+        "| ratings | K | processes | s a sweep | times as fast | GiB a process |",
+        "|" + "---|" * 6,
+    ]
+    for c in cases:
+        one = alone.get((c["n"], c["factors"]), c)
+        lines.append(
+            f"| {c['n']:,} | {c['factors']} | {c['size']} | {c['seconds']:.3g} | "
+            f"{one['seconds'] / c['seconds']:.2f} | {c['memory'] / 1024:.2f} |"
+        )
+    told = "*Seconds a sweep*: median of the later half of the sweeps."
+    return "\n".join([*lines, "", told]) + "\n"
+
+
+def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
+    """Return the report of VI."""
+    used = [c for c in cases if c["n"] not in held_out]
+    cost = fitted(used if used else cases)
+    alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
+    lines = [
+        *head(),
         "| ratings | K | processes | s a step | ns a rating | times as fast | exchange, ms | "
         "GiB a process | of one | ELBO differs by | model, s |",
         "|" + "---|" * 11,

@@ -94,9 +94,10 @@ def fit(
 ) -> Posterior:
     """Fit a model to ratings.
 
-    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI` or `MAP`.
-    Each calls `fit` with the same arguments, and gets the whole posterior; or with the ratings of
-    users that no other process has, and gets the posterior of these users and of all items.
+    In a script that `torchrun` starts, the processes share the fit of a `PMF` by `VI`, `MAP` or
+    `Gibbs`. Each calls `fit` with the same arguments, and gets the whole posterior; or with the
+    ratings of users that no other process has, and gets the posterior of these users and of all
+    items.
 
     Parameters
     ----------
@@ -204,6 +205,8 @@ def fit(
         warn_of_far_prior(model, ratings)
     if part is not None and history is not None:
         raise FitError("Give history= in a fit whose processes are given all ratings only.")
+    if part is not None and isinstance(method, Gibbs) and method.track is not None:
+        raise FitError("Give track= in a fit whose processes are given all ratings only.")
     ratings, seen = _with_history(model, ratings, history)
     shown = progress and reducer.rank == 0
     run = Conditions(seed, as_device(device), dtype, shown, history=seen, reducer=reducer)
@@ -227,17 +230,22 @@ def fit(
 
 def _require_shareable(model: Any, method: Method, start: Posterior | None) -> None:
     """Refuse a fit that several processes cannot share."""
-    if isinstance(method, Gibbs | NUTS):
+    if isinstance(method, NUTS):
         raise FitError(
-            f"Several processes cannot share chains of {type(method).__name__}: run this in one "
-            "process, without torchrun, and give n_jobs= for chains at once."
+            "Several processes cannot share chains of NUTS: run this in one process, without "
+            "torchrun, and give n_jobs= for chains at once."
+        )
+    if isinstance(method, Gibbs) and method.n_jobs != 1:
+        raise FitError(
+            f"Several processes share each chain: leave n_jobs={method.n_jobs} out, or run this "
+            "in one process, without torchrun."
         )
     if type(model) is not PMF or (isinstance(method, VI) and method.guide is not None):
         raise FitError(
             "Several processes can share the fit of a PMF with the guide of the package only: run "
             "this in one process, without torchrun."
         )
-    if method.batches > 1:
+    if isinstance(method, MAP | VI) and method.batches > 1:
         raise FitError(
             f"Several processes share all ratings in each step: leave batches={method.batches} "
             "out, or run this in one process, without torchrun."

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
@@ -145,13 +146,7 @@ class OpenCheckpoint:
         for part in self._parts:
             if part["owner"] != owner:
                 continue
-            tree, checksum = read_packed(self._folder / part["name"])
-            if checksum != part["checksum"]:
-                raise StorageError(
-                    f"{self._folder / part['name']} does not belong to the state beside it: "
-                    "delete the folder and fit again, or choose another."
-                )
-            yield tree
+            yield self._reducer.first(partial(self._read_part, **part))
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
         """Return a value of the fit; compute and write it the first time.
@@ -218,6 +213,15 @@ class OpenCheckpoint:
             return True
         finally:
             self._written = time.perf_counter()
+
+    def _read_part(self, name: str, checksum: str, owner: int) -> Any:
+        tree, found = read_packed(self._folder / name)
+        if found != checksum:
+            raise StorageError(
+                f"{self._folder / name} does not belong to the state beside it: delete the folder "
+                "and fit again, or choose another."
+            )
+        return tree
 
     def _warn_once(self, error: OSError) -> None:
         if not self._has_warned:

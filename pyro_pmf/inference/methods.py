@@ -166,7 +166,8 @@ class Chains:
         its warm-up, and its ``step`` counts the steps of all chains. Ctrl-C ends all chains after
         their present steps. If one fails or is killed, all end and `fit` raises a `FitError` that
         names it; with a checkpoint, ``resume=True`` continues. On a GPU, chains run one after the
-        other in any case.
+        other in any case. In a script that `torchrun` starts, the processes share each chain
+        instead: leave ``n_jobs`` out.
 
     Raises
     ------

@@ -83,8 +83,9 @@ def joined(parts: Sequence[Learned]) -> Learned:
     if not ids.is_unique:
         raise ValueError("its parts have users in common")
     order = ids.argsort()
+    dim = 0 if first.n_draws is None else 1
     latents = {
-        site: _rows([part.latents[site] for part in parts], order) if site in own else value
+        site: _rows([part.latents[site] for part in parts], order, dim) if site in own else value
         for site, value in first.latents.items()
     }
     converged = Converged(
@@ -109,11 +110,12 @@ def _joined_ratings(parts: list[Ratings], user_ids: pd.Index) -> Ratings:
     return wider[0].replaced(user=user[order], item=item, rating=rating, time=time)
 
 
-def _rows(values: Sequence[Value], order: np.ndarray) -> Value:
+def _rows(values: Sequence[Value], order: np.ndarray, dim: int) -> Value:
     """Return the rows of some latents, one after the other, in an order."""
     index = torch.from_numpy(order.copy())
     if isinstance(values[0], Tensor):
-        return torch.cat([torch.as_tensor(value) for value in values])[index]
+        whole_of_all = torch.cat([torch.as_tensor(value) for value in values], dim)
+        return whole_of_all.index_select(dim, index)
     pieces: list[Any] = [[] for _ in _tensors(values[0])]
     for value in values:
         for piece, tensor in zip(pieces, _tensors(value), strict=True):

@@ -12,7 +12,7 @@ import pyro
 import torch
 
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.errors import warn
+from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.interruption import Interruption, interruption
 from pyro_pmf.inference.mcmc.diagnostics import convergence
@@ -23,8 +23,10 @@ from pyro_pmf.inference.mcmc.tracking import tracked
 from pyro_pmf.inference.memory import draws_memory, require_memory
 from pyro_pmf.inference.methods import NUTS, Gibbs
 from pyro_pmf.inference.progress import Bar, progress_bar
+from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.running import is_latent, require_possible
+from pyro_pmf.model.terms import terms_of
 from pyro_pmf.random_state import isolated_random_state
 
 
@@ -64,7 +66,6 @@ def sample_chains(
     UserWarning
         If Ctrl-C ends the fit early. It returns the draws so far, as many of each chain.
     """
-    gathered = Gathered(method.n_chains, method.n_draws, run.checkpoint)
     home = ratings.to("cpu")
 
     def learned(chain: Chain, n_chains: int = 1) -> Learned:
@@ -79,9 +80,13 @@ def sample_chains(
             converged=Converged(False, False),
             n_chains=n_chains,
             history=run.history,
+            part=(run.reducer.rank, run.reducer.size) if run.is_part else None,
         )
 
     tasks = plan_chains(model, ratings, method, run)
+    gathered = Gathered(
+        *(method.n_chains, method.n_draws, run.checkpoint), tasks[0].sharing, terms_of(model)
+    )
     left = [task for task in tasks if not gathered.is_complete(task.number)]
     of_one = method.n_warmup + method.n_draws * method.thin
     n_steps = [of_one * gathered.is_complete(task.number) for task in tasks]
@@ -98,7 +103,7 @@ def sample_chains(
             for task in left:
                 begun = gathered.begun(task.number)
                 gathered.add_rest(task.number, run_chain(task, course.on_step, begun))
-                if request.requested:
+                if run.reducer.any(request.requested):
                     break
     drawn, sums, n_chains = gathered.equal_chains()
     all_draws = learned(drawn, n_chains)
@@ -144,7 +149,7 @@ class _Course:
     def on_step(self, chain: RunningChain) -> bool:
         """Go on after a step of the only chain that runs; return whether it shall end early."""
         self._move_on(chain.number, chain.n_steps, chain.at_present)
-        requested = self.request.requested
+        requested = self.request.requested = self.run.reducer.any(self.request.requested)
         is_due = (requested or self._is_due()) and not chain.is_at_its_end()  # it is written then
         if is_due and (state := chain.present_state()) is not None:
             self.gathered.add_rest(chain.number, chain.so_far(), state)
@@ -165,7 +170,8 @@ class _Course:
         self.bar.update(step - self.bar.n)
         if self.run.on_step is not None and present is not None:
             row = {"step": step, "elbo": None, "seconds": self.run.seconds}
-            with self.request.noticed():
+            # its draws do not change the chain
+            with self.request.noticed(), isolated_random_state(self.run.seed):
                 self.run.on_step(row, lambda: self.learned(present()))
 
     def _is_due(self) -> bool:
@@ -195,11 +201,24 @@ def plan_chains(
     history = None
     if run.history is not None:
         history = run.history.to(ratings.device, ratings.dtype)
+    sharing = _sharing(ratings, run)
     seeds = np.random.SeedSequence(run.seed).generate_state(method.n_chains)
     return [
-        ChainTask(k, int(seed), model, ratings, history, method, run.started)
+        ChainTask(k, int(seed), model, ratings, history, method, run.started, sharing)
         for k, seed in enumerate(seeds)
     ]
+
+
+def _sharing(ratings: Ratings, run: Conditions) -> Sharing | None:
+    """Return the part of this process; None if there is no other process."""
+    if run.reducer.size == 1:
+        return None
+    sharing = Sharing.of(ratings, run.reducer, run.is_part)
+    if run.reducer.any(not len(sharing.shard)):
+        raise FitError(
+            f"Each of {run.reducer.size} processes needs a user with ratings: run fewer processes."
+        )
+    return sharing
 
 
 def _warn_of_interruption(n_chains: int, drawn: Learned, run: Conditions) -> None:

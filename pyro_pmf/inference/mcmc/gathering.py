@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from pyro_pmf.inference.checkpoint import OpenCheckpoint
+from pyro_pmf.inference.sharing import Sharing
+from pyro_pmf.model.terms import Terms
 
 _FEWEST = 4  # draws of a chain that are worth having
 
@@ -77,9 +79,21 @@ class Gathered:
         Number of chains, and of draws of each.
     checkpoint : OpenCheckpoint or None
         Where the draws are written, and read if the fit continues.
+    sharing : Sharing, optional
+        The part of this process in the fit. The checkpoint has the draws of all parts.
+    terms : Terms
+        Terms of the model.
     """
 
-    def __init__(self, n_chains: int, n_draws: int, checkpoint: OpenCheckpoint | None) -> None:
+    def __init__(
+        self,
+        n_chains: int,
+        n_draws: int,
+        checkpoint: OpenCheckpoint | None,
+        sharing: Sharing | None = None,
+        terms: Terms | None = None,
+    ) -> None:
+        self._sharing, self._terms = sharing, Terms() if terms is None else terms
         self._latents: dict[str, Tensor] = {}
         self._steps: list[list[dict[str, Any]]] = [[] for _ in range(n_chains)]
         self._sums: list[dict[str, Any] | None] = [None] * n_chains
@@ -89,7 +103,10 @@ class Gathered:
         if checkpoint is not None and saved is not None:
             for number, chain in enumerate(saved["chains"]):
                 for part in checkpoint.parts(number):
-                    self._append(number, Chain(part["latents"], part["steps"]))
+                    latents = part["latents"]
+                    if sharing is not None:
+                        latents = sharing.own_draws(latents, self._terms)
+                    self._append(number, Chain(latents, part["steps"]))
                 self._sums[number] = chain["sums"]
                 self._kept[number] = _Kept(len(self._steps[number]), **chain)
         self._n_written = [kept.n_draws for kept in self._kept]
@@ -150,10 +167,15 @@ class Gathered:
                 offset = number * self._n_draws
                 rows = slice(offset + first, offset + last)
                 latents = {name: draws[rows] for name, draws in self._latents.items()}
+                if self._sharing is not None:
+                    latents = self._sharing.draws(latents, self._terms)
                 part = {"latents": latents, "steps": self._steps[number][first:last]}
                 parts.append((number, part))
         chains = [{"state": kept.state, "sums": kept.sums} for kept in self._kept]
-        if self._checkpoint.write({"chains": chains}, parts, finished=self.is_whole()):
+        written = self._checkpoint.write({"chains": chains}, parts, finished=self.is_whole())
+        if self._sharing is not None:
+            written = not self._sharing.reducer.any(not written)
+        if written:
             self._n_written = [kept.n_draws for kept in self._kept]
 
     def equal_chains(self) -> tuple[Chain, list[dict[str, Any]], int]:

@@ -18,6 +18,7 @@ from pyro_pmf.inference.mcmc.gibbs.kernel import GibbsKernel
 from pyro_pmf.inference.mcmc.nuts import NUTSKernel
 from pyro_pmf.inference.mcmc.tracking import Tracker
 from pyro_pmf.inference.methods import NUTS, Gibbs
+from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.model.running import with_history
 from pyro_pmf.random_state import isolated_random_state, restore_random_state, take_random_state
 
@@ -57,6 +58,8 @@ class ChainTask:
         Options of the sampler.
     started : float
         `time.perf_counter` at the start of the fit.
+    sharing : Sharing or None
+        The part of this process, if several share each chain.
     """
 
     number: int
@@ -66,6 +69,7 @@ class ChainTask:
     history: Pairs | None
     method: Gibbs | NUTS
     started: float
+    sharing: Sharing | None = None
 
 
 class RunningChain:
@@ -126,6 +130,8 @@ class RunningChain:
 
     def present_state(self) -> dict[str, Any] | None:
         """Return everything that the chain needs to continue, beside the result of `so_far`.
+
+        If processes share the chain, each calls this, and gets the state of all.
 
         Returns
         -------
@@ -226,4 +232,4 @@ def _kernel(task: ChainTask) -> Kernel:
     if isinstance(task.method, NUTS):
         model = with_history(task.model, task.history)
         return NUTSKernel(model, task.ratings, task.method.n_warmup)
-    return GibbsKernel(task.model, task.ratings, task.history, task.seed)
+    return GibbsKernel(task.model, task.ratings, task.history, task.seed, task.sharing)

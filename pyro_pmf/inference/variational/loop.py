@@ -22,13 +22,13 @@ from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.packing import filled
 from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales
+from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.inference.variational.collapse import refuse_collapse, warn_without_factors
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.objective import Objective, pose, usual_scales
 from pyro_pmf.inference.variational.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.inference.variational.readout import check_prediction, read_latents
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
-from pyro_pmf.inference.variational.sharing import Sharing
 from pyro_pmf.inference.variational.space import SharedSpace, Space
 from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.pmf import for_point_estimate

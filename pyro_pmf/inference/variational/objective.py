@@ -27,9 +27,15 @@ from pyro_pmf.inference.memory import fit_memory, require_memory
 from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
+from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
-from pyro_pmf.inference.variational.sharing import CountedOnce, Sharing, is_own
+from pyro_pmf.inference.variational.sharing import (
+    CountedOnce,
+    is_own,
+    shared_initial,
+    shared_model,
+)
 from pyro_pmf.inference.variational.warm_start import Initial, WarmStart
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import for_point_estimate
@@ -310,7 +316,7 @@ def pose(
     held: dict[str, Tensor] = {}
     terms = terms_of(stated)
     known = None if history is None else history.to(ratings.device, ratings.dtype)
-    fitted = with_history(sharing.model(stated) if sharing else stated, known)
+    fitted = with_history(shared_model(stated, sharing) if sharing else stated, known)
     guide: Callable[..., Any]
     if isinstance(method, VI) and method.guide is not None:
         guide = method.guide(fitted) if isinstance(method.guide, type) else method.guide
@@ -331,7 +337,7 @@ def pose(
             fitted = poutine.reparam(fitted, reparametrized)
         learnt = [] if held else [TAU, *itertools.chain(*terms.factor_scales.values())]
         initial: Initial = with_large(learnt)
-        initial = sharing.initial(initial) if sharing else initial
+        initial = shared_initial(initial, sharing) if sharing else initial
         guide = _guide(fitted, ratings, method, initial, start)
     elbo = _choose_elbo(fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held, sharing)

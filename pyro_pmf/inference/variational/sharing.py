@@ -1,16 +1,15 @@
-"""One fit in several processes: each holds the ratings and the latents of some users.
+"""One fit in several processes: each has the part of the loss that its users and ratings make.
 
-All processes hold the latents of the items, and the same values of them. Given these, users are
-independent, so the loss is a sum over processes, and so is its gradient with respect to what all
-hold: one sum of (n_items x (K + 2) + some) numbers per step. DDP and FSDP of torch share other
-things: copies of a model, or pieces of its tensors.
+The loss is a sum over processes, and so is its gradient with respect to what all hold: one sum of
+(n_items x (K + 2) + some) numbers per step. DDP and FSDP of torch share other things: copies of a
+model, or pieces of its tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
@@ -18,12 +17,12 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.shards import Shard, shard_of, shard_of_part
+from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.inference.variational.warm_start import Initial
 from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.terms import Plate, Terms
+from pyro_pmf.model.terms import Plate
 from pyro_pmf.moments.expectations import unwrapped
-from pyro_pmf.moments.gaussian import Gaussian, Value
+from pyro_pmf.moments.gaussian import Gaussian
 from pyro_pmf.reducer import Reducer
 
 
@@ -66,99 +65,39 @@ class _SharedPMF(PMF):
         return self.reducer.sum(total)
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """The part of one process in a fit.
+def shared_model(model: Callable[..., Any], sharing: Sharing) -> PMF:
+    """Return a `PMF` that runs on the shard of a process.
 
-    Attributes
+    Parameters
     ----------
-    reducer : Reducer
-        Sums over the processes.
-    shard : Shard
-        The ratings of this process.
-    is_part : bool
-        Whether the posterior of this process is of its own users only.
+    model : PMF
+        The model of all ratings.
+    sharing : Sharing
+        The part of the process.
     """
+    stated = {f.name: getattr(model, f.name) for f in fields(PMF)}
+    return _SharedPMF(**stated, reducer=sharing.reducer)
 
-    reducer: Reducer
-    shard: Shard
-    is_part: bool
 
-    @classmethod
-    def of(cls, ratings: Pairs, reducer: Reducer, is_part: bool) -> Self:
-        """Return the part of this process.
+def shared_initial(initial: Initial, sharing: Sharing) -> Initial:
+    """Return initial values of the shard: those that one process would give to its users.
 
-        Parameters
-        ----------
-        ratings : Pairs
-            The training ratings that this process was given, on the device of the fit.
-        reducer : Reducer
-            Sums over the processes.
-        is_part : bool
-            Whether they are those of its own users, and not all.
-        """
-        if is_part:
-            return cls(reducer, shard_of_part(ratings, reducer), is_part)
-        return cls(reducer, shard_of(ratings, reducer.rank, reducer.size), is_part)
+    Parameters
+    ----------
+    initial : callable
+        Returns the initial value of a site.
+    sharing : Sharing
+        The part of the process.
+    """
+    first, last, n = sharing.shard.first, sharing.shard.last, sharing.shard.n_all_users
 
-    def model(self, model: Callable[..., Any]) -> PMF:
-        """Return a `PMF` that runs on the shard."""
-        stated = {f.name: getattr(model, f.name) for f in fields(PMF)}
-        return _SharedPMF(**stated, reducer=self.reducer)
+    def value(site: dict[str, Any]) -> Tensor:
+        if not is_own(site):
+            return initial(site)
+        normal = unwrapped(site["fn"])  # rows of users are Normal
+        mean = normal.loc.new_zeros(n, *site["fn"].event_shape)
+        mean[first:last] = normal.loc
+        whole = dist.Normal(mean, 1.0).to_event(len(site["fn"].event_shape))
+        return initial({**site, "fn": whole})[first:last]
 
-    def history(self, history: Pairs | None, ratings: Pairs) -> Shard | None:
-        """Return the pairs with I_ij = 1 of the users of the shard.
-
-        Parameters
-        ----------
-        history : Pairs or None
-            All pairs with I_ij = 1, on the device of the fit.
-        ratings : Pairs
-            All training ratings.
-        """
-        if history is None:
-            return None
-        return shard_of(history, self.reducer.rank, self.reducer.size, of=ratings)
-
-    def initial(self, initial: Initial) -> Initial:
-        """Return initial values of the shard: those that one process would give to its users.
-
-        Parameters
-        ----------
-        initial : callable
-            Returns the initial value of a site.
-        """
-        first, last, n = self.shard.first, self.shard.last, self.shard.n_all_users
-
-        def value(site: dict[str, Any]) -> Tensor:
-            if not is_own(site):
-                return initial(site)
-            normal = unwrapped(site["fn"])  # rows of users are Normal
-            mean = normal.loc.new_zeros(n, *site["fn"].event_shape)
-            mean[first:last] = normal.loc
-            whole = dist.Normal(mean, 1.0).to_event(len(site["fn"].event_shape))
-            return initial({**site, "fn": whole})[first:last]
-
-        return value
-
-    def rows(self, latents: Mapping[str, Value], terms: Terms) -> dict[str, Value]:
-        """Return the latents of all users, or of those whose ratings this process was given.
-
-        Parameters
-        ----------
-        latents : mapping of str to Tensor, Gaussian or LogGaussian
-            Latents of this process by site, on the CPU.
-        terms : Terms
-            Terms of the model, which say what has a row for each user.
-        """
-        if self.is_part:
-            return dict(latents)
-        own = {term.site for term in terms if term.plate == "users"}
-        return {name: self._rows(x) if name in own else x for name, x in latents.items()}
-
-    def _rows(self, x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x.map(self._rows)
-        whole = x.new_zeros(self.shard.n_all_users, *x.shape[1:])
-        whole[self.shard.first : self.shard.last] = x
-        return self.reducer.sum(whole)
+    return value

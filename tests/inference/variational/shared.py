@@ -1,20 +1,18 @@
-"""Fits that processes share: what each of them runs, and a launcher of such processes.
+"""Fits that processes share: what each of them runs, see `launching`.
 
-``python shared.py FOLDER PART`` is one process; RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say
-which, as torchrun does. The first one writes what it found to FOLDER.
+The first one writes what it found.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 
+import launching
 import torch
 from pyro.infer.autoguide import AutoNormal
 
@@ -72,7 +70,7 @@ FITS = {
     "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
 }
 REFUSED = {
-    "gibbs": (PMF(1), Gibbs()),
+    "gibbs": (PMF(1), Gibbs(n_jobs=2)),
     "nuts": (PMF(1), NUTS()),
     "batches": (PMF(1), VI(batches=2)),
     "guide": (PMF(1), VI(guide=AutoNormal)),
@@ -184,24 +182,7 @@ PARTS = {
 }
 
 
-def launch(folder: Path, part: str, size: int = 2) -> tuple[list[int], float]:
-    """Run a part in several processes; return their exit codes, and the seconds it took."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = time.monotonic()
-    processes = []
-    for rank in range(size):
-        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
-        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-        environment = os.environ | {name: str(value) for name, value in world.items()}
-        command = [sys.executable, __file__, str(folder), part]
-        with (folder / f"{part}-{rank}.log").open("w") as log:
-            processes.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            )
-    codes = [process.wait(timeout=300) for process in processes]
-    return codes, time.monotonic() - start
+launch = partial(launching.launch, __file__)
 
 
 if __name__ == "__main__":

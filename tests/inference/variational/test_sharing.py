@@ -8,14 +8,11 @@ import pandas as pd
 import pytest
 import shared
 import torch
+from launching import log_of
 
 from pyro_pmf import PMF, VI, StorageError, load
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.shards import shard_of
-
-
-def log_of(folder, part):
-    return "\n".join(path.read_text() for path in sorted(folder.glob(f"{part}-*.log")))
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_log_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
-from pyro_pmf.inference.mcmc.gibbs.state import Side, State, initial_state
+from pyro_pmf.inference.mcmc.gibbs.state import Side, State
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import Bias, Factor, LogNoise, Plate, SumOverSeen

@@ -151,7 +151,7 @@ class Shift:
     def __init__(
         self, side: Side, sums: SumsUpdate | None, variance: float, effect_variance: float
     ) -> None:
-        rows = side.F.new_ones(side.n_rows, 1)
+        rows = side.F.new_ones(len(side.F), 1)
         delta = side.W.new_zeros(len(side.W), 1)
         if sums is not None:
             delta = sums.regress(rows, variance, effect_variance)
@@ -171,21 +171,23 @@ class Shift:
         rest, delta = 1 - self._moved, self._delta
         variance = state.scales[side.terms[Factor].scale] ** 2
         bias_variance = state.scales[other.terms[Bias].scale] ** 2
-        precision = rest.square().sum() / variance
-        linear = -(rest.T @ (side.F - side.M).double())[0] / variance
+        precision = side.rows.sum(rest.square().sum()) / variance
+        linear = -side.rows.sum(rest.T @ (side.F - side.M).double())[0] / variance
         if side.has(SumOverSeen):
             variance = state.scales[side.terms[SumOverSeen].scale] ** 2
-            precision = precision + delta.square().sum() / variance
-            linear = linear - (delta.T @ side.W.double())[0] / variance
+            precision = precision + side.columns.sum(delta.square().sum()) / variance
+            linear = linear - side.columns.sum(delta.T @ side.W.double())[0] / variance
         unit = side.tau.double() ** -2
         columns = other.F.double()
-        linear = linear * unit + columns.T @ other.b.double() / bias_variance
-        full = torch.diag(precision * unit) + columns.T @ columns / bias_variance
+        of_biases = other.rows.sum(columns.T @ other.b.double())
+        linear = linear * unit + of_biases / bias_variance
+        full = torch.diag(precision * unit) + other.rows.sum(columns.T @ columns) / bias_variance
         root, fault = torch.linalg.cholesky_ex(full)
         if bool(fault):
             return
         z = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
-        h = torch.linalg.solve_triangular(root.T, z + torch.randn_like(z), upper=True)[:, 0]
+        noise = state.items.rows.normal_like(z)  # all processes draw the same
+        h = torch.linalg.solve_triangular(root.T, z + noise, upper=True)[:, 0]
         side.F = (side.F + h).to(side.F.dtype)
         side.W = (side.W + delta * h).to(side.F)
         side.M = (side.M + self._moved * h).to(side.F)
@@ -205,7 +207,7 @@ def shift_level(state: State, side: Side) -> None:
     if not side.has(Bias):
         return
     likelihood = state.likelihood
-    n, total = side.n_rows, float(side.b.double().sum())
+    n, total = side.rows.n, float(side.rows.sum(side.b.double().sum()))
     variance = state.scales[side.terms[Bias].scale] ** 2
     width = 2 * math.sqrt(variance / n)
 
@@ -245,7 +247,7 @@ def exchange_noise(state: State, side: Side) -> None:
     likelihood, powers = state.likelihood, score_powers(state)
     if not (isinstance(likelihood, LogisticWorking) and side.has(LogNoise) and powers):
         return
-    n, total = side.n_rows, float(side.s.double().sum())
+    n, total = side.rows.n, float(side.rows.sum(side.s.double().sum()))
     variance = state.scales[side.terms[LogNoise].scale] ** 2
     cuts, mu = likelihood.cutpoints, state.mu
 

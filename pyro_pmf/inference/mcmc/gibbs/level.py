@@ -41,7 +41,7 @@ def draw_level(state: State, adapt: bool) -> None:
 
 def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
     """Move every second cut point by a random walk of its own; no level has two of them."""
-    n_levels = likelihood.n_levels
+    n_levels, stream = likelihood.n_levels, state.items.rows  # which all processes have
     for first in (0, 1):
         moved = range(first, n_levels - 1, 2)
         if not moved:
@@ -52,15 +52,16 @@ def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> N
             [state.steps.get(f"cut {k}", _FIRST_STEP) for k in moved], device=old.device
         )
         new = old.clone()
-        new[index] += steps.to(old) * torch.randn_like(old[index])
+        new[index] += steps.to(old) * stream.normal_like(old[index])
         between = _between(new, old, index)
         likelihood.set_cutpoints(torch.where(_at(index, between, old), new, old))
         log_prob = likelihood.log_prob(state.score, state.log_noise)
         by_level = torch.zeros(n_levels, dtype=torch.float64, device=old.device)
         by_level.index_add_(0, likelihood.level, (log_prob - state.log_prob).double())
         prior = _prior_of_each(new)[index] - _prior_of_each(old)[index]
+        by_level = state.users.rows.sum(by_level)
         gain = by_level[index] + by_level[index + 1] + prior
-        accepted = between & (torch.rand_like(gain).log() < gain)
+        accepted = between & (stream.uniform_like(gain).log() < gain)
         likelihood.set_cutpoints(torch.where(_at(index, accepted, old), new, old))
         moved_levels = torch.zeros(n_levels, dtype=torch.bool, device=old.device)
         moved_levels[index] = moved_levels[index + 1] = accepted
@@ -99,14 +100,14 @@ def _stretch(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
         return
     if _STRETCH not in state.steps:  # a first step from the curvature
         weight = likelihood.weight(state.score, state.log_noise, safe=False)
-        curvature = float((weight * state.score.square()).double().sum())
+        curvature = state.total(weight * state.score.square())
         state.steps[_STRETCH] = 2.4 / math.sqrt(2 + curvature)
     y = state.steps[_STRETCH] * float(state.generator.standard_normal())
     old = likelihood.cutpoints
     score = state.score * math.exp(y)
     likelihood.set_cutpoints(old * math.exp(y))
     log_prob = likelihood.log_prob(score, state.log_noise)
-    ratio = float((log_prob - state.log_prob).double().sum()) + len(old) * y
+    ratio = state.total(log_prob - state.log_prob) + len(old) * y
     ratio += log_prior_of_cutpoints(likelihood.cutpoints) - log_prior_of_cutpoints(old)
     ratio += log_prior_of_scales(state, powers, y) - log_prior_of_scales(state, powers, 0.0)
     accepted = math.log(state.generator.random()) < ratio
@@ -126,9 +127,9 @@ def _draw_mu(state: State) -> None:
 
     def log_density(d: float) -> float:
         log_prob = state.likelihood.log_prob(state.score + d, state.log_noise)
-        return float((log_prob - base).double().sum()) + prior(mu + d)
+        return state.total(log_prob - base) + prior(mu + d)
 
-    width = 2 / math.sqrt(1 + float(weight.double().sum()))
+    width = 2 / math.sqrt(1 + state.total(weight))
     d = slice_sample(0.0, log_density, width, state.generator)
     state.mu += d
     state.score, state.centre = state.score + d, state.centre + d

@@ -46,15 +46,15 @@ def draw_log_noise(state: State, side: Side) -> None:
         The side, whose terms have log noise.
     """
     sd = state.scales[side.terms[LogNoise].scale]
-    counts = side.pattern.row_pointers.diff().to(side.s)
+    counts = side.counts.to(side.s)
     spread = _STEP * (state.likelihood.information * counts + sd**-2).rsqrt()
-    new = side.s + spread * torch.randn_like(side.s)
+    new = side.s + spread * side.rows.normal_like(side.s)
     log_noise = state.log_noise + side.at_ratings(new - side.s)
     log_prob = state.likelihood.log_prob(state.score, log_noise)
     gain = log_prob - state.log_prob
     gain = side.sum(gain if side.order is None else gain.index_select(0, side.order))
     ratio = gain - (new.double().square() - side.s.double().square()) / (2 * sd * sd)
-    accepted = torch.rand_like(ratio).log() < ratio
+    accepted = side.rows.uniform_like(ratio).log() < ratio
     side.s = torch.where(accepted, new, side.s)
     keep = side.at_ratings(accepted)
     state.log_noise = torch.where(keep, log_noise, state.log_noise)
@@ -70,10 +70,10 @@ def _draw_sigma(state: State) -> None:
         if abs(at + y) > _LARGEST_LOG:
             return -math.inf
         log_prob = state.likelihood.log_prob(state.score, state.log_noise + y)
-        gain = float((log_prob - base).double().sum())
+        gain = state.total(log_prob - base)
         return gain + y + prior(math.exp(at + y))
 
-    width = 2 / math.sqrt(state.likelihood.information * len(base))
+    width = 2 / math.sqrt(state.likelihood.information * state.n_ratings)
     y = slice_sample(0.0, log_density, width, state.generator)
     state.log_sigma += y
     state.log_noise = state.log_noise + y
@@ -83,7 +83,7 @@ def _shift(state: State, side: Side) -> None:
     """Add a number to log sigma and take it from the log noise of all rows of a side."""
     prior, at = state.densities["sigma"], state.log_sigma
     variance = state.scales[side.terms[LogNoise].scale] ** 2
-    n, total = side.n_rows, float(side.s.double().sum())
+    n, total = side.rows.n, float(side.rows.sum(side.s.double().sum()))
 
     def log_density(y: float) -> float:
         if abs(at + y) > _LARGEST_LOG:

@@ -76,7 +76,7 @@ class RowUpdate:
         self._score, self._noise, self._centre = (
             self._ordered(x) for x in (state.score, state.log_noise, state.centre)
         )
-        ones = other.F.new_ones(other.n_rows, 1 if side.has(Bias) else 0)
+        ones = other.F.new_ones(len(other.F), 1 if side.has(Bias) else 0)
         self._columns = torch.cat([other.F, ones], 1)
         self._old = torch.cat([side.F, side.b[:, None][:, : ones.shape[1]]], 1)
         self._offset = self._score - dot(self._old, self._columns, side.pattern)
@@ -122,14 +122,15 @@ class RowUpdate:
             gram = weighted_sum(weight.double(), wide[:, i] * wide[:, j], side.pattern)
         else:
             gram = weighted_sum(weight, columns[:, i] * columns[:, j], side.pattern)
-        full = wide.new_zeros(side.n_rows, n_columns, n_columns)
-        full[:, i, j] = gram.double()
+        full = wide.new_zeros(len(side.F), n_columns, n_columns)
+        full[:, i, j] = side.columns.sum(gram.double())
         full.diagonal(dim1=1, dim2=2).add_(precision)
         root, fault = torch.linalg.cholesky_ex(full)
         sound = fault == 0
         if not bool(sound.all()):
             root[~sound] = torch.eye(n_columns, dtype=root.dtype, device=root.device)
-        right = weighted_sum((linear - weight * self._offset).double(), wide, side.pattern) + prior
+        right = weighted_sum((linear - weight * self._offset).double(), wide, side.pattern)
+        right = side.columns.sum(right) + prior
         y = torch.linalg.solve_triangular(root, right[..., None], upper=False)
         return _Gaussian(root, y, sound, weight, linear)
 
@@ -154,7 +155,7 @@ class RowUpdate:
 
     def _draw(self, gaussian: _Gaussian, independent: bool) -> tuple[Tensor, Tensor]:
         """Draw from the approximation; turned by more than pi / 2 from the old rows, or not."""
-        y, noise = gaussian.y, torch.randn_like(gaussian.y)
+        y, noise = gaussian.y, self._side.rows.normal_like(gaussian.y)
         if not independent:
             turn = self._turn()
             old = gaussian.root.mT @ self._old.double()[..., None] - y
@@ -170,7 +171,7 @@ class RowUpdate:
         angle = (side.step.double() * self._turn() / _KICKS)[:, None, None]
         cos, sin = angle.cos(), angle.sin()
         place = gaussian.root.mT @ self._old.double()[..., None] - y
-        speed = torch.randn_like(y)
+        speed = side.rows.normal_like(y)
         before = (place.square() + speed.square()).sum((1, 2))
         score = self._score
         kick = self._kick(gaussian, score) * (angle / 2)
@@ -184,7 +185,7 @@ class RowUpdate:
         after = (place.square() + speed.square()).sum((1, 2))
         log_prob = self._likelihood.log_prob(score, self._noise)
         ratio = side.sum(self._residual_gain(gaussian, score, log_prob)) - (after - before) / 2
-        accepted = (torch.rand_like(ratio).log() < ratio) & gaussian.is_sound
+        accepted = (side.rows.uniform_like(ratio).log() < ratio) & gaussian.is_sound
         if adapt:
             gain = torch.exp((accepted.to(side.step) - _ACCEPTANCE) * _GAIN)
             side.step = (side.step * gain).clamp_(_SMALLEST_STEP, 1.0)
@@ -194,7 +195,8 @@ class RowUpdate:
         """Return the force of the log likelihood beyond its approximation, in coordinates y."""
         slope = self._likelihood.slope(score, self._noise)
         slope = slope.sub_(gaussian.linear).addcmul_(gaussian.weight, score)
-        force = weighted_sum(slope, self._columns, self._side.pattern).double()[..., None]
+        force = weighted_sum(slope, self._columns, self._side.pattern)
+        force = self._side.columns.sum(force).double()[..., None]
         return torch.linalg.solve_triangular(gaussian.root, force, upper=False)
 
     def _residual_gain(self, gaussian: _Gaussian, score: Tensor, log_prob: Tensor) -> Tensor:

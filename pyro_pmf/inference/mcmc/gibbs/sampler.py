@@ -8,11 +8,13 @@ from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs, Pattern
 from pyro_pmf.inference.mcmc.gibbs import invariances
+from pyro_pmf.inference.mcmc.gibbs.axis import Axes
+from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
 from pyro_pmf.inference.mcmc.gibbs.level import draw_level
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.scales import draw_factor_scales, draw_scales
-from pyro_pmf.inference.mcmc.gibbs.state import Side, initial_state
+from pyro_pmf.inference.mcmc.gibbs.state import Side
 from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate, draw_effects
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking
 from pyro_pmf.model.pmf import PMF
@@ -42,6 +44,9 @@ class Sampler:
         The pairs with I_ij = 1.
     generator : numpy.random.Generator
         Source of randomness of single numbers; arrays use torch's random state.
+    axes : (Axis, Axis), optional
+        The users and the items, if processes share the chain: ``ratings`` and ``history`` are of
+        the users of this process then, and each process calls each method.
 
     Raises
     ------
@@ -50,10 +55,15 @@ class Sampler:
     """
 
     def __init__(
-        self, model: PMF, ratings: Pairs, history: Pairs, generator: np.random.Generator
+        self,
+        model: PMF,
+        ratings: Pairs,
+        history: Pairs,
+        generator: np.random.Generator,
+        axes: Axes | None = None,
     ) -> None:
         self.model = model
-        self.state = initial_state(model, ratings, generator)
+        self.state = initial_state(model, ratings, generator, axes)
         self.n_sweeps = 0
         self._sums = [
             self._sums_of(side, pattern)
@@ -106,7 +116,7 @@ class Sampler:
 
     def log_likelihood(self) -> float:
         """Return the log likelihood of the training ratings, in nats."""
-        return float(self.state.log_prob.double().sum())
+        return self.state.total(self.state.log_prob)
 
     def _move_freely(self, free: bool) -> None:
         """Move along the directions that leave all scores alone."""
@@ -139,8 +149,9 @@ class Sampler:
         if not side.has(SumOverSeen):
             return None
         counts = history.row_pointers.diff()
-        weights = self.model.divide_by(counts.double()).reciprocal().to(self.state.score)
-        return SumsUpdate(history, weights.repeat_interleave(counts))
+        n = side.columns.sum(counts)
+        weights = self.model.divide_by(n.double()).reciprocal().to(self.state.score)
+        return SumsUpdate(history, weights.repeat_interleave(counts), side.rows, side.columns)
 
     def _shift_of(
         self, side: Side, other: Side, sums: SumsUpdate | None

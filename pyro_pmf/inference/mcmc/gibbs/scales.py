@@ -28,10 +28,10 @@ def squares(side: Side) -> dict[str, Tensor]:
     sums = {}
     if side.has(Factor):
         deviation = ((side.F - side.M) / side.tau).double()
-        sums[side.terms[Factor].scale] = deviation.square_().sum(0)
+        sums[side.terms[Factor].scale] = side.rows.sum(deviation.square_().sum(0))
     if side.has(SumOverSeen):
         effects = (side.W / side.tau).double()
-        sums[side.terms[SumOverSeen].scale] = effects.square_().sum(0)
+        sums[side.terms[SumOverSeen].scale] = side.columns.sum(effects.square_().sum(0))
     return sums
 
 
@@ -60,11 +60,11 @@ def draw_scales(state: State, side: Side) -> None:
         Users or items.
     """
     for name, total in squares(side).items():
-        rows = side.n_rows if name == side.terms[Factor].scale else len(side.W)
-        _draw(state, name, float(total.sum()), rows * state.n_factors)
+        axis = side.rows if name == side.terms[Factor].scale else side.columns
+        _draw(state, name, float(total.sum()), axis.n * state.n_factors)
     if side.has(Bias):
-        of_biases = float(side.b.double().square().sum())
-        _draw(state, side.terms[Bias].scale, of_biases, side.n_rows)
+        of_biases = side.rows.sum(side.b.double().square().sum())
+        _draw(state, side.terms[Bias].scale, float(of_biases), side.rows.n)
 
 
 def draw_noise_scale(state: State, side: Side) -> None:
@@ -77,8 +77,8 @@ def draw_noise_scale(state: State, side: Side) -> None:
     side : Side
         Users or items.
     """
-    total = float(side.s.double().square().sum())
-    _draw(state, side.terms[LogNoise].scale, total, side.n_rows)
+    total = side.rows.sum(side.s.double().square().sum())
+    _draw(state, side.terms[LogNoise].scale, float(total), side.rows.n)
 
 
 def draw_factor_scales(state: State) -> None:

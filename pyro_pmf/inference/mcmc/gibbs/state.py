@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import Pairs, Pattern
-from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
-from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working, working_likelihood
-from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
-from pyro_pmf.model.pmf import PMF
-from pyro_pmf.model.priors import Fixed
-from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, Plate, SumOverSeen, Term
+from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.slices import Density
+from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working
+from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen, Term
 from pyro_pmf.moments.bilinear import dot, weighted_sum
 
-_SPREAD = 0.1  # standard deviation of the initial factors
-_DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
-# In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
-# and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
-_INITIAL_SCALES = {Factor: 1.0, SumOverSeen: 0.2, Bias: 0.5, LogNoise: 0.2}
 # Fields that follow from the model and the ratings, or that have a state of their own; sweeps
 # change all others.
-_NOT_OF_SIDE = ("pattern", "order", "back", "terms", "row_of_user_order")
-_NOT_OF_BOTH = ("users", "items", "densities", "likelihood", "generator")
+_NOT_OF_SIDE = (
+    *("pattern", "order", "back", "terms", "row_of_user_order"),
+    *("rows", "columns", "counts"),
+)
+# Of the others, those with a row for each row of a side, and those with a number for each rating.
+_OF_ROWS = ("F", "b", "s", "M", "step")
+_OF_RATINGS = ("score", "log_noise", "log_prob", "centre")
+_NOT_OF_BOTH = ("users", "items", "densities", "likelihood", "generator", "n_ratings")
 
 
 @dataclass
@@ -37,10 +35,15 @@ class Side:
     """Latents of the users, or of the items, and the ratings in the order of this side.
 
     The prior mean of the factors is a sum over the other side, so the effects ``W`` have one row
-    for each row of the other side.
+    for each row of the other side. Where processes share the chain, tensors have the rows and the
+    ratings of this process.
 
     Attributes
     ----------
+    rows, columns : Axis
+        The rows of this side, and those of the other one.
+    counts : Tensor, int32, shape (n_rows,)
+        Number of ratings of each row, in all processes.
     pattern : Pattern
         The rated pairs, with a row for each row of this side.
     order, back : Tensor, int32, shape (n_ratings,), or None
@@ -66,6 +69,9 @@ class Side:
         The row of each rating, in row order of users.
     """
 
+    rows: Axis
+    columns: Axis
+    counts: Tensor
     pattern: Pattern
     order: Tensor | None
     back: Tensor | None
@@ -80,14 +86,9 @@ class Side:
     row_of_user_order: Tensor
 
     @property
-    def n_rows(self) -> int:
-        """Number of users, or of items."""
-        return len(self.F)
-
-    @property
     def n_latent_rows(self) -> int:
         """Number of rows with one entry for each factor: factors and, if there, effects."""
-        return self.n_rows + (len(self.W) if SumOverSeen in self.terms else 0)
+        return self.rows.n + (self.columns.n if SumOverSeen in self.terms else 0)
 
     def has(self, kind: type[Term]) -> bool:
         """Return whether the model has a term of this kind on this side."""
@@ -108,7 +109,7 @@ class Side:
     def sum(self, values: Tensor) -> Tensor:
         """Sum values of the ratings, in the order of this side, by row, in float64."""
         ones = values.new_ones(len(self.pattern.column_pointers) - 1, 1, dtype=torch.float64)
-        return weighted_sum(values.double(), ones, self.pattern)[:, 0]
+        return self.columns.sum(weighted_sum(values.double(), ones, self.pattern)[:, 0])
 
     def scale_by(self, a: Tensor) -> None:
         """Multiply the factors, their effects and their means by numbers, shape (n_factors,)."""
@@ -136,7 +137,9 @@ class State:
     centre : Tensor, shape (n_ratings,)
         Score at which the likelihood is expanded: a running mean of the score.
     generator : numpy.random.Generator
-        Source of randomness of single numbers; arrays use torch's random state.
+        Source of randomness of single numbers; arrays use the streams of their axes.
+    n_ratings : int
+        Number of ratings, in all processes.
     steps : dict of str to float
         Steps of random walks, by move.
     """
@@ -153,6 +156,7 @@ class State:
     log_prob: Tensor
     centre: Tensor
     generator: np.random.Generator
+    n_ratings: int
     steps: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -168,6 +172,10 @@ class State:
     def is_free(self, name: str) -> bool:
         """Return whether a scalar parameter is a latent of this model."""
         return name in self.densities
+
+    def total(self, values: Tensor) -> float:
+        """Return the sum of a value of each rating, in float64, over all processes."""
+        return float(self.users.rows.sum(values.double().sum()))
 
     def take(self, sites: Mapping[str, Tensor]) -> None:
         """Set the latents to the values of a draw; scores, noise and means are computed by others.
@@ -230,152 +238,25 @@ def _without(x: Side | State, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in vars(x).items() if name not in names}
 
 
-def knows_terms(model: PMF) -> bool:
-    """Return whether the sampler knows all terms of a model.
+def with_users(
+    present: dict[str, Any],
+    of_users: Callable[[Tensor], Tensor],
+    of_ratings: Callable[[Tensor], Tensor],
+) -> dict[str, Any]:
+    """Return a result of `State.present` for other users.
 
     Parameters
     ----------
-    model : PMF
-        The model.
+    present : dict
+        The result.
+    of_users, of_ratings : callable
+        Return the rows of the other users, and the numbers of their ratings, from these.
     """
-    return all(type(term) in _INITIAL_SCALES for term in model.terms)
-
-
-def initial_state(model: PMF, ratings: Pairs, generator: np.random.Generator) -> State:
-    """Return a random initial state, from torch's random state and the generator.
-
-    The standard deviations are dispersed by a factor of 1.3 or so, so that chains start apart.
-
-    Parameters
-    ----------
-    model : PMF
-        The model.
-    ratings : Pairs
-        The training ratings, with values.
-    generator : numpy.random.Generator
-        Source of randomness of single numbers.
-    """
-    value = ratings.value
-    assert value is not None  # `fit` has checked it
-    cutpoints = None
-    if isinstance(model.likelihood, OrderedLogit):
-        cutpoints = initial_cutpoints(model.likelihood, value)
-    likelihood = working_likelihood(model.likelihood, value, cutpoints)
-    users = _side(model, ratings, ratings.pattern, None, "users")
-    items = _side(model, ratings, ratings.pattern.T, ratings.pattern, "items")
-    scales, densities = _scales(model, value, generator)
-    mu, log_sigma = _initial_level(model, value)
-    blank = torch.zeros_like(value)
-    state = State(
-        users,
-        items,
-        scales,
-        densities,
-        mu,
-        log_sigma,
-        likelihood,
-        score=blank,
-        log_noise=blank,
-        log_prob=blank,
-        centre=blank,
-        generator=generator,
-    )
-    state.compute_log_noise()
-    state.compute_scores()
-    state.centre = state.score.clone()
-    return state
-
-
-def _side(model: PMF, like: Pairs, pattern: Pattern, other: Pattern | None, plate: Plate) -> Side:
-    n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
-    n_factors = model.n_factors
-    zeros = partial(torch.zeros, dtype=like.dtype, device=like.device)
-    tau = zeros(n_factors) + 1
-    prior = model.priors.of(TAU, n_factors)
-    if plate == "users" and isinstance(prior, Fixed):
-        tau = tau * prior.value
-    return Side(
-        pattern,
-        None if other is None else other.to_column_order,
-        None if other is None else other.to_row_order,
-        {type(t): t for t in model.terms if (t.plate == plate) != isinstance(t, SumOverSeen)},
-        F=zeros(n_rows, n_factors).normal_().mul_(_SPREAD),
-        b=zeros(n_rows),
-        s=zeros(n_rows),
-        W=zeros(n_columns, n_factors),
-        M=zeros(n_rows, n_factors),
-        tau=tau,
-        step=zeros(n_rows) + 1,
-        row_of_user_order=like.user.int() if other is None else other.columns,
-    )
-
-
-def _scales(
-    model: PMF, value: Tensor, generator: np.random.Generator
-) -> tuple[dict[str, float], dict[str, Density]]:
-    """Return initial standard deviations, and the log prior densities of all free numbers."""
-    noise_sd = model.likelihood.noise_sd(value)
-    scales, densities = {}, {}
-    for term in model.terms:
-        prior = model.priors.of(term.scale, model.n_factors)
-        if isinstance(prior, Fixed):
-            scales[term.scale] = prior.value
-            continue
-        unit = 1.0 if isinstance(term, LogNoise) else term.unit(noise_sd)
-        dispersed = math.exp(_DISPERSION * generator.standard_normal())
-        if isinstance(term, Factor):  # so that U_i . V_j, a sum, has the spread of the noise
-            unit = unit / model.n_factors**0.25
-        scales[term.scale] = unit * _INITIAL_SCALES[type(term)] * dispersed
-        densities[term.scale] = log_prior(prior)
-    others = {
-        "mu": model.likelihood.has_mu,
-        "sigma": model.likelihood.has_sigma,
-        TAU: model.n_factors > 0,
+    both = {
+        name: of_ratings(x) if name in _OF_RATINGS else x for name, x in present["both"].items()
     }
-    for name, is_there in others.items():
-        prior = model.priors.of(name, model.n_factors)
-        if is_there and not isinstance(prior, Fixed):
-            densities[name] = log_prior(prior)
-    return scales, densities
-
-
-def _initial_level(model: PMF, value: Tensor) -> tuple[float, float]:
-    """Return initial values of mu and log sigma: the fixed ones, or the level of the ratings."""
-    likelihood, priors = model.likelihood, model.priors
-    mean, sd = float(value.double().mean()), float(value.double().std(correction=0))
-    mu = log_sigma = 0.0
-    if likelihood.has_mu:
-        inside = min(max(mean, 0.01), 0.99)
-        mu = math.log(inside / (1 - inside))
-        if isinstance(likelihood, NormalIdentity):
-            mu = mean
-        elif isinstance(likelihood, NegativeBinomialLog):
-            mu = math.log(max(mean, 0.01))
-        if isinstance(priors.mu, Fixed):
-            mu = priors.mu.value
-    if likelihood.has_sigma:
-        is_unit = isinstance(likelihood, NegativeBinomialLog) or sd == 0
-        log_sigma = 0.0 if is_unit else math.log(sd)
-        if isinstance(priors.sigma, Fixed):
-            log_sigma = math.log(priors.sigma.value)
-    return mu, log_sigma
-
-
-def initial_cutpoints(likelihood: OrderedLogit, value: Tensor) -> Tensor:
-    """Return cut points at the frequencies of the levels, each counted once more.
-
-    Parameters
-    ----------
-    likelihood : OrderedLogit
-        The likelihood.
-    value : Tensor, shape (n,)
-        Ratings on the unit scale.
-
-    Returns
-    -------
-    Tensor, shape (n_levels - 1,)
-    """
-    level = (value * (likelihood.n_levels - 1)).round().long()
-    counts = torch.bincount(level, minlength=likelihood.n_levels).double() + 1
-    below = counts.cumsum(0)[:-1] / counts.sum()
-    return torch.logit(below).to(value)
+    users, items = present["sides"]
+    ours = {name: of_users(x) if name in _OF_ROWS else x for name, x in users.items()}
+    shared = (*_OF_ROWS, "tau")  # the effects that the items sum are of users
+    theirs = {name: x if name in shared else of_users(x) for name, x in items.items()}
+    return present | {"both": both, "sides": [ours, theirs]}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.inference.mcmc.gibbs.axis import Axis
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
 from pyro_pmf.model.terms import Factor, SumOverSeen
 from pyro_pmf.moments.bilinear import weighted_sum
@@ -32,14 +33,25 @@ class SumsUpdate:
         The pairs with I_ij = 1, with a row for each row of the side.
     weights : Tensor, shape (n_cells,)
         Entries of A in row order: 1 / d(n_i).
+    rows, columns : Axis, optional
+        Rows and columns of A; by default, this process has all of them.
     """
 
-    def __init__(self, pattern: Pattern, weights: Tensor) -> None:
+    def __init__(
+        self,
+        pattern: Pattern,
+        weights: Tensor,
+        rows: Axis | None = None,
+        columns: Axis | None = None,
+    ) -> None:
         self._pattern, self._weights = pattern, weights
         self._transposed = self._weights.index_select(0, pattern.to_column_order)
         n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
-        self._by_rows = n_rows <= n_columns
-        size = min(n_rows, n_columns)
+        self._rows, self._columns = rows or Axis(n_rows), columns or Axis(n_columns)
+        # each process solves the whole system, so that its rows are in each process
+        narrow = n_rows <= n_columns and not self._rows.is_spread
+        self._by_rows = narrow or self._columns.is_spread
+        size = n_rows if self._by_rows else n_columns
         self._is_dense = size <= _DENSE
         if self._is_dense:
             identity = torch.eye(size, dtype=weights.dtype, device=weights.device)
@@ -47,7 +59,8 @@ class SumsUpdate:
             values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
             self._values, self._vectors = values.clamp_(min=0).to(weights), vectors.to(weights)
         else:
-            basis = self._weights.new_empty(size, min(_DEFLATED, size)).normal_()
+            axis = self._rows if self._by_rows else self._columns
+            basis = axis.normal_like(self._weights.new_empty(size, min(_DEFLATED, size)))
             for _ in range(_POWER_STEPS):
                 basis = torch.linalg.qr(self._gram(basis))[0]
             self._values, rotation = torch.linalg.eigh(basis.T @ self._gram(basis))
@@ -55,11 +68,11 @@ class SumsUpdate:
 
     def forward(self, W: Tensor) -> Tensor:
         """Return A W, shape (n_rows, n_columns of W)."""
-        return weighted_sum(self._weights, W, self._pattern)
+        return self._columns.sum(weighted_sum(self._weights, W, self._pattern))
 
     def backward(self, F: Tensor) -> Tensor:
         """Return A^T F."""
-        return weighted_sum(self._transposed, F, self._pattern.T)
+        return self._rows.sum(weighted_sum(self._transposed, F, self._pattern.T))
 
     def draw(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:
         """Draw W from its conditional distribution.
@@ -76,8 +89,9 @@ class SumsUpdate:
         Tensor, shape (n_columns, n_factors)
         """
         n_columns = len(self._pattern.column_pointers) - 1
-        W = factors.new_empty(n_columns, factors.shape[1]).normal_().mul_(effect_variance**0.5)
-        noise = torch.randn_like(factors).mul_(variance**0.5)
+        W = self._columns.normal_like(factors.new_empty(n_columns, factors.shape[1]))
+        W.mul_(effect_variance**0.5)
+        noise = self._rows.normal_like(factors).mul_(variance**0.5)
         return W + self.regress(factors - self.forward(W) - noise, variance, effect_variance)
 
     def regress(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:

@@ -77,7 +77,7 @@ _WITHOUT_ITS_JACOBIAN = {
     "tau and scales": Mutation(
         "ordered", "tau and scales", invariances, "sum(y + prior(tau", "sum(prior(tau"
     ),
-    "stretch": Mutation("ordered", "stretch", level, ".sum()) + len(old) * y", ".sum())"),
+    "stretch": Mutation("ordered", "stretch", level, "log_prob) + len(old) * y", "log_prob)"),
     "stretched scales": Mutation(
         "ordered", "stretch", invariances, "power * y + state.densities", "state.densities"
     ),
@@ -106,10 +106,14 @@ _ACCEPTANCE = {
         "sigmoid", "rows of users", rows, "log_prob)) - (after - before) / 2", "log_prob))"
     ),
     "rows always": Mutation(
-        "sigmoid", "rows of users", rows, "torch.rand_like(ratio).log() < ratio", "ratio == ratio"
+        "sigmoid",
+        "rows of users",
+        rows,
+        "side.rows.uniform_like(ratio).log() < ratio",
+        "ratio == ratio",
     ),
     "noise inverted": Mutation(
-        "sigmoid", "noise", noise, "torch.rand_like(ratio).log() < ratio", "ratio < 0"
+        "sigmoid", "noise", noise, "side.rows.uniform_like(ratio).log() < ratio", "ratio < 0"
     ),
     "noise without its prior": Mutation(
         "sigmoid",
@@ -161,15 +165,15 @@ _POTENTIAL = {  # the log likelihood, times 0.8
         "sigmoid, no biases",
         "noise",
         noise,
-        "gain = float((log_prob",
-        "gain = 0.8 * float((log_prob",
+        "gain = state.total(log_prob",
+        "gain = 0.8 * state.total(log_prob",
     ),
     "mu": Mutation(
         "sigmoid, no biases",
         "level",
         level,
-        "return float((log_prob",
-        "return 0.8 * float((log_prob",
+        "return state.total(log_prob",
+        "return 0.8 * state.total(log_prob",
     ),
     "cut points": Mutation(
         "ordered",
@@ -179,7 +183,11 @@ _POTENTIAL = {  # the log likelihood, times 0.8
         "by_level.index_add_(0, likelihood.level, 0.8 * (",
     ),
     "stretch": Mutation(
-        "ordered", "stretch", level, "ratio = float((log_prob", "ratio = 0.8 * float((log_prob"
+        "ordered",
+        "stretch",
+        level,
+        "ratio = state.total(log_prob",
+        "ratio = 0.8 * state.total(log_prob",
     ),
 }
 _PRIOR = {  # without a prior term
@@ -285,7 +293,7 @@ _FORGOTTEN = {
         "ordered",
         "shift of users",
         invariances,
-        "columns.T @ other.b.double() / bias_variance",
+        "other.rows.sum(columns.T @ other.b.double())",
         "0 * columns[0]",
     ),
     "tau in a shift": Mutation(
@@ -300,7 +308,11 @@ _FORGOTTEN = {
     ),
     "s with sigma": Mutation("sigmoid", "noise", noise, "(total * y - n", "(0 * y - n"),
     "size of counts": Mutation(
-        "counts", "noise", working, "+ self._count * odds - (", "- size * F.softplus(odds) - ("
+        "counts",
+        "noise",
+        working,
+        "log_prob = choices.sub_(total.mul_",
+        "log_prob = choices.sub_(size.mul",
     ),
     "levels out of order": Mutation(
         "ordered", "rows of items", working, '("lower", "upper")', '("lower",)'

@@ -95,7 +95,7 @@ def test_rows_given_the_other_side(k):
         RowUpdate(state, side, other)(safe=False, adapt=False)
         drawn.append(torch.cat([side.F, side.b[:, None]], 1).numpy())
     draws = np.array(drawn)
-    whitened = [whiten(draws[:, i], *exact_row(joint, k, i)) for i in range(side.n_rows)]
+    whitened = [whiten(draws[:, i], *exact_row(joint, k, i)) for i in range(side.rows.n)]
     worst, limit = worst_z(np.concatenate(whitened, 1), is_chain=True)
     assert worst < limit
 
