@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from pyro_pmf.moments.bilinear import dot
 
 NO_FACTORS = "The factors have shrunk to zero"
 _COLLAPSED_SCALE = 1e-3  # of a free standard deviation, on the unit or the logit scale
-_COLLAPSED_SIGNAL = 1e-4  # of a point estimate, on the scale of the score
+_COLLAPSED_SIGNAL = 1e-4  # on the scale of the score; collapsed point estimates were at 1e-12
 _DROWNED_SIGNAL = 0.05  # times its own standard deviation: a four-hundredth of the variance
 
 
@@ -88,7 +89,6 @@ def has_no_factors(learned: Learned) -> bool:
     sites = run(learned.model, latents, learned.ratings, learned.ratings)
     U, V = (sites[factor.site]["value"] for factor in factors)
     score: Any = dot(U, V, learned.ratings.pattern)
-    if isinstance(score, Tensor):
-        return float(score.std(correction=0)) < _COLLAPSED_SIGNAL
-    signal, noise = score.mean.var(correction=0).sqrt(), score.var.mean().sqrt()
-    return bool(signal <= _DROWNED_SIGNAL * noise)
+    mean, var = (score, score * 0) if isinstance(score, Tensor) else (score.mean, score.var)
+    least = max(_COLLAPSED_SIGNAL, _DROWNED_SIGNAL * math.sqrt(float(var.mean())))
+    return float(mean.std(correction=0)) < least
