@@ -119,11 +119,11 @@ class Columns:
         names = [*ids] if rating is None else [*ids, rating]
         table = to_pandas(frame, names)
         roles = dict(zip(names, ("user", "item", "rating"), strict=False))
-        named = table.rename(columns=roles)
+        table.columns = pd.Index([roles[name] for name in table.columns])
         before = frame.attrs.get(NAMES, {}) if isinstance(frame, pd.DataFrame) else {}
         called = {role: before.get(name, name) for name, role in roles.items()}
-        named.attrs = table.attrs | {NAMES: called}
-        return named
+        table.attrs = table.attrs | {NAMES: called}
+        return table
 
     def require_distinct(self) -> None:
         """Refuse two roles for one column, and names that exchange users and items.
