@@ -35,6 +35,16 @@ def test_separators_are_found(tmp_path, separator):
     assert str(ratings.columns) == "user from 'userId', item from 'movieId', rating from 'rating'"
 
 
+@pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
+@pytest.mark.parametrize(
+    "names", [("User ID", "Item ID", "Star Rating"), ('"u, or; who, or; when"', "item", "rating")]
+)
+def test_names_of_columns_may_contain_blanks_and_separators(tmp_path, separator, names):
+    table = read_table(written(tmp_path / "ratings.txt", text(separator, names)))
+    assert list(table) == [name.strip('"') for name in names]
+    assert table.iloc[:, 2].tolist() == [4.0, 3.5, 1.0]
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_damaged_archives_are_refused_wherever_they_are_damaged(tmp_path, pack):
     ending = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[pack]
