@@ -122,6 +122,41 @@ def test_fold_in_learns_new_users(ask, tmp_path):
     assert load(tmp_path / "n").ratings.n_users == 23
 
 
+def test_ids_are_as_they_are_written_whatever_their_columns_are_called(ask, tmp_path):
+    """As pandas reads them, 007 is the number 7, and NA is missing."""
+    table = stars(range(20), 0)
+    table["userId"] = [f"{user:03}" for user in table["userId"]]
+    table["movieId"] = ["NA" if item == 0 else str(item) for item in table["movieId"]]
+    table.columns = ["wer", "was", "wie"]
+    table.to_csv(tmp_path / "r.csv", index=False)
+    named = "--user", "wer", "--item", "was"
+    given = "fit", tmp_path / "r.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    assert ask(*given, *named, "--rating", "wie")[0] == 0
+    for items in (["NA", "3"], ["2", "3"]):  # all integers, in a file by itself
+        pd.DataFrame({"wer": "007", "was": items}).to_csv(tmp_path / "p.csv", index=False)
+        code, out, _ = ask("predict", tmp_path / "m", tmp_path / "p.csv", *named, "--json")
+        assert code == 0
+        assert all(row["known_user"] and row["known_item"] for row in json.loads(out))
+        assert [row["item"] for row in json.loads(out)] == items
+
+
+def test_pairs_that_occur_twice(ask, folder, tmp_path):
+    table = pd.read_csv(folder / "ratings.csv")
+    pd.concat([table, table.head(3)]).to_csv(tmp_path / "twice.csv", index=False)
+    given = "fit", tmp_path / "twice.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    assert ask(*given)[0] == 2
+    assert ask(*given, "--on-duplicate", "first")[0] == 2
+    code, out, _ = ask(*given, "--on-duplicate", "mean", "--json")
+    assert code == 0
+    assert json.loads(out)["ratings"] == len(table)
+
+
+def test_a_table_without_rows(ask, folder, tmp_path):
+    (tmp_path / "none.csv").write_text("userId,movieId\n")
+    assert ask("predict", "m.pmf", tmp_path / "none.csv")[:2] == (0, "No rows.\n")
+    assert ask("predict", "m.pmf", tmp_path / "none.csv", "--json")[:2] == (0, "[]\n")
+
+
 def test_figures(ask, tmp_path):
     assert ask("plot", "m.pmf", "elbo", "-o", tmp_path / "elbo.png")[0] == 0
     assert (tmp_path / "elbo.png").read_bytes().startswith(b"\x89PNG")

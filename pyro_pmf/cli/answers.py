@@ -78,6 +78,8 @@ def show(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
         say({"saved": str(output), "rows": len(table)}, as_json)
     elif as_json:
         print(table.to_json(orient="records"))
+    elif table.empty:
+        print("No rows.")
     elif (console := Console()).is_terminal:
         console.print(_as_rich(table))
     else:

@@ -11,6 +11,7 @@ import typer
 
 from pyro_pmf.cli.answers import fail, rounded, say, show
 from pyro_pmf.cli.options import (
+    Duplicate,
     Figure,
     File,
     Interval,
@@ -71,8 +72,8 @@ def fit_command(
     item: ItemColumn = "auto",
     rating: RatingColumn = "auto",
     on_duplicate: Annotated[
-        str, typer.Option(help="Pairs that occur twice: error, first, last or mean.")
-    ] = "error",
+        Duplicate, typer.Option(help="What to do with pairs that occur twice.")
+    ] = Duplicate.error,
     seed: Seed = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder to keep a checkpoint in.", show_default=False)
@@ -87,7 +88,7 @@ def fit_command(
     """
     if output.exists() and not overwrite:
         fail(f"{output} exists: give --overwrite, or another folder.")
-    options: dict[str, Any] = {"scale": scale, "on_duplicate": on_duplicate}
+    options: dict[str, Any] = {"scale": scale, "on_duplicate": on_duplicate.value}
     table = Ratings.read(ratings, user=user, item=item, rating=rating, **options)
     _logger.info("%s", table)
     train, held_out = table.split(test, seed=seed) if test else (table, None)
@@ -128,7 +129,8 @@ def evaluate(
 
     Example: [bold]pyro-pmf evaluate films.pmf held-out.csv[/bold]
     """
-    pairs, posterior = read_pairs(ratings, user, item, rating), load(model)
+    posterior = load(model)
+    pairs = read_pairs(ratings, posterior.ratings, user, item, rating)
     if baselines:
         table = posterior.evaluate(pairs, interval, rated=rated, baselines=True)
         show(table.T.rename_axis("score").reset_index(), None, as_json)
@@ -154,8 +156,9 @@ def predict(
 
     Example: [bold]pyro-pmf predict films.pmf pairs.csv -o predicted.csv[/bold]
     """
-    asked = read_pairs(pairs, user, item, None)
-    show(load(model).predict(asked, interval, at_least, rated), output, as_json)
+    posterior = load(model)
+    asked = read_pairs(pairs, posterior.ratings, user, item, None)
+    show(posterior.predict(asked, interval, at_least, rated), output, as_json)
 
 
 @app.command()
@@ -226,7 +229,8 @@ def fold_in(
     if output.exists() and not overwrite:
         fail(f"{output} exists: give --overwrite, or another folder.")
     before = load(model)
-    after = before.fold_in(read_pairs(ratings, user, item, rating), seed=seed)
+    new = read_pairs(ratings, before.ratings, user, item, rating)
+    after = before.fold_in(new, seed=seed)
     after.save(output, overwrite=overwrite)
     told = {"saved": str(output)}
     for side in ("users", "items"):
@@ -269,9 +273,11 @@ def plot(
     needs_ratings = figure in (Figure.calibration, Figure.error_by_sd, Figure.pit)
     if needs_ratings != (ratings is not None):
         fail(f"{figure.value} {'needs' if needs_ratings else 'takes no'} --ratings.")
-    given = [] if ratings is None else [read_pairs(ratings, "auto", "auto", "auto")]
+    posterior, given = load(model), []
+    if ratings is not None:
+        given = [read_pairs(ratings, posterior.ratings, "auto", "auto", "auto")]
     canvas = Canvas(figsize=(6, 4), layout="constrained")
-    draw(load(model), *given, ax=canvas.subplots())
+    draw(posterior, *given, ax=canvas.subplots())
     try:
         canvas.savefig(output, dpi=150)
     except ValueError as error:  # an unknown kind of image

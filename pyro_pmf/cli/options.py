@@ -24,6 +24,14 @@ class Likelihood(StrEnum):
     normal = "normal"
 
 
+class Duplicate(StrEnum):
+    """What `Ratings.read` does with pairs that occur more than once."""
+
+    error = "error"
+    last = "last"
+    mean = "mean"
+
+
 class Rows(StrEnum):
     """Priors of the rows of one side."""
 

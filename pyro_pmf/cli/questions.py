@@ -9,24 +9,37 @@ import pandas as pd
 
 from pyro_pmf.cli.answers import fail
 from pyro_pmf.data.columns import Columns
-from pyro_pmf.data.reading import read_table
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.data.reading import read_columns, read_table
 
 _TITLES = "title", "name", "artist", "artistname"
 
 
-def read_pairs(path: Path, user: str, item: str, rating: str | None) -> pd.DataFrame:
-    """Read pairs, or ratings, with the columns user, item and perhaps rating."""
-    table = read_table(path)
-    columns = Columns.recognised(list(table.columns), user=user, item=item, rating=rating)
+def read_pairs(
+    path: Path, known: Ratings, user: str, item: str, rating: str | None
+) -> pd.DataFrame:
+    """Read pairs, or ratings, with the columns user, item and perhaps rating.
+
+    Ids that are all written as integers are text where those of the posterior are.
+    """
+    table, columns = read_columns(path, user, item, rating, None, {})
     roles = {columns.user: "user", columns.item: "item"}
     if columns.rating is not None:
         roles[columns.rating] = "rating"
-    return table[list(roles)].rename(columns=roles)
+    table = table.rename(columns=roles)
+    for side, ids in (("user", known.user_ids), ("item", known.item_ids)):
+        if pd.api.types.is_integer_dtype(table[side]) and not _are_integers(ids):
+            table[side] = table[side].astype("string")
+    return table
+
+
+def _are_integers(known: pd.Index) -> bool:
+    return pd.api.types.is_integer_dtype(known.dtype)
 
 
 def as_ids(texts: list[str], known: pd.Index) -> list[Any]:
     """Return ids as the posterior has them: a number, or text."""
-    if not pd.api.types.is_integer_dtype(known.dtype):
+    if not _are_integers(known):
         return texts
     try:
         return [int(text) for text in texts]
