@@ -1,5 +1,7 @@
 """The command line: what it prints, what it saves, and how it refuses."""
 
+import functools
+import io
 import json
 import subprocess
 import sys
@@ -7,8 +9,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from pyro_pmf import cli, load
+from pyro_pmf import MAP, PMF, Ratings, cli, fit, load
+from pyro_pmf.cli import answers
 
 
 def stars(users: range, seed: int) -> pd.DataFrame:
@@ -163,6 +167,77 @@ def test_figures(ask, tmp_path):
     given = "plot", "m.pmf", "calibration", "--ratings", "ratings.csv"
     assert ask(*given, "-o", tmp_path / "c.svg")[0] == 0
     assert "<svg" in (tmp_path / "c.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "encoding", "write"),
+    [
+        (["decimal=,"], "utf-8", {"sep": ";", "decimal": ","}),
+        (["encoding=latin-1", "sep=^"], "latin-1", {"sep": "^"}),
+        (["names=user,item,rating"], "utf-8", {"header": False}),
+    ],
+)
+def test_files_may_be_read_otherwise(ask, folder, tmp_path, options, encoding, write):
+    table = pd.read_csv(folder / "ratings.csv").assign(é=1)
+    columns = ["userId", "movieId", "rating", *(["é"] if "header" not in write else [])]
+    path = tmp_path / "r.csv"
+    table.to_csv(path, index=False, encoding=encoding, columns=columns, **write)
+    code, _, said = ask("evaluate", "m.pmf", path)
+    assert code == 2
+    assert "--read" in said
+    given = [x for option in options for x in ("--read", option)]
+    code, out, _ = ask("evaluate", "m.pmf", path, "--json", *given)
+    assert code == 0
+    assert out == ask("evaluate", "m.pmf", "ratings.csv", "--json")[1]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/m", "here"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_fit(
+    ask, folder, tmp_path, monkeypatch, place
+):
+    (tmp_path / "taken").write_text("x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("pyro_pmf.cli.commands.fit", None)
+    code, _, said = ask("fit", "ratings.csv", "-o", tmp_path / place, "--overwrite")
+    assert code == 2
+    assert str(tmp_path / place) in said
+
+
+def test_a_table_is_written_to_a_new_folder(ask, tmp_path):
+    path = tmp_path / "new" / "er" / "P.TSV"
+    assert ask("predict", "m.pmf", "ratings.csv", "-o", path)[0] == 0
+    assert len(pd.read_csv(path, sep="\t")) == 160
+
+
+def test_titles_of_text_ids(ask, folder, tmp_path):
+    table = stars(range(8), 0).astype({"movieId": str}).replace({"movieId": {"11": "x"}})
+    ratings = Ratings.from_frame(table, user="userId", item="movieId")
+    posterior = fit(PMF(0), ratings, MAP(max_steps=3, learn_scales=None), progress=False)
+    posterior.save(tmp_path / "t.pmf")
+    given = "--user", 1, "-n", 99, "--titles", "movies.csv", "--json"
+    rows = json.loads(ask("recommend", tmp_path / "t.pmf", *given)[1])
+    titles = {row["item"]: row["title"] for row in rows}
+    assert titles == {x: None if x == "x" else f"Film {x}" for x in titles}
+
+
+def test_a_terminal_shows_all_digits_and_all_of_a_title(monkeypatch):
+    """Rich takes [rec] for a style, and shortens what does not fit."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", shown := io.StringIO())
+    monkeypatch.setattr(answers, "Console", functools.partial(Console, force_terminal=True))
+    columns = {f"number {k}": [-1234.5678] for k in range(6)} | {"title": ["[rec] a title"]}
+    answers.show(pd.DataFrame(columns), None, False)
+    assert shown.getvalue().count("-1235") == 6
+    assert "[rec] a title" in shown.getvalue()
+
+
+def test_letters_that_stdout_cannot_encode(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with answers.as_lines():
+        answers.show(pd.DataFrame({"user": ["zoë"]}), None, False)
+    sys.stdout.flush()
+    assert b"zo\\xeb" in written.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ _KNOWN = {
     | {"bookrating", "reviewscore", "weight", "plays", "playcount"},
     "time": {"time", "timestamp", "date", "datetime", "unixreviewtime", "ratedat", "createdat"},
 }
+_NOT_TIMES = "user", "item", "rating"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Columns:
             If there is no column for users, items or ratings, or there are several.
         """
         names = {role: _find(role, name, list(found)) for role, name in given.items()}
+        if given.get("time") == "auto" and names["time"] in {names.get(x) for x in _NOT_TIMES}:
+            names["time"] = None  # the caller gave that column another role
         return cls(**names)
 
     def of_file(self) -> dict[str, Any]:

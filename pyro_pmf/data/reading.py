@@ -24,6 +24,7 @@ from pyro_pmf.errors import RatingsError
 
 _logger = logging.getLogger("pyro_pmf")
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_MARKS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zX"}  # at the start of a file
 _SEPARATORS = "\t", "::", ",", ";", "|"
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # of ratings and times
 _IN_FOLDERS = "ratings.csv", "u.data", "ratings.dat"  # of MovieLens
@@ -183,6 +184,9 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
         raise RatingsError(f"{given} cannot be read ({error}): give another path.") from error
     if not start:
         raise RatingsError(f"{given} is empty: give a file with a header and a row per rating.")
+    packed = next((end for end, mark in _MARKS.items() if start.startswith(mark)), None)
+    if packed is not None and given.suffix.lower() not in _OPEN:
+        raise RatingsError(f"{given} is compressed: let its name end in {packed}.")
     if start == b"PK\3\4":
         raise RatingsError(
             f"{given} is a zip archive or a workbook: unpack it, or save the sheet as CSV."

@@ -68,6 +68,19 @@ def test_compressed_text(tmp_path, pack):
         Ratings.read(written(path, text()))
 
 
+def test_compressed_text_under_another_name(tmp_path):
+    for pack, ending in ((gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")):
+        with pytest.raises(RatingsError, match=f"compressed: let its name end in {ending}"):
+            Ratings.read(written(tmp_path / "ratings.csv", pack(text().encode())))
+
+
+def test_a_column_of_times_that_has_another_role(tmp_path):
+    path = written(tmp_path / "ratings.csv", "user,item,timestamp\n1,2,3\n1,3,4\n")
+    ratings = Ratings.read(path, rating="timestamp")
+    assert ratings.time is None
+    assert ratings.scale == (3.0, 4.0)
+
+
 @pytest.mark.parametrize(
     ("encoding", "content"),
     [("utf-8", text().encode()), ("utf-8-sig", "\ufeff".encode() + text().encode())],
