@@ -240,6 +240,21 @@ def test_letters_that_stdout_cannot_encode(monkeypatch):
     assert b"zo\\xeb" in written.getvalue()
 
 
+def test_only_the_first_of_several_processes_prints(ask, tmp_path, monkeypatch):
+    """As `torchrun` starts them; an error may be in one of them only."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for rank, shown in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        for command in (["evaluate", "m.pmf", "ratings.csv"], ["summary", "m.pmf"]):
+            code, out, said = ask(*command)
+            assert code == 0
+            assert (bool(out), bool(said)) == (shown, shown)
+    code, _, said = ask("evaluate", "m.pmf", "none.csv")
+    assert code == 2
+    assert said.startswith("Error in process 1: none.csv cannot be read")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,4 +1,8 @@
-"""What a command prints or writes: tables, names with values, and one line for an error."""
+"""What a command prints or writes: tables, names with values, and one line for an error.
+
+Of processes that share a fit, only the first prints answers, warnings and logs. Each says its own
+errors, for it may be the only one that has them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from rich.text import Text
 
 from pyro_pmf.errors import PMFError
 from pyro_pmf.files import write_file
-from pyro_pmf.reducer import is_first
+from pyro_pmf.reducer import number_of_process
 
 _logger = logging.getLogger("pyro_pmf")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -40,6 +44,7 @@ def as_lines() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda _: number_of_process() == 0)
     level = _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(logging.INFO)
@@ -58,12 +63,15 @@ def as_lines() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
+    if number_of_process() == 0:
+        print(f"Warning: {message}", file=sys.stderr)
 
 
 def fail(message: str, hint: str | None = None) -> NoReturn:
     """End with one line on stderr, and perhaps one more, and exit code 2."""
-    print(f"Error: {message}", file=sys.stderr)
+    number = number_of_process()
+    where = f" in process {number}" if number else ""
+    print(f"Error{where}: {message}", file=sys.stderr)
     if hint is not None:
         print(hint, file=sys.stderr)
     raise SystemExit(2)
@@ -77,7 +85,7 @@ def rounded(scores: pd.Series) -> dict[str, Any]:
 
 def say(told: dict[str, Any], as_json: bool) -> None:
     """Print names and values, in the first of processes that share a fit."""
-    if not is_first():
+    if number_of_process() > 0:
         return
     if as_json:
         print(json.dumps(told))
@@ -89,6 +97,8 @@ def say(told: dict[str, Any], as_json: bool) -> None:
 
 def show(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
     """Print a table, or write it to a file."""
+    if number_of_process() > 0:
+        return
     if output is not None:
         _write(table, output)
         say({"saved": str(output), "rows": len(table)}, as_json)
