@@ -120,9 +120,7 @@ def reducer_of_world() -> Reducer:
     """
     if not dist.is_available():
         return Reducer()
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if "MASTER_ADDR" not in os.environ:  # the name is used by other launchers, too
-            return Reducer()
+    if not dist.is_initialized() and _is_one_of_several():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         try:
             dist.init_process_group(backend, timeout=_PATIENCE)
@@ -143,6 +141,17 @@ def is_first() -> bool:
     It alone prints and writes files.
     """
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def number_of_process() -> int:
+    """Return which of the processes that `torchrun` started this is, also before they have met."""
+    return int(os.environ.get("RANK", "0")) if _is_one_of_several() else 0
+
+
+def _is_one_of_several() -> bool:
+    """Return whether this process was started together with others, to meet at an address."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and "MASTER_ADDR" in os.environ  # other launchers use the first name, too
 
 
 def _leave() -> None:

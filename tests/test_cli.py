@@ -1,5 +1,7 @@
 """The command line: what it prints, what it saves, and how it refuses."""
 
+import functools
+import io
 import json
 import subprocess
 import sys
@@ -7,8 +9,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from pyro_pmf import cli, load
+from pyro_pmf import MAP, PMF, Ratings, cli, fit, load
+from pyro_pmf.cli import answers
 
 
 def stars(users: range, seed: int) -> pd.DataFrame:
@@ -122,12 +126,133 @@ def test_fold_in_learns_new_users(ask, tmp_path):
     assert load(tmp_path / "n").ratings.n_users == 23
 
 
+def test_ids_are_as_they_are_written_whatever_their_columns_are_called(ask, tmp_path):
+    """As pandas reads them, 007 is the number 7, and NA is missing."""
+    table = stars(range(20), 0)
+    table["userId"] = [f"{user:03}" for user in table["userId"]]
+    table["movieId"] = ["NA" if item == 0 else str(item) for item in table["movieId"]]
+    table.columns = ["wer", "was", "wie"]
+    table.to_csv(tmp_path / "r.csv", index=False)
+    named = "--user", "wer", "--item", "was"
+    given = "fit", tmp_path / "r.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    assert ask(*given, *named, "--rating", "wie")[0] == 0
+    for items in (["NA", "3"], ["2", "3"]):  # all integers, in a file by itself
+        pd.DataFrame({"wer": "007", "was": items}).to_csv(tmp_path / "p.csv", index=False)
+        code, out, _ = ask("predict", tmp_path / "m", tmp_path / "p.csv", *named, "--json")
+        assert code == 0
+        assert all(row["known_user"] and row["known_item"] for row in json.loads(out))
+        assert [row["item"] for row in json.loads(out)] == items
+
+
+def test_pairs_that_occur_twice(ask, folder, tmp_path):
+    table = pd.read_csv(folder / "ratings.csv")
+    pd.concat([table, table.head(3)]).to_csv(tmp_path / "twice.csv", index=False)
+    given = "fit", tmp_path / "twice.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    assert ask(*given)[0] == 2
+    assert ask(*given, "--on-duplicate", "first")[0] == 2
+    code, out, _ = ask(*given, "--on-duplicate", "mean", "--json")
+    assert code == 0
+    assert json.loads(out)["ratings"] == len(table)
+
+
+def test_a_table_without_rows(ask, folder, tmp_path):
+    (tmp_path / "none.csv").write_text("userId,movieId\n")
+    assert ask("predict", "m.pmf", tmp_path / "none.csv")[:2] == (0, "No rows.\n")
+    assert ask("predict", "m.pmf", tmp_path / "none.csv", "--json")[:2] == (0, "[]\n")
+
+
 def test_figures(ask, tmp_path):
     assert ask("plot", "m.pmf", "elbo", "-o", tmp_path / "elbo.png")[0] == 0
     assert (tmp_path / "elbo.png").read_bytes().startswith(b"\x89PNG")
     given = "plot", "m.pmf", "calibration", "--ratings", "ratings.csv"
     assert ask(*given, "-o", tmp_path / "c.svg")[0] == 0
     assert "<svg" in (tmp_path / "c.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "encoding", "write"),
+    [
+        (["decimal=,"], "utf-8", {"sep": ";", "decimal": ","}),
+        (["encoding=latin-1", "sep=^"], "latin-1", {"sep": "^"}),
+        (["names=user,item,rating"], "utf-8", {"header": False}),
+    ],
+)
+def test_files_may_be_read_otherwise(ask, folder, tmp_path, options, encoding, write):
+    table = pd.read_csv(folder / "ratings.csv").assign(é=1)
+    columns = ["userId", "movieId", "rating", *(["é"] if "header" not in write else [])]
+    path = tmp_path / "r.csv"
+    table.to_csv(path, index=False, encoding=encoding, columns=columns, **write)
+    code, _, said = ask("evaluate", "m.pmf", path)
+    assert code == 2
+    assert "--read" in said
+    given = [x for option in options for x in ("--read", option)]
+    code, out, _ = ask("evaluate", "m.pmf", path, "--json", *given)
+    assert code == 0
+    assert out == ask("evaluate", "m.pmf", "ratings.csv", "--json")[1]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/m", "here"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_fit(
+    ask, folder, tmp_path, monkeypatch, place
+):
+    (tmp_path / "taken").write_text("x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("pyro_pmf.cli.commands.fit", None)
+    code, _, said = ask("fit", "ratings.csv", "-o", tmp_path / place, "--overwrite")
+    assert code == 2
+    assert str(tmp_path / place) in said
+
+
+def test_a_table_is_written_to_a_new_folder(ask, tmp_path):
+    path = tmp_path / "new" / "er" / "P.TSV"
+    assert ask("predict", "m.pmf", "ratings.csv", "-o", path)[0] == 0
+    assert len(pd.read_csv(path, sep="\t")) == 160
+
+
+def test_titles_of_text_ids(ask, folder, tmp_path):
+    table = stars(range(8), 0).astype({"movieId": str}).replace({"movieId": {"11": "x"}})
+    ratings = Ratings.from_frame(table, user="userId", item="movieId")
+    posterior = fit(PMF(0), ratings, MAP(max_steps=3, learn_scales=None), progress=False)
+    posterior.save(tmp_path / "t.pmf")
+    given = "--user", 1, "-n", 99, "--titles", "movies.csv", "--json"
+    rows = json.loads(ask("recommend", tmp_path / "t.pmf", *given)[1])
+    titles = {row["item"]: row["title"] for row in rows}
+    assert titles == {x: None if x == "x" else f"Film {x}" for x in titles}
+
+
+def test_a_terminal_shows_all_digits_and_all_of_a_title(monkeypatch):
+    """Rich takes [rec] for a style, and shortens what does not fit."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", shown := io.StringIO())
+    monkeypatch.setattr(answers, "Console", functools.partial(Console, force_terminal=True))
+    columns = {f"number {k}": [-1234.5678] for k in range(6)} | {"title": ["[rec] a title"]}
+    answers.show(pd.DataFrame(columns), None, False)
+    assert shown.getvalue().count("-1235") == 6
+    assert "[rec] a title" in shown.getvalue()
+
+
+def test_letters_that_stdout_cannot_encode(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with answers.as_lines():
+        answers.show(pd.DataFrame({"user": ["zoë"]}), None, False)
+    sys.stdout.flush()
+    assert b"zo\\xeb" in written.getvalue()
+
+
+def test_only_the_first_of_several_processes_prints(ask, tmp_path, monkeypatch):
+    """As `torchrun` starts them; an error may be in one of them only."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for rank, shown in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        for command in (["evaluate", "m.pmf", "ratings.csv"], ["summary", "m.pmf"]):
+            code, out, said = ask(*command)
+            assert code == 0
+            assert (bool(out), bool(said)) == (shown, shown)
+    code, _, said = ask("evaluate", "m.pmf", "none.csv")
+    assert code == 2
+    assert said.startswith("Error in process 1: none.csv cannot be read")
 
 
 @pytest.mark.parametrize(

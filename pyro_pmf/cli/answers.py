@@ -1,9 +1,15 @@
-"""What a command prints or writes: tables, names with values, and one line for an error."""
+"""What a command prints or writes: tables, names with values, and one line for an error.
+
+Of processes that share a fit, only the first prints answers, warnings and logs. Each says its own
+errors, for it may be the only one that has them.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,32 +20,41 @@ from typing import Any, NoReturn
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pyro_pmf.errors import PMFError
 from pyro_pmf.files import write_file
-from pyro_pmf.reducer import is_first
+from pyro_pmf.reducer import number_of_process
 
 _logger = logging.getLogger("pyro_pmf")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_WIDTH = 100  # of a table at least: a terminal breaks lines, and hides no digits
+_ARGUMENT = re.compile(r"\b[a-z_]+=")  # of Python, in a message
+_HINT = (
+    "Here, user= is --user NAME; sep=, encoding=, decimal= and names= of a file are --read, as in "
+    "--read encoding=latin-1."
+)
 
 
 @contextmanager
 def as_lines() -> Iterator[None]:
     """Show errors, warnings and logs as lines of text on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # ids may be in letters that it cannot encode
+            stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda _: number_of_process() == 0)
     level = _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: print(
-                f"Warning: {message}", file=sys.stderr
-            )
+            warnings.showwarning = _show_warning
             yield
     except PMFError as error:
-        fail(str(error))
+        fail(str(error), _HINT if _ARGUMENT.search(str(error)) else None)
     except OSError as error:
         fail(f"{error}.")
     finally:
@@ -47,9 +62,18 @@ def as_lines() -> Iterator[None]:
         _logger.setLevel(level)
 
 
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr and exit code 2."""
-    print(f"Error: {message}", file=sys.stderr)
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    if number_of_process() == 0:
+        print(f"Warning: {message}", file=sys.stderr)
+
+
+def fail(message: str, hint: str | None = None) -> NoReturn:
+    """End with one line on stderr, and perhaps one more, and exit code 2."""
+    number = number_of_process()
+    where = f" in process {number}" if number else ""
+    print(f"Error{where}: {message}", file=sys.stderr)
+    if hint is not None:
+        print(hint, file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -61,7 +85,7 @@ def rounded(scores: pd.Series) -> dict[str, Any]:
 
 def say(told: dict[str, Any], as_json: bool) -> None:
     """Print names and values, in the first of processes that share a fit."""
-    if not is_first():
+    if number_of_process() > 0:
         return
     if as_json:
         print(json.dumps(told))
@@ -73,25 +97,35 @@ def say(told: dict[str, Any], as_json: bool) -> None:
 
 def show(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
     """Print a table, or write it to a file."""
+    if number_of_process() > 0:
+        return
     if output is not None:
         _write(table, output)
         say({"saved": str(output), "rows": len(table)}, as_json)
     elif as_json:
         print(table.to_json(orient="records"))
+    elif table.empty:
+        print("No rows.")
     elif (console := Console()).is_terminal:
-        console.print(_as_rich(table))
+        Console(width=max(console.width, _WIDTH)).print(_as_rich(table))
     else:
         print(table.to_string(index=False))
 
 
+def writable(output: Path | None) -> Path | None:
+    """Return the file that a table is to be written to; refuse other kinds before the work."""
+    if output is not None and output.suffix.lower() not in (*_SEPARATORS, ".parquet"):
+        fail(f"{output} is none of .csv, .tsv and .parquet: choose one of these endings.")
+    return output
+
+
 def _write(table: pd.DataFrame, output: Path) -> None:
-    if output.suffix in _SEPARATORS:
-        text = table.to_csv(index=False, sep=_SEPARATORS[output.suffix])
-        write_file(output, text.encode())
-    elif output.suffix == ".parquet":
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() == ".parquet":
         write_file(output, table.to_parquet(index=False))
     else:
-        fail(f"{output} is none of .csv, .tsv and .parquet: choose one of these endings.")
+        text = table.to_csv(index=False, sep=_SEPARATORS[output.suffix.lower()])
+        write_file(output, text.encode())
 
 
 def _as_rich(table: pd.DataFrame) -> Table:
@@ -99,7 +133,9 @@ def _as_rich(table: pd.DataFrame) -> Table:
     shown = Table(header_style="bold", box=None)
     for name in table.columns:
         is_number = pd.api.types.is_numeric_dtype(table[name])
-        shown.add_column(str(name), justify="right" if is_number else "left")
+        justify: Any = "right" if is_number else "left"
+        shown.add_column(Text(str(name)), justify=justify, no_wrap=is_number, overflow="fold")
     for row in table.itertuples(index=False):
-        shown.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row))
+        cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row)
+        shown.add_row(*map(Text, cells))  # as text, for [rec] would be read as a style
     return shown

@@ -11,6 +11,7 @@ import typer
 
 from pyro_pmf.cli.answers import fail, rounded, say, show
 from pyro_pmf.cli.options import (
+    Duplicate,
     Figure,
     File,
     Interval,
@@ -23,6 +24,7 @@ from pyro_pmf.cli.options import (
     Overwrite,
     Rated,
     RatingColumn,
+    Reading,
     Rows,
     Seed,
     Strategy,
@@ -30,11 +32,12 @@ from pyro_pmf.cli.options import (
     To,
     UserColumn,
 )
-from pyro_pmf.cli.questions import as_ids, read_pairs, read_titles, titled
+from pyro_pmf.cli.questions import as_ids, read_pairs, read_titles, reading, titled
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.fitting import fit
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.storage import require_place
 from pyro_pmf.posterior import load
 
 _logger = logging.getLogger("pyro_pmf")
@@ -70,9 +73,10 @@ def fit_command(
     user: UserColumn = "auto",
     item: ItemColumn = "auto",
     rating: RatingColumn = "auto",
+    read: Reading = None,
     on_duplicate: Annotated[
-        str, typer.Option(help="Pairs that occur twice: error, first, last or mean.")
-    ] = "error",
+        Duplicate, typer.Option(help="What to do with pairs that occur twice.")
+    ] = Duplicate.error,
     seed: Seed = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder to keep a checkpoint in.", show_default=False)
@@ -85,9 +89,8 @@ def fit_command(
 
     Example: [bold]pyro-pmf fit ratings.csv -o films.pmf --scale 0.5 5 --test 0.1[/bold]
     """
-    if output.exists() and not overwrite:
-        fail(f"{output} exists: give --overwrite, or another folder.")
-    options: dict[str, Any] = {"scale": scale, "on_duplicate": on_duplicate}
+    _require_place(output, overwrite)
+    options = {"scale": scale, "on_duplicate": on_duplicate.value} | reading(read)
     table = Ratings.read(ratings, user=user, item=item, rating=rating, **options)
     _logger.info("%s", table)
     train, held_out = table.split(test, seed=seed) if test else (table, None)
@@ -117,6 +120,7 @@ def evaluate(
     user: UserColumn = "auto",
     item: ItemColumn = "auto",
     rating: RatingColumn = "auto",
+    read: Reading = None,
     interval: Interval = 0.9,
     rated: Rated = False,
     baselines: Annotated[
@@ -128,7 +132,8 @@ def evaluate(
 
     Example: [bold]pyro-pmf evaluate films.pmf held-out.csv[/bold]
     """
-    pairs, posterior = read_pairs(ratings, user, item, rating), load(model)
+    posterior = load(model)
+    pairs = read_pairs(ratings, posterior.ratings, user, item, rating, read)
     if baselines:
         table = posterior.evaluate(pairs, interval, rated=rated, baselines=True)
         show(table.T.rename_axis("score").reset_index(), None, as_json)
@@ -143,6 +148,7 @@ def predict(
     output: Out = None,
     user: UserColumn = "auto",
     item: ItemColumn = "auto",
+    read: Reading = None,
     interval: Interval = 0.9,
     at_least: Annotated[
         float | None, typer.Option(help="Add the probability of such a rating.")
@@ -154,8 +160,9 @@ def predict(
 
     Example: [bold]pyro-pmf predict films.pmf pairs.csv -o predicted.csv[/bold]
     """
-    asked = read_pairs(pairs, user, item, None)
-    show(load(model).predict(asked, interval, at_least, rated), output, as_json)
+    posterior = load(model)
+    asked = read_pairs(pairs, posterior.ratings, user, item, None, read)
+    show(posterior.predict(asked, interval, at_least, rated), output, as_json)
 
 
 @app.command()
@@ -178,8 +185,9 @@ def recommend(
     """
     posterior = load(model)
     ids = as_ids(user, posterior.ratings.user_ids)
+    names = read_titles(titles, posterior.ratings.item_ids) if titles else None
     table = posterior.recommend(ids, n, strategy.value, at_least=at_least, seed=seed)
-    show(titled(table, titles), output, as_json)
+    show(titled(table, names), output, as_json)
 
 
 @app.command()
@@ -200,8 +208,9 @@ def similar(
         fail("Give --item or --user, one of them.")
     posterior = load(model)
     if item:
-        ids = as_ids(item, posterior.ratings.item_ids)
-        table = posterior.similar_items(ids, n, read_titles(titles) if titles else None)
+        known = posterior.ratings.item_ids
+        names = read_titles(titles, known) if titles else None
+        table = posterior.similar_items(as_ids(item, known), n, names)
     else:
         table = posterior.similar_users(as_ids(user or [], posterior.ratings.user_ids), n)
     show(table, output, as_json)
@@ -215,6 +224,7 @@ def fold_in(
     user: UserColumn = "auto",
     item: ItemColumn = "auto",
     rating: RatingColumn = "auto",
+    read: Reading = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -223,10 +233,10 @@ def fold_in(
 
     Example: [bold]pyro-pmf fold-in films.pmf new.csv -o films-2.pmf[/bold]
     """
-    if output.exists() and not overwrite:
-        fail(f"{output} exists: give --overwrite, or another folder.")
+    _require_place(output, overwrite)
     before = load(model)
-    after = before.fold_in(read_pairs(ratings, user, item, rating), seed=seed)
+    new = read_pairs(ratings, before.ratings, user, item, rating, read)
+    after = before.fold_in(new, seed=seed)
     after.save(output, overwrite=overwrite)
     told = {"saved": str(output)}
     for side in ("users", "items"):
@@ -269,11 +279,21 @@ def plot(
     needs_ratings = figure in (Figure.calibration, Figure.error_by_sd, Figure.pit)
     if needs_ratings != (ratings is not None):
         fail(f"{figure.value} {'needs' if needs_ratings else 'takes no'} --ratings.")
-    given = [] if ratings is None else [read_pairs(ratings, "auto", "auto", "auto")]
+    posterior, given = load(model), []
+    if ratings is not None:
+        given = [read_pairs(ratings, posterior.ratings)]
     canvas = Canvas(figsize=(6, 4), layout="constrained")
-    draw(load(model), *given, ax=canvas.subplots())
+    draw(posterior, *given, ax=canvas.subplots())
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         canvas.savefig(output, dpi=150)
     except ValueError as error:  # an unknown kind of image
         fail(str(error))
     say({"saved": str(output)}, False)
+
+
+def _require_place(output: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, before the work and not after it."""
+    if output.exists() and not overwrite:
+        fail(f"{output} exists: give --overwrite, or another folder.")
+    require_place(output, overwrite)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pyro_pmf.cli.answers import writable
+
 
 class Method(StrEnum):
     """Methods of `fit` that need no further options."""
@@ -22,6 +24,14 @@ class Likelihood(StrEnum):
 
     auto = "auto"
     normal = "normal"
+
+
+class Duplicate(StrEnum):
+    """What `Ratings.read` does with pairs that occur more than once."""
+
+    error = "error"
+    last = "last"
+    mean = "mean"
 
 
 class Rows(StrEnum):
@@ -56,11 +66,26 @@ File = Annotated[
     Path,
     typer.Argument(help="CSV, TSV, Parquet, or a folder of MovieLens.", show_default=False),
 ]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="NAME=VALUE",
+        help="How to read a text file: sep, encoding, decimal, or names of its columns; "
+        "may be repeated.",
+        show_default=False,
+    ),
+]
 Model = Annotated[Path, typer.Argument(help="Folder of a saved posterior.", show_default=False)]
 To = Annotated[Path, typer.Option("--output", "-o", help="Folder to save the posterior to.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write the table to this .csv, .tsv or .parquet file."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write the table to this .csv, .tsv or .parquet file.",
+        callback=writable,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a posterior saved there.")]

@@ -9,24 +9,59 @@ import pandas as pd
 
 from pyro_pmf.cli.answers import fail
 from pyro_pmf.data.columns import Columns
-from pyro_pmf.data.reading import read_table
+from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.data.reading import read_columns, read_table
 
+_READING = "sep", "encoding", "decimal", "names"  # of pandas.read_csv
 _TITLES = "title", "name", "artist", "artistname"
 
 
-def read_pairs(path: Path, user: str, item: str, rating: str | None) -> pd.DataFrame:
-    """Read pairs, or ratings, with the columns user, item and perhaps rating."""
-    table = read_table(path)
-    columns = Columns.recognised(list(table.columns), user=user, item=item, rating=rating)
+def reading(options: list[str] | None) -> dict[str, Any]:
+    """Return arguments of `pandas.read_csv` that are given as NAME=VALUE."""
+    given: dict[str, Any] = {}
+    for option in options or []:
+        name, _, value = option.partition("=")
+        if name not in _READING or not value:
+            fail(f"--read {option}: give one of {', '.join(_READING)}, as in --read decimal=,")
+        given[name] = value.split(",") if name == "names" else value.replace("\\t", "\t")
+    return given
+
+
+def read_pairs(
+    path: Path,
+    known: Ratings,
+    user: str = "auto",
+    item: str = "auto",
+    rating: str | None = "auto",
+    options: list[str] | None = None,
+) -> pd.DataFrame:
+    """Read pairs, or ratings, with the columns user, item and perhaps rating.
+
+    Ids that are all written as integers are text where those of the posterior are.
+    """
+    table, columns = read_columns(path, user, item, rating, None, reading(options))
     roles = {columns.user: "user", columns.item: "item"}
     if columns.rating is not None:
         roles[columns.rating] = "rating"
-    return table[list(roles)].rename(columns=roles)
+    table = table.rename(columns=roles)
+    for side, ids in (("user", known.user_ids), ("item", known.item_ids)):
+        table[side] = _as_known(table[side], ids)
+    return table
+
+
+def _as_known(ids: pd.Series, known: pd.Index) -> pd.Series:
+    """Return integers as text where the ids of the posterior are text."""
+    is_other = pd.api.types.is_integer_dtype(ids) and not _are_integers(known)
+    return ids.astype("string") if is_other else ids
+
+
+def _are_integers(known: pd.Index) -> bool:
+    return pd.api.types.is_integer_dtype(known.dtype)
 
 
 def as_ids(texts: list[str], known: pd.Index) -> list[Any]:
     """Return ids as the posterior has them: a number, or text."""
-    if not pd.api.types.is_integer_dtype(known.dtype):
+    if not _are_integers(known):
         return texts
     try:
         return [int(text) for text in texts]
@@ -34,19 +69,20 @@ def as_ids(texts: list[str], known: pd.Index) -> list[Any]:
         fail(f"The ids of this posterior are integers, as {known[0]}: {texts} are not.")
 
 
-def read_titles(path: Path) -> pd.Series:
+def read_titles(path: Path, known: pd.Index) -> pd.Series:
     """Return titles by item, from the first column with such a name."""
     table = read_table(path)
     item = Columns.recognised(list(table.columns), item="auto").item
     named = [name for name in table.columns if str(name).lower() in _TITLES]
     if not named:
         fail(f"{path} has no column called {' or '.join(_TITLES)}, but {list(table.columns)}.")
+    table[item] = _as_known(table[item], known)
     return table.drop_duplicates(item).set_index(item)[named[0]]
 
 
-def titled(table: pd.DataFrame, titles: Path | None) -> pd.DataFrame:
+def titled(table: pd.DataFrame, titles: pd.Series | None) -> pd.DataFrame:
     """Return a table of items with their titles after them."""
     if titles is not None:
         place = list(table.columns).index("item") + 1
-        table.insert(place, "title", table["item"].map(read_titles(titles)))
+        table.insert(place, "title", table["item"].map(titles))
     return table

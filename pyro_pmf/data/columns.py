@@ -26,6 +26,7 @@ _KNOWN = {
     | {"bookrating", "reviewscore", "weight", "plays", "playcount"},
     "time": {"time", "timestamp", "date", "datetime", "unixreviewtime", "ratedat", "createdat"},
 }
+_NOT_TIMES = "user", "item", "rating"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Columns:
             If there is no column for users, items or ratings, or there are several.
         """
         names = {role: _find(role, name, list(found)) for role, name in given.items()}
+        if given.get("time") == "auto" and names["time"] in {names.get(x) for x in _NOT_TIMES}:
+            names["time"] = None  # the caller gave that column another role
         return cls(**names)
 
     def of_file(self) -> dict[str, Any]:
@@ -119,11 +122,11 @@ class Columns:
         names = [*ids] if rating is None else [*ids, rating]
         table = to_pandas(frame, names)
         roles = dict(zip(names, ("user", "item", "rating"), strict=False))
-        named = table.rename(columns=roles)
+        table.columns = pd.Index([roles[name] for name in table.columns])
         before = frame.attrs.get(NAMES, {}) if isinstance(frame, pd.DataFrame) else {}
         called = {role: before.get(name, name) for name, role in roles.items()}
-        named.attrs = table.attrs | {NAMES: called}
-        return named
+        table.attrs = table.attrs | {NAMES: called}
+        return table
 
     def require_distinct(self) -> None:
         """Refuse two roles for one column, and names that exchange users and items.

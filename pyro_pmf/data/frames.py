@@ -94,7 +94,8 @@ def to_pandas(frame: IntoFrame, columns: list[Any]) -> pd.DataFrame:
     """
     wrapped = _wrapped(frame)
     if isinstance(wrapped, pd.DataFrame):
-        table = pd.DataFrame({name: wrapped[name] for name in columns}, copy=False)
+        chosen = {name: wrapped[name] for name in columns}
+        table = pd.DataFrame(chosen, wrapped.index, copy=False)  # nothing to align
     else:
         try:
             chosen = wrapped.select(*dict.fromkeys(columns))

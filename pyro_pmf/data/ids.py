@@ -79,15 +79,16 @@ def present_ids(table: pd.DataFrame, column: Hashable, advice: str = "") -> pd.S
         A further sentence for the message.
     """
     ids = table[column]
-    missing = ids.isna()
+    missing = np.asarray(pd.isna(ids.array))
     if isinstance(ids.dtype, pd.ArrowDtype) and ids.dtype.kind == "f":
         missing |= np.isnan(ids.to_numpy(float, na_value=np.nan))  # Arrow tells NaN from null
-    refuse(
-        table,
-        np.flatnonzero(missing),
-        f"no id in column {called(table, column)!r}",
-        f"{remedies.drop_missing(table, column)}{advice}",
-    )
+    if missing.any():
+        refuse(
+            table,
+            np.flatnonzero(missing),
+            f"no id in column {called(table, column)!r}",
+            f"{remedies.drop_missing(table, column)}{advice}",
+        )
     return _without_categories(ids)
 
 

@@ -458,16 +458,19 @@ class Ratings(Pairs):
             If a column or an id is missing, an id is of another type than the ids here, or an id
             is a floating-point number that may stand for several integers.
         """
-        table = self.as_pairs(pairs)
-        if isinstance(table, Ratings):
+        return self.locate_known(self.as_pairs(pairs))
+
+    def locate_known(self, pairs: Ratings | pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Look up the indices of pairs that `as_pairs` returned; see `locate`."""
+        if isinstance(pairs, Ratings):
             sides = []
-            for side, index in (("user", table.user), ("item", table.item)):
-                ids = pd.DataFrame({side: getattr(table, f"{side}_ids")})
+            for side, index in (("user", pairs.user), ("item", pairs.item)):
+                ids = pd.DataFrame({side: getattr(pairs, f"{side}_ids")})
                 found = lookup(side, getattr(self, f"{side}_ids"), ids)
                 sides.append(torch.from_numpy(found)[index.cpu()])
         else:
             sides = [
-                torch.from_numpy(lookup(side, getattr(self, f"{side}_ids"), table))
+                torch.from_numpy(lookup(side, getattr(self, f"{side}_ids"), pairs))
                 for side in ("user", "item")
             ]
         return sides[0].to(self.device), sides[1].to(self.device)

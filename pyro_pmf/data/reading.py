@@ -7,6 +7,7 @@ import gzip
 import logging
 import lzma
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -23,7 +24,8 @@ from pyro_pmf.errors import RatingsError
 
 _logger = logging.getLogger("pyro_pmf")
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_SEPARATORS = "\t", "::", ",", ";", "|", " "
+_MARKS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zX"}  # at the start of a file
+_SEPARATORS = "\t", "::", ",", ";", "|"
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # of ratings and times
 _IN_FOLDERS = "ratings.csv", "u.data", "ratings.dat"  # of MovieLens
 _HEADLESS = {"u.data": "\t", "ratings.dat": "::"}
@@ -182,6 +184,9 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
         raise RatingsError(f"{given} cannot be read ({error}): give another path.") from error
     if not start:
         raise RatingsError(f"{given} is empty: give a file with a header and a row per rating.")
+    packed = next((end for end, mark in _MARKS.items() if start.startswith(mark)), None)
+    if packed is not None and given.suffix.lower() not in _OPEN:
+        raise RatingsError(f"{given} is compressed: let its name end in {packed}.")
     if start == b"PK\3\4":
         raise RatingsError(
             f"{given} is a zip archive or a workbook: unpack it, or save the sheet as CSV."
@@ -206,9 +211,11 @@ def _header(file: Path, options: dict[str, Any]) -> list[Any]:
         options["names"] = _NAMES[: first.count(_HEADLESS[file.name]) + 1]
         options.setdefault("sep", _HEADLESS[file.name])
     if "sep" not in options and "delimiter" not in options:
-        counts = {separator: first.count(separator) for separator in _SEPARATORS}
-        options["sep"] = max(counts, key=lambda separator: counts[separator])
-        if not counts[options["sep"]]:
+        bare = re.sub('"[^"]*"', "", first)
+        options["sep"] = max(_SEPARATORS, key=bare.count)
+        if not bare.count(options["sep"]):
+            options["sep"] = " "  # which names of columns contain as well
+        if not bare.count(options["sep"]):
             raise RatingsError(
                 f"{file} has one column, {first[:80]!r}: if a character parts its columns that is "
                 "neither a comma, semicolon, tab, bar nor blank, give it as sep=."

@@ -242,6 +242,26 @@ def _require_files(folder: Path, header: Header, checked: list[str]) -> None:
         raise ValueError(f"its header does not know {', '.join(sorted(more))}")
 
 
+def require_place(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Refuse, before a long fit, a path that `save` would refuse.
+
+    Parameters
+    ----------
+    path, overwrite
+        As for `save`.
+
+    Raises
+    ------
+    StorageError
+        If the path exists and may not be replaced, or nothing can be written beside it.
+    """
+    target = _resolved(path)
+    _files_to_replace(target, overwrite)
+    above = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(f"Cannot write to {target}: {above} is no folder that can be written.")
+
+
 def _files_to_replace(target: Path, overwrite: bool) -> list[str] | None:
     """Return the names of all files of a saved posterior; None where nothing stands."""
     if not os.path.lexists(target):

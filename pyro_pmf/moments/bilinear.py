@@ -23,6 +23,7 @@ from pyro_pmf.data.pairs import Pattern
 
 _NARROW = 8  # factors; fewer are padded with zeros
 _CHUNK = 1 << 18  # cells per chunk without sparse kernels
+_TOGETHER = 1 << 18  # rows, columns or cells of all draws that are multiplied in one call
 
 
 def dot(
@@ -156,6 +157,15 @@ def _rows(row_pointers: Tensor) -> Tensor:
     return torch.arange(n_rows, device=row_pointers.device).repeat_interleave(row_pointers.diff())
 
 
+def _block_diagonal(
+    row_pointers: Tensor, columns: Tensor, n_columns: int, n_blocks: int
+) -> tuple[Tensor, Tensor]:
+    """Return the row pointers and columns of a matrix with the same cells in each block."""
+    block = torch.arange(n_blocks, dtype=torch.int32, device=columns.device)[:, None]
+    ends = (row_pointers[1:] + block * len(columns)).flatten()
+    return torch.cat([row_pointers[:1], ends]), (columns + block * n_columns).flatten()
+
+
 def _batched(
     kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, a_dims: int, b: Tensor, b_dims: int
 ) -> Tensor:
@@ -184,6 +194,13 @@ _spmm = torch.ops.pyro_pmf.spmm.default
 @torch.library.impl("pyro_pmf::sddmm", "default")
 def _(U: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
     """Return U_i . V_j at each cell."""
+    lead = np.broadcast_shapes(U.shape[:-2], V.shape[:-2])
+    n, n_columns = math.prod(lead), V.shape[-2]
+    if lead and 0 < n * max(U.shape[-2], n_columns, len(columns)) <= _TOGETHER:
+        # a call for each draw would take far longer than the products of a few cells
+        u, v = (x.expand(*lead, *x.shape[-2:]).flatten(0, -2) for x in (U, V))
+        cells = _block_diagonal(row_pointers, columns, n_columns, n)
+        return _sampled_product(u, v, *cells).reshape(*lead, len(columns))
     return _batched(lambda u, v: _sampled_product(u, v, row_pointers, columns), U, 2, V, 2)
 
 

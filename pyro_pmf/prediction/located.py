@@ -101,7 +101,7 @@ class LocatedPairs:
         learned : Learned
             Result of a fit.
         pairs : Ratings or pandas.DataFrame
-            A frame has the columns ``user`` and ``item``.
+            As `Ratings.as_pairs` returns them.
         rated : bool
             Whether each pair counts as rated.
 
@@ -118,7 +118,7 @@ class LocatedPairs:
             If ``rated`` is true, and the model depends on the pairs rated in a way of its own.
         """
         train = learned.ratings
-        user, item = train.locate(pairs)
+        user, item = train.locate_known(pairs)
         users = pairs.user.cpu().numpy() if isinstance(pairs, Ratings) else pairs["user"]
         items = pairs.item.cpu().numpy() if isinstance(pairs, Ratings) else pairs["item"]
         return cls(

@@ -35,6 +35,16 @@ def test_separators_are_found(tmp_path, separator):
     assert str(ratings.columns) == "user from 'userId', item from 'movieId', rating from 'rating'"
 
 
+@pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
+@pytest.mark.parametrize(
+    "names", [("User ID", "Item ID", "Star Rating"), ('"u, or; who, or; when"', "item", "rating")]
+)
+def test_names_of_columns_may_contain_blanks_and_separators(tmp_path, separator, names):
+    table = read_table(written(tmp_path / "ratings.txt", text(separator, names)))
+    assert list(table) == [name.strip('"') for name in names]
+    assert table.iloc[:, 2].tolist() == [4.0, 3.5, 1.0]
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_damaged_archives_are_refused_wherever_they_are_damaged(tmp_path, pack):
     ending = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[pack]
@@ -56,6 +66,19 @@ def test_compressed_text(tmp_path, pack):
     assert rows(Ratings.read(path)) == ROWS
     with pytest.raises(RatingsError, match="cannot be read"):
         Ratings.read(written(path, text()))
+
+
+def test_compressed_text_under_another_name(tmp_path):
+    for pack, ending in ((gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")):
+        with pytest.raises(RatingsError, match=f"compressed: let its name end in {ending}"):
+            Ratings.read(written(tmp_path / "ratings.csv", pack(text().encode())))
+
+
+def test_a_column_of_times_that_has_another_role(tmp_path):
+    path = written(tmp_path / "ratings.csv", "user,item,timestamp\n1,2,3\n1,3,4\n")
+    ratings = Ratings.read(path, rating="timestamp")
+    assert ratings.time is None
+    assert ratings.scale == (3.0, 4.0)
 
 
 @pytest.mark.parametrize(

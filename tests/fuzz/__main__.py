@@ -1,5 +1,6 @@
 """Try many generated inputs and print how many ended how: `make fuzz`.
 
+A share is that of the inputs of one kind, such as of one command.
 `python tests/fuzz 1000` tries a thousand. Each run tries other inputs. The first one that ends
 otherwise than by an answer or a `PMFError` is made as small as possible, and its error ends the
 run.
@@ -59,10 +60,16 @@ def main(n: int) -> None:
     for k, (name, (inputs, try_one)) in enumerate(GENERATORS.items()):
         started = time.perf_counter()
         ends = ends_of(inputs, try_one, max(1, (n + k) // len(GENERATORS)))
+        kinds = collections.Counter[str]()
+        for end, count in ends.items():
+            kinds[end.partition(":")[0]] += count
         for end, count in sorted(ends.items()):
-            print(f"{count:8,}  {end}")
+            share = count / kinds[end.partition(":")[0]]
+            print(f"{count:8,}  {end} ({share:.0%})")
         seconds = time.perf_counter() - started
-        print(f"{ends.total():8,}  {name}, in {seconds:.0f} s\n", flush=True)
+        answered = sum(count for end, count in ends.items() if end.endswith("answered"))
+        share = f", {answered / ends.total():.0%} answered" if answered else ""
+        print(f"{ends.total():8,}  {name}{share}, in {seconds:.0f} s\n", flush=True)
         tried += ends.total()
     print(f"{tried:8,}  inputs, none of which ended otherwise")
 

@@ -18,3 +18,6 @@ def test_it_prints_how_many_of_which_kinds():
     ends = re.findall(r"^ +(\d+)  [a-z-]+: .*$", shown, re.MULTILINE)
     assert sums == ["10", "10", "10", "30"]
     assert sum(map(int, ends)) == 30
+    answered = re.search(r"command lines, (\d+)% answered", shown)
+    assert answered is not None
+    assert int(answered[1]) >= 30

@@ -222,3 +222,15 @@ def test_torch_finds_no_fault_with_the_operators(lead_a, lead_b):
     weights = torch.randn(*lead_a, len(USER), requires_grad=True)
     torch.library.opcheck(bilinear._sddmm, (U, V, *pattern))
     torch.library.opcheck(bilinear._spmm, (weights, V, *pattern))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_in_one_call_have_the_digits_of_a_call_for_each(monkeypatch, dtype):
+    torch.manual_seed(0)
+    user, item = torch.randint(30, (50,)).sort().values, torch.randint(20, (50,))
+    pattern = Pairs(user, item, 30, 20).pattern
+    U, V = torch.randn(4, 1, 30, K, dtype=dtype), torch.randn(3, 20, K, dtype=dtype)
+    together = dot(U, V, pattern)
+    assert together.shape == (4, 3, 50)
+    monkeypatch.setattr(bilinear, "_TOGETHER", 0)
+    assert torch.equal(dot(U, V, pattern), together)

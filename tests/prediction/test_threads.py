@@ -89,6 +89,26 @@ def test_threads_get_the_numbers_of_one_thread():
     assert ask_from_threads(asked, n_threads=4, n_calls=60) == 0
 
 
+@pytest.mark.parametrize(
+    "n_calls", [pytest.param(5), pytest.param(200, marks=pytest.mark.long)], ids=str
+)
+@pytest.mark.parametrize("kind", ["closed", "draws"])
+def test_each_thread_gets_every_answer_every_time(kind, n_calls):
+    """Four threads, each with so many calls of predict, of evaluate and of recommend."""
+    posterior = posterior_of("NormalSigmoid", kind)
+    predict, evaluate, *_ = questions(posterior)
+    for ask in (predict, evaluate, lambda: posterior.recommend(103, 3)):
+        wanted = ask()
+        together = threading.Barrier(4)
+
+        def work(ask=ask, wanted=wanted, together=together) -> int:
+            together.wait()
+            return sum(not ask().equals(wanted) for _ in range(n_calls))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert [each.result() for each in [pool.submit(work) for _ in range(4)]] == [0] * 4
+
+
 @pytest.mark.slow
 def test_predictions_and_fits_at_once():
     """Fits wait for each other; predictions go on, and neither changes the other."""
