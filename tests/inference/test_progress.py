@@ -124,7 +124,7 @@ def test_an_unattended_fit_prints_nothing_unless_logging_is_configured():
         next(x for x in found if "fit: step" in x),
     )
     assert "sample: ended after 6 draws" in next(x for x in found if "sample: ended" in x)
-    assert sum("scales: ended after 60 sweeps" in x for x in found) == 1
+    assert sum(bool(re.search(r"scales: ended after \d+ sweeps", x)) for x in found) == 1
     assert "fit: ended after 4 steps" in found[-1]
     assert "\r" not in done.stderr
 

@@ -40,7 +40,7 @@ def moments(posterior):
     return np.hstack([draws, posterior.steps[["log_likelihood"]].to_numpy()])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.statistical
 def test_two_processes_draw_from_the_posterior_that_one_draws_from(tmp_path):
     """Means and squares of scores, effects and parameters, in Monte Carlo standard errors.
