@@ -30,7 +30,7 @@ from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
 from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales, as_typical, candidate_scales, learnt_scales
-from pyro_pmf.inference.variational.collapse import NO_FACTORS, has_no_factors
+from pyro_pmf.inference.variational.collapse import NO_FACTORS
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
 from pyro_pmf.isolation import alone, usual_torch
@@ -356,14 +356,13 @@ def _learn_scales(
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
 
-    def trial(scales: Scales) -> tuple[float, bool]:
+    def loss(scales: Scales) -> float:
         bar.set_postfix_str(f"candidate {next(number)}")
         bar.update(0)  # no sweep, but a sign of life
         try:
-            found = fit_guide(model, train, quick, quiet, scales)
-            return crps(found, test), not has_no_factors(found)
+            return crps(fit_guide(model, train, quick, quiet, scales), test)
         except FitError:  # with these scales the fit collapses; with others it may not
-            return math.inf, False
+            return math.inf
 
     with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
@@ -372,7 +371,7 @@ def _learn_scales(
         if few:
             return as_typical(usual, typical)
         ways = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
-        return learnt_scales(ways, trial)
+        return learnt_scales(ways, loss)
 
 
 def check_arguments(

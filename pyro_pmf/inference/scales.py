@@ -99,7 +99,7 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> Scales:
 
 def learnt_scales(
     ways: Sequence[Sequence[Scales]],
-    trial: Callable[[Scales], tuple[float, bool]],
+    loss: Callable[[Scales], float],
 ) -> Scales:
     """Return the scales with which held-out ratings are predicted best.
 
@@ -110,14 +110,13 @@ def learnt_scales(
     Parameters
     ----------
     ways : sequence of sequence of dict
-        Scales by site, in ways along which the loss falls and then rises. Each way is followed to
-        the first scales that give factors and no smaller loss. A later way is left at once if it
-        begins no better than the first one.
-    trial : callable
-        ``trial(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
-        values, and whether the fit has factors: without any, it says nothing about larger scales.
-        CRPS is a proper score, and few ratings that a fit is too sure of cannot decide it, as they
-        can decide a mean log density.
+        Scales by site, in ways along which the loss falls and then rises: the first that is no
+        better than the one before ends a way. A later way ends at once if it begins no better than
+        the first one.
+    loss : callable
+        ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
+        values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
+        as they can decide a mean log density.
 
     Returns
     -------
@@ -131,12 +130,12 @@ def learnt_scales(
     for way in ways:
         least = losses[0] if losses else math.inf
         for scales in way:
-            loss, has_factors = trial(scales)
-            losses.append(loss if math.isfinite(loss) else math.inf)
+            found = loss(scales)
             tried.append(scales)
-            if has_factors and not loss < least:
+            losses.append(found if math.isfinite(found) else math.inf)
+            if losses[-1] >= least < math.inf:
                 break
-            least = min(loss, least)
+            least = losses[-1]
     return tried[losses.index(min(losses))]
 
 
