@@ -1,6 +1,6 @@
 """Low-rank tables of many kinds: the default fit, the sampler and myFM against the truth.
 
-python -m benchmarks.simulated              # all tables, three seeds, half an hour on one core
+python -m benchmarks.simulated              # all tables, three seeds: an hour on one core
 python -m benchmarks.simulated --seeds 0 --tables "strong" "weak, rank 2"
 
 No option is given: every table is read as it is, and fitted as ``PMF(likelihood="auto")``. myFM
@@ -81,6 +81,7 @@ KINDS = {
     "strong, not rounded": Kind(200, 150, 0.2, 3, 1.0, 0.5),
     "very strong, rank 5": Kind(300, 200, 0.3, 5, 1.5, 0.3),
     "sparse, larger": Kind(1000, 800, 0.05, 4, 1.0, 0.5, STARS),
+    "few ratings a user": Kind(4000, 150, 0.017, 3, 0.8, 0.6, HALVES, biases=0.3),
     "weak, rank 2": Kind(500, 300, 0.1, 2, 0.5, 1.0, STARS),
     "biases only": Kind(400, 250, 0.1, 1, 0.0, 0.8, HALVES, biases=0.5),
     "biases and rank 6": Kind(600, 200, 0.15, 6, 0.6, 0.6, HALVES, biases=0.4),
