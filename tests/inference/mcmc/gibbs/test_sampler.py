@@ -122,6 +122,35 @@ def test_typical_scales_are_those_that_made_the_ratings():
     assert typical_scales(free, ratings, seed=4, on_sweep=lambda: None) != found
 
 
+class Growing:
+    """In the place of a sampler: factors that grow by 2% a sweep, up to some sweep."""
+
+    last: int
+
+    def __init__(self, model, ratings, *_):
+        self._shapes, self._n = (ratings.n_users, ratings.n_items), 0
+
+    def sweep(self):
+        self._n += 1
+
+    def draw(self):
+        size = 1.02 ** min(self._n, self.last)
+        U, V = (torch.linspace(-1, 1, n)[:, None] for n in self._shapes)
+        return {"U": size * U, "V": V, "sigma_U": torch.tensor(size), "tau": torch.ones(1)}
+
+
+@pytest.mark.parametrize(("last", "n"), [(0, 60), (35, 60), (50, 90), (125, 150), (999, 300)])
+def test_sweeps_go_on_while_factors_grow_and_only_the_last_window_counts(monkeypatch, last, n):
+    monkeypatch.setattr("pyro_pmf.inference.mcmc.gibbs.typical.Sampler", Growing)
+    monkeypatch.setattr(Growing, "last", last, raising=False)
+    ratings, _ = simulate(LINEAR, 20, 15, 90)
+    sweeps = []
+    found = typical_scales(LINEAR, ratings, 0, on_sweep=lambda: sweeps.append(1))
+    assert len(sweeps) == n
+    powers = [min(sweep, last) for sweep in range(n - 29, n + 1)]
+    assert math.log(found["sigma_U"]) == pytest.approx(np.mean(powers) * math.log(1.02), rel=1e-4)
+
+
 def test_models_of_ones_own_have_no_typical_scales():
     ratings, _ = simulate(LINEAR, 5, 4, 12)
     assert typical_scales(lambda pairs: None, ratings, 0, on_sweep=lambda: None) == {}
