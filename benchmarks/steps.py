@@ -204,7 +204,7 @@ def dense(train: Ratings) -> dict[str, Any]:
         article.objective(R, observed, U, V, 0.4, 0.4).backward()
         optimizer.step()
 
-    model = PMF(DENSE_FACTORS, biases=False)
+    model = PMF(DENSE_FACTORS, biases=False, means=False)
     steps = fit(model, train, MAP(max_steps=200, learn_scales=None), progress=False).steps
     return {
         "n_ratings": len(train),

@@ -98,7 +98,7 @@ def models(n_factors: int, max_steps: int, draws: bool) -> Fits:
     vi = VI(max_steps=max_steps, learn_scales=None)
     point = MAP(max_steps=max_steps, learn_scales=None)
     narrow = Priors(tau=Fixed(1.0), sigma_U=Fixed(0.3), sigma_V=Fixed(0.3))
-    article = PMF(n_factors=30, biases=False, priors=narrow)
+    article = PMF(n_factors=30, biases=False, priors=narrow, means=False)
     plain = PMF(n_factors, noise="shared")
     users = replace(plain, users="hierarchical")
     both = replace(users, items="hierarchical")

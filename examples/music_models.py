@@ -53,7 +53,7 @@ def models(n_factors: int, max_steps: int) -> dict[str, tuple[str, PMF, MAP | VI
         n_factors, users="hierarchical", items="hierarchical", noise="user", likelihood=normal
     )
     counts = {"likelihood": count, "priors": level}
-    recipe = replace(shared, n_factors=4 * n_factors)
+    recipe = replace(shared, n_factors=4 * n_factors, means=False)
     vi = VI(max_steps=max_steps)
     article = MAP(batches=20, max_steps=max_steps, learn_scales=None)
     return {

@@ -56,7 +56,8 @@ def mean(posterior, site):
 def test_rows_without_ratings_lie_at_their_prior_means(posterior):
     """Item 99 was rated by users 0 and 1, user 50 rated item 2; nobody said how.
 
-    All that is known of such rows is their prior: Normal about (Z_0 + Z_1) / sqrt(2), or W_2.
+    All that is known of such rows is their prior: Normal about mu_V + (Z_0 + Z_1) / sqrt(2), or
+    about mu_U + W_2.
     """
     ids = posterior.ratings.user_ids.tolist(), posterior.ratings.item_ids.tolist()
     assert 50 in ids[0]
@@ -64,11 +65,13 @@ def test_rows_without_ratings_lie_at_their_prior_means(posterior):
     V, U = mean(posterior, "V")[ids[1].index(99)], mean(posterior, "U")[ids[0].index(50)]
     Z, W = mean(posterior, "Z"), mean(posterior, "W")
     raters = [ids[0].index(user) for user in (0, 1)]
-    np.testing.assert_allclose(V, Z[raters].sum(0) / np.sqrt(2), atol=1e-3)
-    np.testing.assert_allclose(U, W[ids[1].index(2)], atol=1e-3)
+    mu_U, mu_V = mean(posterior, "mu_U"), mean(posterior, "mu_V")
+    np.testing.assert_allclose(V, mu_V + Z[raters].sum(0) / np.sqrt(2), atol=1e-3)
+    np.testing.assert_allclose(U, mu_U + W[ids[1].index(2)], atol=1e-3)
     var = posterior.latents["V"].var.numpy()[ids[1].index(99)]
     of_effect = posterior.latents["Z"].var.numpy()[raters].sum(0) / 2
-    np.testing.assert_allclose(var, 0.7**2 + of_effect, rtol=0.02)
+    of_mean = posterior.latents["mu_V"].var.numpy()
+    np.testing.assert_allclose(var, 0.7**2 + of_mean + of_effect, rtol=0.02)
 
 
 @pytest.mark.slow

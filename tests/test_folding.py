@@ -66,13 +66,13 @@ def moments(value):
     return (value, torch.zeros_like(value)) if isinstance(value, torch.Tensor) else value
 
 
-def dense(mu, V, c, rating, gram):
+def dense(mu, mu_U, V, c, rating, gram):
     """Mean and covariance of (U_i, b_i) given the other side; gram is E[x x'] over ratings."""
     k = V.shape[1]
     prior = np.diag(np.r_[np.full(k, SD["sigma_U"] ** -2), SD["sigma_b"] ** -2])
     x = np.c_[V, np.ones(len(V))]
     precision = prior + gram / SD["sigma"] ** 2
-    right = x.T @ (rating - mu - c) / SD["sigma"] ** 2
+    right = prior @ np.r_[mu_U, 0.0] + x.T @ (rating - mu - c) / SD["sigma"] ** 2
     return np.linalg.solve(precision, right), precision
 
 
@@ -89,7 +89,8 @@ def test_a_new_user_has_the_moments_of_a_dense_computation(posteriors, name, use
     gram = np.c_[mean_V, np.ones(len(rows))]
     gram = gram.T @ gram
     gram[:2, :2] += np.diag(V.var[item].sum(0).numpy())
-    mean, precision = dense(float(mu.mean), mean_V, mean_c, values_of(posterior, rows), gram)
+    mu_U, value = folded.latents["mu_U"].mean.numpy(), values_of(posterior, rows)
+    mean, precision = dense(float(mu.mean), mu_U, mean_V, mean_c, value, gram)
     place = folded.ratings.user_ids.get_loc(user)
     U, b = folded.latents["U"], folded.latents["b"]
     found = np.r_[U.mean[place].numpy(), float(b.mean[place])]
@@ -113,7 +114,7 @@ def test_draws_of_a_new_user_are_of_the_exact_gaussian(posteriors):
     for d in range(folded.n_draws):
         V, c, mu = latents["V"][d][item], latents["c"][d][item], latents["mu"][d]
         x = np.c_[V, np.ones(len(V))]
-        mean, precision = dense(mu, V, c, values_of(folded, rows), x.T @ x)
+        mean, precision = dense(mu, latents["mu_U"][d], V, c, values_of(folded, rows), x.T @ x)
         found = np.r_[latents["U"][d][place], latents["b"][d][place]]
         z.append(np.linalg.cholesky(precision).T @ (found - mean))
     z = np.array(z)

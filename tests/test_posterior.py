@@ -68,6 +68,7 @@ def known_posterior(seed=0, **options):
     if model.items == "hierarchical":
         latents |= {"sigma_Z": log_gaussian("sigma_Z", 0.3), "Z": gaussian(rng, "Z", N_USERS, K)}
     latents |= {"U": gaussian(rng, "U", N_USERS, K), "V": gaussian(rng, "V", N_ITEMS, K)}
+    latents |= {site: gaussian(rng, site, K) for site in model.mean_sites}
     steps = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
     return Posterior(model, ratings, latents, None, steps, True)
 
@@ -148,7 +149,9 @@ def one_of(posterior, site, counts):
     """Mean and variance of a row with prior sd 0.2 about an effect drawn by these counts."""
     effect, share = posterior.latents[site], np.array(counts) / sum(counts)
     mean = share @ effect.mean.numpy()
-    return mean, share @ (effect.var.numpy() + (effect.mean.numpy() - mean) ** 2) + 0.2**2
+    of_all = posterior.latents["mu_U" if site == "W" else "mu_V"]
+    spread = share @ (effect.var.numpy() + (effect.mean.numpy() - mean) ** 2)
+    return of_all.mean.numpy() + mean, of_all.var.numpy() + spread + 0.2**2
 
 
 def test_unknown_ids_get_the_prior():
@@ -159,8 +162,8 @@ def test_unknown_ids_get_the_prior():
     assert predicted["known_item"].tolist() == [True, True, False, False]
     both = predicted.iloc[3]
     mu = posterior.latents["mu"]
-    # b and c are of mean 0; U and V of the mean of W_j or Z_i over the training pairs (here all
-    # users have as many, film0 one less), and they vary as that and the row itself do.
+    # b and c are of mean 0; U and V of mu_U or mu_V plus the mean of W_j or Z_i over the training
+    # pairs (here all users have as many, film0 one less), and vary as these and the row itself do.
     (u, u_var), (v, v_var) = (
         one_of(posterior, site, counts)
         for site, counts in (("W", [4, 5, 5, 5, 5]), ("Z", [4] * 6))

@@ -132,13 +132,13 @@ def test_a_long_tail_is_told():
 
 
 @pytest.mark.parametrize(
-    ("transform", "likelihood"),
-    [("count", NegativeBinomialLog(ceiling=math.inf)), ("log1p", NormalIdentity())],
+    ("transform", "likelihood", "seed"),
+    [("count", NegativeBinomialLog(ceiling=math.inf), 0), ("log1p", NormalIdentity(), 1)],
 )
-def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihood):
+def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihood, seed):
     ratings = Ratings.from_frame(zero_inflated(), transform=transform)
     with pytest.raises(FitError, match=RUN_AWAY):
-        fit(PMF(1, likelihood=likelihood), ratings, Gibbs(30, 30), progress=False)
+        fit(PMF(1, likelihood=likelihood), ratings, Gibbs(30, 30), seed=seed, progress=False)
     bounded = Ratings.from_frame(zero_inflated(), transform="unit")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -20,7 +20,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.model.likelihoods import OURS, Likelihood
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
-from pyro_pmf.model.terms import TAU, SumOverSeen, Term, Terms, TermSampler
+from pyro_pmf.model.terms import TAU, Factor, SumOverSeen, Term, Terms, TermSampler
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, NoClosedForm, Uncertain, Value
 
@@ -83,11 +83,11 @@ class GivenSampler(TermSampler):
         self.values |= {name: self._latents[name] for name in likelihood.sites}
         return likelihood.given(self._latents)
 
-    def rows(self, site: str, sd: Any, tau: Any = None, mean: Any = None) -> Any:
+    def rows(self, site: str, sd: Any, tau: Any = None, means: tuple[Any, ...] = ()) -> Any:
         """Return the rows of a term, or None if the model lacks the term, or none needs them."""
         term = self._terms.of_site(site)
         if self._with_priors or term is None:
-            return super().rows(site, sd, tau, mean)
+            return super().rows(site, sd, tau, means)
         self.values[site] = self._latents[site]
         return None if isinstance(term, SumOverSeen) else self._latents[site]
 
@@ -102,6 +102,10 @@ class GivenSampler(TermSampler):
 
     def _normal(self, loc: Any, scale: Any) -> Any:
         return dist.Normal(loc, scale, validate_args=False)  # they may be random quantities
+
+    def _mean_value(self, term: Factor, prior: Normal) -> Any:
+        value = self.values[term.mean] = self._latents[term.mean]
+        return value
 
     def _row_values(self, term: Term, prior: Normal) -> Any:
         known = self._latents[term.site]
@@ -153,7 +157,7 @@ def is_plain(model: Callable[..., Any], latents: Mapping[str, Value]) -> TypeGua
     if type(model) is not PMF or type(model.likelihood) not in OURS:
         return False
     likelihood, terms = model.likelihood, model.terms
-    needed = {term.site for term in terms} | likelihood.sites
+    needed = {term.site for term in terms} | likelihood.sites | set(model.mean_sites)
     scalars = {term.scale for term in terms}
     scalars |= {TAU} if terms.factors else set()
     scalars |= {"sigma"} if likelihood.has_sigma else set()

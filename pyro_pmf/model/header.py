@@ -31,8 +31,8 @@ from pyro_pmf.model.likelihoods import (
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Priors
 
-FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)
+FORMAT = 6
+READABLE = (2, 3, 4, 5, FORMAT)
 _SIGNED = 4  # the first format with checksums
 _INFINITE = "inf"  # JSON has no such number
 KINDS = ("Gaussian", "LogGaussian", "Tensor")  # of a latent
@@ -183,8 +183,10 @@ def read_header(text: bytes) -> Header:
         )
     if is_older := number < _SIGNED:
         data = _upgraded(data)
-    if number < FORMAT:
+    if number < 5:
         data = data | {"model": _without_ceiling(data["model"])}
+    if number < FORMAT and data["model"] is not None:
+        data = data | {"model": {"means": False} | data["model"]}
     _entries(
         data, "format versions model latents n_draws n_chains converged history n_rows ratings"
     )
@@ -263,6 +265,7 @@ def _model_as_data(model: PMF) -> dict[str, Any]:
         "items": model.items,
         "biases": model.biases,
         "divisor": model.divisor,
+        "means": model.means,
         "noise": model.noise,
         "priors": model.priors.to_dict(),
         "likelihood": {"family": type(model.likelihood).__name__}
@@ -274,7 +277,7 @@ def _model_as_data(model: PMF) -> dict[str, Any]:
 
 
 def _read_model(data: dict[str, Any]) -> PMF:
-    _entries(data, "n_factors users items biases divisor noise priors likelihood")
+    _entries(data, "n_factors users items biases divisor means noise priors likelihood")
     likelihood, priors = dict(data["likelihood"]), data["priors"]
     family = _LIKELIHOODS[likelihood.pop("family")]
     _entries(likelihood, *(f.name for f in fields(family)))

@@ -162,6 +162,8 @@ def identified(terms: Terms, latents: Mapping[str, Tensor]) -> dict[str, Tensor]
     sides = list(terms.factor_scales.values())
     if len(sides) != 2:
         return found
+    for factor in terms.factors or ():  # a mean turns with the factors
+        found.pop(factor.mean, None)
     tau = found.pop(TAU, None)
     spread = None if tau is None else tau.double().square().mean(-1).sqrt()
     ours, theirs = ([name for name in side if name in found] for side in sides)

@@ -4,11 +4,12 @@
     mu    ~ Normal
     tau_k ~ HalfNormal, T = diag(tau)                                 scale of each factor
     b_i   ~ Normal(0, sigma_b^2)           c_j ~ Normal(0, sigma_c^2)
-    U_i   ~ Normal(0, sigma_U^2 T^2)                                  independent users
-    U_i   ~ Normal(sum_j I_ij W_j / d(n_i), sigma_U^2 T^2)            hierarchical users
+    mu_U  ~ Normal(0, sigma_U^2 T^2)       mu_V ~ Normal(0, sigma_V^2 I)
+    U_i   ~ Normal(mu_U, sigma_U^2 T^2)                               independent users
+    U_i   ~ Normal(mu_U + sum_j I_ij W_j / d(n_i), sigma_U^2 T^2)     hierarchical users
             W_j ~ Normal(0, sigma_W^2 T^2)
-    V_j   ~ Normal(0, sigma_V^2 I)                                    independent items
-    V_j   ~ Normal(sum_i I_ij Z_i / d(n_j), sigma_V^2 I)              hierarchical items
+    V_j   ~ Normal(mu_V, sigma_V^2 I)                                 independent items
+    V_j   ~ Normal(mu_V + sum_i I_ij Z_i / d(n_j), sigma_V^2 I)       hierarchical items
             Z_i ~ Normal(0, sigma_Z^2 I)
     score = mu + b_i + c_j + U_i . V_j
     s_i   ~ Normal(0, sigma_s^2)           t_j ~ Normal(0, sigma_t^2)
@@ -17,15 +18,19 @@
 
 I_ij is 1 where user i rated item j, else 0; n_i and n_j count the ratings of user i and of item j.
 The papers write hierarchical users as U_i = Y_i + sum_j ..., with Y_i ~ Normal(0, sigma_U^2 I).
-The distribution is the same; here U_i and V_j are latents with every option. The papers have
-tau_k = 1, ``Priors(tau=Fixed(1.0))``. With a scale of its own, a factor that the ratings do not
-need is switched off (automatic relevance determination), so that n_factors is an upper bound.
+The distribution is the same; here U_i and V_j are latents with every option. The papers of 2007
+have mu_U = mu_V = 0, ``means=False``, and tau_k = 1, ``Priors(tau=Fixed(1.0))``. With a mean, a
+user without ratings has the factors of a usual user. With a scale of its own, a factor that the
+ratings do not need is switched off (automatic relevance determination), so that n_factors is an
+upper bound.
 
 Sources: Salakhutdinov & Mnih, Probabilistic Matrix Factorization, NIPS 2007, sections 2 (factors,
-sigmoid) and 4 (hierarchical users, d(n) = n); Koren, Bell & Volinsky, Matrix factorization
-techniques for recommender systems, 2009 (biases); Koren, Factorization meets the neighborhood,
-KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the difficulty of evaluating baselines, 2019
-(both sides); MacKay, Bayesian non-linear modelling for the prediction competition, 1994 (tau).
+sigmoid) and 4 (hierarchical users, d(n) = n); the same, Bayesian Probabilistic Matrix
+Factorization using Markov Chain Monte Carlo, ICML 2008, equations 5 to 8 (mu_U, mu_V); Koren,
+Bell & Volinsky, Matrix factorization techniques for recommender systems, 2009 (biases); Koren,
+Factorization meets the neighborhood, KDD 2008 (d(n) = sqrt(n)); Rendle, Zhang & Koren, On the
+difficulty of evaluating baselines, 2019 (both sides); MacKay, Bayesian non-linear modelling for
+the prediction competition, 1994 (tau).
 """
 
 from __future__ import annotations
@@ -75,8 +80,8 @@ class PMF:
         Length of U_i and V_j, an upper bound where tau is learnt. With 0 factors, the model has
         only biases.
     users, items : {"independent", "hierarchical"}
-        Prior mean of the factors: 0, or a sum over the items that the user rated, or over the
-        users who rated the item. Hierarchical rows share strength through these sums;
+        Whether the prior mean of the factors has a sum over the items that the user rated, or
+        over the users who rated the item. Hierarchical rows share strength through these sums;
         hierarchical users help users with few ratings.
     biases : bool or {"user", "item"}
         Terms b_i and c_j of the score: both, none, only b_i ("user") or only c_j ("item").
@@ -91,6 +96,9 @@ class PMF:
         Distribution of a rating given its score: `NormalSigmoid`, `NormalIdentity`,
         `OrderedLogit`, `BernoulliLogit`, `NegativeBinomialLog`, or a class of your own. With
         "auto", `fit` chooses by the ratings, see `choice.choose`.
+    means : bool
+        Whether the factors of users, and those of items, have a mean mu_U and mu_V that is
+        learnt; otherwise it is 0.
 
     Raises
     ------
@@ -119,6 +127,7 @@ class PMF:
     noise: Noise = "user_and_item"
     priors: Priors = field(default_factory=Priors)
     likelihood: LikelihoodField = LikelihoodField()  # noqa: RUF009  # knows its default
+    means: bool = True
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -138,6 +147,8 @@ class PMF:
                 'likelihood must be "auto" or a Likelihood such as NormalSigmoid(), not '
                 f"{self.likelihood!r}"
             )
+        if not isinstance(self.means, bool):
+            raise PMFError(f"means must be True or False, not {self.means!r}")
         if not isinstance(self.biases, bool) and self.biases not in ("user", "item"):
             raise PMFError(f'biases must be True, False, "user" or "item", not {self.biases!r}')
         require_integer("n_factors", self.n_factors, least=0)
@@ -204,8 +215,10 @@ class PMF:
         sigma_U, sigma_V = sample.scale("U"), sample.scale("V")
         W = sample.rows("W", sample.scale("W"), tau)  # W_j ~ Normal(0, sigma_W^2 T^2)
         Z = sample.rows("Z", sample.scale("Z"))  # Z_i ~ Normal(0, sigma_Z^2 I)
-        U = sample.rows("U", sigma_U, tau, mean=self.sum_over_seen(W, seen, "users"))
-        V = sample.rows("V", sigma_V, mean=self.sum_over_seen(Z, seen, "items"))
+        mu_U = sample.mean("U", sigma_U, tau) if self.means else None  # Normal(0, sigma_U^2 T^2)
+        mu_V = sample.mean("V", sigma_V) if self.means else None  # Normal(0, sigma_V^2 I)
+        U = sample.rows("U", sigma_U, tau, means=(mu_U, self.sum_over_seen(W, seen, "users")))
+        V = sample.rows("V", sigma_V, means=(mu_V, self.sum_over_seen(Z, seen, "items")))
 
         score = mu + sample.at_pairs(U, V, b, c)  # mu + b_i + c_j + U_i . V_j
 
@@ -242,8 +255,8 @@ class PMF:
         """The terms of this model."""
         users, items = self.users == "hierarchical", self.items == "hierarchical"
         has = {
-            user_factors(users): self.n_factors,
-            item_factors(items): self.n_factors,
+            user_factors(users, self.means): self.n_factors,
+            item_factors(items, self.means): self.n_factors,
             HAVING_RATED: self.n_factors and users,
             BEING_RATED: self.n_factors and items,
             USER_BIAS: self.biases in (True, "user"),
@@ -252,6 +265,12 @@ class PMF:
             ITEM_NOISE: "item" in self.noise,
         }
         return Terms(term for term, is_there in has.items() if is_there)
+
+    @property
+    def mean_sites(self) -> list[str]:
+        """Sites of the means of factors that this model has, of users and of items."""
+        factors = self.terms.factors
+        return [factor.mean for factor in factors or () if self.means]
 
     def divide_by(self, n: Tensor) -> Tensor:
         """Return d(n), the divisor of a sum over n pairs.

@@ -125,6 +125,8 @@ def _latents_of_pmf(model: PMF, n_users: int, n_items: int) -> dict[str, Latent]
         n_rows = n_users if term.plate == "users" else n_items
         shape = (n_rows, model.n_factors) if term.is_vector else (n_rows,)
         learnt[term.site] = Latent(constraints.real, shape)
+    factors = Latent(constraints.real, (model.n_factors,))
+    learnt |= dict.fromkeys(model.mean_sites, factors)
     own = model.likelihood.own_latents
     return learnt | {name: Latent(*latent) for name, latent in own.items()}
 

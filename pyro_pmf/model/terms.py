@@ -22,6 +22,7 @@ from pyro_pmf.model.likelihoods import Likelihood
 from pyro_pmf.model.priors import Priors
 from pyro_pmf.moments.bilinear import dot
 
+_OF_INDEPENDENT, _OF_HIERARCHICAL = 0.3, 0.25  # values of `vi_scale` of factors
 TAU = "tau"  # site of the scale of each factor, which multiplies sigma_U and sigma_W
 Plate = Literal["users", "items"]
 Moments = tuple[Tensor, Tensor]  # mean and variance of each row
@@ -135,6 +136,11 @@ class Factor(Term):
     partner: str = ""
     is_vector: ClassVar[bool] = True
 
+    @property
+    def mean(self) -> str:
+        """Name of the site of the mean of all rows, ``mu_`` + ``site``."""
+        return f"mu_{self.site}"
+
     def effect(self, latents: Mapping[str, Moments]) -> Moments:
         """Return mean and variance of U_i . mean_j(V_j).
 
@@ -215,30 +221,32 @@ class Terms(tuple[Term, ...]):
         return [of_factors, *others] if of_factors else others
 
 
-def user_factors(hierarchical: bool) -> Factor:
+def user_factors(hierarchical: bool, means: bool = False) -> Factor:
     """Return the term U.
 
     Parameters
     ----------
     hierarchical : bool
         Whether the prior means of the factors depend on the rated items.
+    means : bool
+        Whether all rows have a mean that is learnt.
     """
-    return Factor(
-        "U", "users", "user factors", 0.25 if hierarchical else 0.3, 0.25, hierarchical, "V"
-    )
+    scale = _OF_HIERARCHICAL if hierarchical else _OF_INDEPENDENT
+    return Factor("U", "users", "user factors", scale, 0.25, hierarchical or means, "V")
 
 
-def item_factors(hierarchical: bool) -> Factor:
+def item_factors(hierarchical: bool, means: bool = False) -> Factor:
     """Return the term V.
 
     Parameters
     ----------
     hierarchical : bool
         Whether the prior means of the factors depend on the users who rated the item.
+    means : bool
+        Whether all rows have a mean that is learnt.
     """
-    return Factor(
-        "V", "items", "item factors", 0.25 if hierarchical else 0.3, 0.25, hierarchical, "U"
-    )
+    scale = _OF_HIERARCHICAL if hierarchical else _OF_INDEPENDENT
+    return Factor("V", "items", "item factors", scale, 0.25, hierarchical or means, "U")
 
 
 HAVING_RATED = SumOverSeen("W", "items", "effect of having rated an item", 0.2, 0.15, factor="U")
@@ -305,9 +313,9 @@ class TermSampler:
         site: str,
         sd: Tensor | None,
         tau: Tensor | None = None,
-        mean: Tensor | None = None,
+        means: tuple[Tensor | None, ...] = (),
     ) -> Tensor | None:
-        """Sample the rows of a term from Normal(mean, sd^2 T^2), T = diag(tau).
+        """Sample the rows of a term from Normal(sum of means, sd^2 T^2), T = diag(tau).
 
         Parameters
         ----------
@@ -317,22 +325,42 @@ class TermSampler:
             Standard deviation of the rows.
         tau : Tensor, shape (..., n_factors), optional
             Scale of each factor; 1 by default.
-        mean : Tensor, shape (n_rows, n_factors) for factors, else (n_rows,), optional
-            Mean of each row; 0 by default.
+        means : tuple of (Tensor or None)
+            Parts of the mean of each row, of shapes that expand to all rows; None stands for 0.
 
         Returns
         -------
-        Tensor of the shape of ``mean``, or None
+        Tensor, shape (..., n_rows, n_factors) or (..., n_rows), or None
             None if the model lacks the term, or ``sd`` is None.
         """
         term = self._terms.of_site(site)
         if term is None or sd is None:
             return None
-        if not term.is_vector:
-            return self._row_values(term, self._normal(self.zero if mean is None else mean, sd))
-        loc = self._origin if mean is None else mean
-        scale = sd[..., None] if tau is None else sd[..., None] * tau
+        parts = [part for part in means if part is not None]
+        origin = self._origin if term.is_vector else self.zero
+        loc = sum(parts[1:], start=parts[0]) if parts else origin
+        scale = _scale_of_factors(sd, tau) if term.is_vector else sd
         return self._row_values(term, self._normal(loc, scale))
+
+    def mean(self, site: str, sd: Tensor | None, tau: Tensor | None = None) -> Tensor | None:
+        """Sample the mean of all rows of factors from Normal(0, sd^2 T^2), T = diag(tau).
+
+        Parameters
+        ----------
+        site : str
+            Site of the factors.
+        sd, tau : Tensor, or None
+            As for `rows`.
+
+        Returns
+        -------
+        Tensor, shape (..., n_factors), or None
+            None if the model has no factors.
+        """
+        term = self._terms.of_site(site)
+        if not isinstance(term, Factor) or sd is None:
+            return None
+        return self._mean_value(term, self._normal(self._origin, _scale_of_factors(sd, tau)))
 
     @cached_property
     def _plates(self) -> dict[Plate, Any]:
@@ -343,6 +371,9 @@ class TermSampler:
 
     def _normal(self, loc: Tensor, scale: Tensor) -> dist.Normal:
         return dist.Normal(loc, scale)
+
+    def _mean_value(self, term: Factor, prior: dist.Normal) -> Tensor:
+        return pyro.sample(term.mean, prior.to_event(1))
 
     def _row_values(self, term: Term, prior: dist.Normal) -> Tensor:
         with self._plates[term.plate]:
@@ -371,3 +402,8 @@ class TermSampler:
         pairs = self._pairs
         no_U, no_V = self.zero.expand(pairs.n_users, 0), self.zero.expand(pairs.n_items, 0)
         return dot(no_U if U is None else U, no_V if V is None else V, pairs.pattern, b, c)
+
+
+def _scale_of_factors(sd: Tensor, tau: Tensor | None) -> Tensor:
+    """Return the standard deviation of each entry of a row of factors."""
+    return sd[..., None] if tau is None else sd[..., None] * tau

@@ -174,14 +174,22 @@ class _UserRow:
         effects = moments_of(self._scores.values[term.site])[0].double()
         history, k = self._learned.seen, effects.shape[1]
         n = history.user_counts[i].double()
-        total = self._loc[:k] * self._model.divide_by(n)
+        whole = self._loc[:k] - self._mean_of_rows()
+        total = whole * self._model.divide_by(n)
         if n > 1:
             rest = (total - effects[items]) / self._model.divide_by(n - 1)
         else:  # an item that is not known, as for users without ratings
             share = history.item_counts.double()
             rest = (share / share.sum() @ effects).expand(len(items), k)
-        shift[:, :k] = rest - self._loc[:k]
+        shift[:, :k] = rest - whole
         return shift
+
+    def _mean_of_rows(self) -> Tensor | float:
+        """Return the mean of all rows of factors of users."""
+        factors = self._model.terms.factors
+        if factors is None or not self._model.means:
+            return 0.0
+        return moments_of(self._scores.values[factors[0].mean])[0].double().reshape(-1)
 
     def _at(self, row: Tensor) -> _Fit:
         """Return the contributions of the ratings to the density about a row."""

@@ -221,15 +221,18 @@ class OwnRows:
             Rows of terms are those of the user or the item of each pair.
         """
         model = cast(PMF, self._learned.model)
-        values, priors = complete(model, latents, self._history)
+        values, _ = complete(model, latents, self._history)
         rows = dict(values)
         for term in model.terms:
             rows[term.site] = _rows(values[term.site], self._index[term.plate])
         self._information.at(latents)
         for site, effect in sums_of(model).items():
             factor = cast(Term, model.terms.of_site(site))
-            loc = _moments(_rows(priors[site].loc, self._index[factor.plate]))
-            shift = self._shift(factor.plate, loc, _moments(rows[effect.site]))
+            sums = model.sum_over_seen(
+                cast(Tensor, values[effect.site]), self._history, factor.plate
+            )
+            present = _moments(_rows(cast(Value, sums), self._index[factor.plate]))
+            shift = self._shift(factor.plate, present, _moments(rows[effect.site]))
             mean, var = self._information.followed(factor, shift)
             value = rows[site]
             if isinstance(value, Gaussian):
@@ -239,9 +242,9 @@ class OwnRows:
                 rows[site] = cast(Tensor, value) + mean
         return rows
 
-    def _shift(self, plate: Plate, loc: Moments, effect: Moments) -> Moments:
+    def _shift(self, plate: Plate, sums: Moments, effect: Moments) -> Moments:
         """Return the moments of (S + W_j) / d(n + 1) - S / d(n); 0 for pairs of the history."""
-        (mean, var), (w, w_var) = loc, effect
+        (mean, var), (w, w_var) = sums, effect
         n = _counts(self._history, plate)[self._index[plate]].to(mean.dtype)[:, None]
         divide_by = cast(PMF, self._learned.model).divide_by
         new, old = divide_by(n + 1), divide_by(n)

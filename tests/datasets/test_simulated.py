@@ -17,7 +17,7 @@ def test_ratings_are_those_of_the_sites_that_come_with_them():
     score = sites["mu"] + sites["b"][:, None] + sites["c"] + sites["U"] @ sites["V"].T
     torch.testing.assert_close(ratings.value, score[ratings.user, ratings.item], atol=1e-4, rtol=0)
     scales = {"sigma", "sigma_b", "sigma_c", "sigma_U", "sigma_V", "tau"}
-    assert set(sites) == {"mu", "b", "c", "U", "V"} | scales
+    assert set(sites) == {"mu", "b", "c", "U", "V", "mu_U", "mu_V"} | scales
     assert sites["U"].shape == (12, 2)
 
 

@@ -29,6 +29,9 @@ from pyro_pmf import PMFError, StorageError, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDERS = (
+    "format-6-vi",
+    "format-6-draws",
+    "format-6-counts",
     "format-5-vi",
     "format-5-draws",
     "format-5-counts",

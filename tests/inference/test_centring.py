@@ -105,13 +105,14 @@ def test_rows_are_the_more_centred_the_more_ratings_they_have(pairs):
 @pytest.mark.parametrize(
     ("model", "sites"),
     [
-        (PMF(2), set()),
+        (PMF(2), {"U", "V"}),
+        (PMF(2, means=False), set()),
         (PMF(0, "hierarchical", "hierarchical"), set()),
-        (PMF(2, "hierarchical"), {"U"}),
-        (PMF(2, items="hierarchical"), {"V"}),
+        (PMF(2, "hierarchical", means=False), {"U"}),
+        (PMF(2, items="hierarchical", means=False), {"V"}),
     ],
 )
-def test_only_hierarchical_rows_are_reparametrized(pairs, model, sites):
+def test_only_rows_with_a_prior_mean_are_reparametrized(pairs, model, sites):
     assert centring(model, pairs).keys() == sites
 
 
@@ -171,7 +172,7 @@ def test_factors_have_the_stated_prior(pairs, coordinates):
 
     There are 105 of them: a false alarm in 10^4. The particles are vectorised.
     """
-    n, model = 20_000, PMF(1, "hierarchical", priors=KNOWN)
+    n, model = 20_000, PMF(1, "hierarchical", priors=KNOWN, means=False)
     known = reparametrized(model, pairs, coordinates)
     draws = Predictive(known, num_samples=n, parallel=True, return_sites=["U", "W"])(pairs)
     u, w = (draws[name].reshape(n, -1) for name in "UW")
@@ -195,7 +196,7 @@ def test_centred_and_non_centred_are_the_ends(pairs):
     for coordinates in (0.0, 1.0):
         nodes = poutine.trace(reparametrized(model, pairs, coordinates)).get_trace(pairs).nodes
         U, y, prior = nodes["U"]["value"], nodes["U_shifted"]["value"], nodes["U_shifted"]["fn"]
-        mean = weights(pairs) @ nodes["W"]["value"]
+        mean = nodes["mu_U"]["value"] + weights(pairs) @ nodes["W"]["value"]
         torch.testing.assert_close(prior.mean, coordinates * mean)
         torch.testing.assert_close(U - y, (1 - coordinates) * mean)
         assert (prior.stddev == 0.9).all()
@@ -214,7 +215,7 @@ def test_initial_values_pass_through(pairs, coordinates, autoguide):
     guide = autoguide(model, init_loc_fn=init_to_value(values=start))
     guide(pairs)
     c = config(BOTH, pairs, coordinates)["U"].centredness[:, None]
-    expected = start["U"] - (1 - c) * (weights(pairs) @ start["W"])
+    expected = start["U"] - (1 - c) * (start["mu_U"] + weights(pairs) @ start["W"])
     found = guide.median()
     torch.testing.assert_close(found["U_shifted"], expected)
     torch.testing.assert_close(found["W"], start["W"])
@@ -353,9 +354,10 @@ def test_a_user_without_ratings_is_as_one_who_is_unknown(noise):
     method = replace(HELD, tolerance=1e-5)
     posterior = fit(replace(FITTED, noise=noise), ratings, method, progress=False)
     assert ratings.user_counts[0] == 0
-    U = posterior.latents["U"]
-    assert U.mean[0].abs().max() < 0.01
-    np.testing.assert_allclose(U.var[0].sqrt(), factor_scales(FITTED)["sigma_U"], rtol=0.01)
+    U, mu_U = posterior.latents["U"], posterior.latents["mu_U"]
+    assert (U.mean[0] - mu_U.mean).abs().max() < 0.01
+    sd = (factor_scales(FITTED)["sigma_U"] ** 2 + mu_U.var) ** 0.5
+    np.testing.assert_allclose(U.var[0].sqrt(), sd, rtol=0.01)
     assert (U.var[-1] < 0.5 * U.var[0]).all()
     pairs = pd.DataFrame({"user": [0, 999, 0, 999], "item": [3, 3, 999, 999]})
     predicted = posterior.predict(pairs)

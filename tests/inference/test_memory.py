@@ -31,12 +31,12 @@ def test_a_fit_that_does_not_fit_is_refused_before_a_step(ratings, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        (VI(max_steps=1, learn_scales=None), 2 * (158 + 52)),
-        (MAP(max_steps=1, learn_scales=None), 158),
+        (VI(max_steps=1, learn_scales=None), 2 * (162 + 52)),
+        (MAP(max_steps=1, learn_scales=None), 162),
     ],
 )
 def test_it_counts_what_the_guide_has(ratings, monkeypatch, method, parameters):
-    """30 x 2 + 20 x 2 factors, 30 + 20 biases, mu, five sigma and 2 of tau: 158 latents.
+    """30 x 2 + 20 x 2 factors, 4 of their means, 30 + 20 biases, mu, five sigma, 2 of tau: 162.
 
     Variational inference has 30 + 20 of noise and two standard deviations of these besides.
     """
@@ -60,8 +60,8 @@ def test_batches_and_precision_change_it():
 @pytest.mark.parametrize("sampler", [NUTS, Gibbs])
 def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypatch, sampler):
     model = PMF(2, noise="shared")
-    drawn = draws_memory(158, 4, 2, torch.float64)
-    needed = draws_memory(158, 4, 3, torch.float64)  # those of one chain are there twice
+    drawn = draws_memory(162, 4, 2, torch.float64)
+    needed = draws_memory(162, 4, 3, torch.float64)  # those of one chain are there twice
     ratings = ratings.to("cpu", torch.float64)
     method = sampler(n_draws=4, n_warmup=1, n_chains=2)
     for free, fits in ((needed, True), (needed - 1, False)):

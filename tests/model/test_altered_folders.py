@@ -28,7 +28,7 @@ def folder(request, tmp_path):
 
 
 def copied(name, tmp_path):
-    shutil.copytree(GOLDEN / f"format-5-{name}", tmp_path / "m.pmf")
+    shutil.copytree(GOLDEN / f"format-6-{name}", tmp_path / "m.pmf")
     return tmp_path / "m.pmf"
 
 
@@ -93,7 +93,7 @@ def entry(path, value):
 
 # By entry of the header: values that contradict the other parts of either folder.
 BOTH = {
-    "format": ["5", 5.0, True, None, 0, 1, 6, 3, 2, ...],
+    "format": ["5", 5.0, True, None, 0, 1, 7, 3, 2, ...],
     "versions": [..., None, {"pyro-pmf": 1}, []],
     "versions.torch": [None, 2, ""],
     "n_rows": [None, {}, ...],
@@ -105,6 +105,7 @@ BOTH = {
     "model.items": ["hierarchical", True, ...],
     "model.biases": ["user", "item", False, "both", None, 1, ...],
     "model.divisor": ["none", None, ...],
+    "model.means": [False, None, 1, "yes", ...],
     "model.noise": ["user", "user_and_item", None, ...],
     "model.priors": [{}, None, [], ...],
     "model.priors.tau": [{"family": "Fixed", "value": 1.0}, None, ...],
@@ -450,7 +451,7 @@ def test_exchanged_files_of_equal_ids_are_refused(tmp_path):
 )
 def test_files_of_another_posterior_are_refused(folder, name):
     other = "draws" if (folder / "history.parquet").exists() else "vi"
-    shutil.copy(GOLDEN / f"format-5-{other}" / name, folder / name)
+    shutil.copy(GOLDEN / f"format-6-{other}" / name, folder / name)
     sign(folder)
     refused(folder)
 
@@ -480,7 +481,7 @@ def test_a_header_that_is_none_is_refused(folder, text):
 
 def test_an_entry_that_occurs_twice_is_refused(folder):
     text = (folder / "posterior.json").read_text()
-    (folder / "posterior.json").write_text(text.replace("{", '{"format": 5,', 1))
+    (folder / "posterior.json").write_text(text.replace("{", '{"format": 6,', 1))
     sign(folder)
     refused(folder, match="occurs twice")
 

@@ -45,7 +45,8 @@ CONFIGURATIONS = [
     )
     if (k or biases) and (k or users == items == "independent")
 ] + [
-    PMF(K, priors=Priors(tau=Fixed(1.0), sigma=Fixed(0.4)), divisor="count", users="hierarchical")
+    PMF(K, priors=Priors(tau=Fixed(1.0), sigma=Fixed(0.4)), divisor="count", users="hierarchical"),
+    PMF(K, means=False, items="hierarchical"),
 ]
 HISTORY = Pairs(
     torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([1, 4, 2, 0, 3, 4]), N_USERS, N_ITEMS
@@ -65,6 +66,7 @@ def latents_of(model: PMF, kind: str) -> dict:
     latents |= {name: normal().exp() for name in positive}
     if model.terms.factors:
         latents["tau"] = normal(K).exp()
+        latents |= {name: normal(K) for name in model.mean_sites}
     for term in model.terms:
         n = N_USERS if term.plate == "users" else N_ITEMS
         latents[term.site] = normal(n, K) if term.is_vector else normal(n)
@@ -75,7 +77,7 @@ def latents_of(model: PMF, kind: str) -> dict:
     of_rows = {term.site for term in model.terms}
     for name, x in latents.items():
         spread = 0.1 * torch.rand(x.shape, generator=generator)
-        if name in of_rows or name == "mu":
+        if name in of_rows or name.startswith("mu"):
             latents[name] = Gaussian(x, spread, frozenset({name}))
         elif name not in ("shares", "tau"):
             latents[name] = LogGaussian(x.log(), spread, frozenset({name}))

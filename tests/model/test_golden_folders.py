@@ -24,7 +24,7 @@ def test_they_predict_what_they_did(name):
         assert now[column][:n] == pytest.approx(numbers[:n], rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [3, 4, 5])
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
 def test_everything_of_a_closed_form_comes_back(number):
     posterior = load(GOLDEN / f"format-{number}-vi")
     assert posterior.model.users == "hierarchical"
@@ -40,10 +40,11 @@ def test_everything_of_a_closed_form_comes_back(number):
     assert posterior.converged == Converged(predictions=False, parameters=False)
 
 
-@pytest.mark.parametrize("number", [3, 4, 5])
+@pytest.mark.parametrize("number", [3, 4, 5, 6])
 def test_everything_of_draws_comes_back(number):
     posterior = load(GOLDEN / f"format-{number}-draws")
-    assert posterior.model == PMF(1, noise="shared", likelihood=OrderedLogit(5))
+    means = number > 5
+    assert posterior.model == PMF(1, noise="shared", means=means, likelihood=OrderedLogit(5))
     assert (posterior.n_draws, posterior.n_chains) == (8, 2)
     assert posterior.steps["chain"].tolist() == [0] * 4 + [1] * 4
     assert posterior.latents["U"].shape == (8, 4, 1)
@@ -52,7 +53,7 @@ def test_everything_of_draws_comes_back(number):
     assert len(posterior.predict(PAIRS)) == len(PAIRS)
 
 
-@pytest.mark.parametrize(("number", "ceiling"), [(4, math.inf), (5, 50.0)])
+@pytest.mark.parametrize(("number", "ceiling"), [(4, math.inf), (5, 50.0), (6, 50.0)])
 def test_counts_come_back_with_their_ceiling(number, ceiling, tmp_path):
     """Of the largest count, 5; before format 5 there was none. Both can be saved again."""
     posterior = load(GOLDEN / f"format-{number}-counts")
@@ -66,4 +67,4 @@ def test_saved_again_they_are_the_same(name, tmp_path):
     load(GOLDEN / name).save(tmp_path / "m.pmf")
     assert predicted(load(tmp_path / "m.pmf")) == predicted(load(GOLDEN / name))
     header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
-    assert header["format"] == 5
+    assert header["format"] == 6

@@ -108,6 +108,7 @@ def test_it_is_the_model_without_scales_of_factors(folder):
     assert posterior.model == PMF(
         1,
         users="hierarchical",
+        means=False,
         noise="user",
         priors=Priors(mu=Normal(0.0, 1.0), tau=Fixed(1.0), **priors),
         likelihood=NormalSigmoid(rounding=None),

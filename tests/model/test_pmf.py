@@ -67,6 +67,10 @@ CONFIGURATIONS += [
     CONFIGURATIONS[-1] | {"n_factors": k, "biases": biases, "noise": "shared"}
     for k, biases in product((0, 2), ("user", "item"))
 ]
+CONFIGURATIONS += [
+    CONFIGURATIONS[-1] | {"n_factors": 2, "items": items, "means": False}
+    for items in ("independent", "hierarchical")
+]
 BOTH = {"n_factors": 2, "users": "hierarchical", "items": "hierarchical", "noise": "shared"}
 AUTOGUIDES = (AutoDelta, AutoNormal, AutoLowRankMultivariateNormal)
 
@@ -100,6 +104,8 @@ def expected_shapes(options) -> dict[str, tuple[int, ...]]:
         shapes |= {"sigma_c": (), "c": (N_ITEMS,)}
     if k:
         shapes |= {"sigma_U": (), "sigma_V": (), "U": user_rows, "V": item_rows, "tau": (k,)}
+        if options.get("means", True):
+            shapes |= {"mu_U": (k,), "mu_V": (k,)}
         if options["users"] == "hierarchical":
             shapes |= {"sigma_W": (), "W": item_rows}
         if options["items"] == "hierarchical":
@@ -122,10 +128,11 @@ def dense_means(model: PMF, value, seen: Pairs) -> dict[str, np.ndarray]:
         return seen @ W / np.maximum(seen.sum(1), 1)[:, None] ** power
 
     users, items = model.users == "hierarchical", model.items == "hierarchical"
-    return {
+    sums = {
         "U": mean_of_seen(indicator, value["W"]) if users else 0.0,
         "V": mean_of_seen(indicator.T, value["Z"]) if items else 0.0,
     }
+    return {name: value.get(f"mu_{name}", 0.0) + sum_ for name, sum_ in sums.items()}
 
 
 def dense_score(model: PMF, value, pairs: Pairs) -> np.ndarray:
@@ -149,6 +156,13 @@ def dense_log_joint(model: PMF, value, ratings: Pairs) -> float:
     )
     means = dense_means(model, value, ratings) if model.n_factors else {}
     tau = {"U": value.get("tau", 1.0), "W": value.get("tau", 1.0)}
+    total += sum(
+        stats.norm(0.0, value[f"sigma_{name}"] * tau.get(name, 1.0))
+        .logpdf(value[f"mu_{name}"])
+        .sum()
+        for name in "UV"
+        if f"mu_{name}" in value
+    )
     total += sum(
         stats.norm(means.get(name, 0.0), value[f"sigma_{name}"] * tau.get(name, 1.0))
         .logpdf(value[name])
@@ -231,14 +245,16 @@ def test_log_joint_with_other_priors():
 
 
 @every_configuration
-def test_rows_without_ratings_have_a_prior_mean_of_zero(options):
+def test_rows_without_ratings_have_the_mean_of_all_rows(options):
     sites = sample_sites(poutine.trace(PMF(**options)).get_trace(training()))
     assert all(site["value"].isfinite().all() for site in sites.values())
     for name, rows, row in (("U", "users", 4), ("V", "items", 3)):
         if name in sites:
             mean = sites[name]["fn"].mean
-            assert not mean[row].any()
-            assert (mean[:row] != 0).all() == (options[rows] == "hierarchical")
+            of_all = sites[f"mu_{name}"]["value"] if f"mu_{name}" in sites else 0 * mean[row]
+            assert bool(of_all.any()) == options.get("means", True)
+            assert (mean[row] == of_all).all()
+            assert (mean[:row] != of_all).all() == (options[rows] == "hierarchical")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -321,8 +337,9 @@ def test_prior_predictive_moments(divisor, parallel):
         sum_of_seen = np.minimum(count, 1) if divisor == "sqrt_count" else 1 / np.maximum(count, 1)
         return own + shared * np.where(count > 0, sum_of_seen, 0)
 
-    var_U = var["tau"] * rows(var["sigma_U"], var["sigma_W"], USER, N_USERS)
-    var_V = rows(var["sigma_V"], var["sigma_Z"], ITEM, N_ITEMS)
+    # the mean of all rows has the variance of a row
+    var_U = var["tau"] * rows(2 * var["sigma_U"], var["sigma_W"], USER, N_USERS)
+    var_V = rows(2 * var["sigma_V"], var["sigma_Z"], ITEM, N_ITEMS)
     expected = 0.6**2 + var["sigma_b"] + var["sigma_c"] + var["sigma"]
     expected = expected + 2 * var_U[USER] * var_V[ITEM]
     rtol = 5 * np.sqrt(5 / n)
@@ -422,9 +439,11 @@ def test_render_model_draws_every_site_and_its_parents():
     edges = {tuple(x.strip() for x in line.split("->")) for line in graph.body if "->" in line}
     for child, parents in {
         "W": {"sigma_W", "tau"},
-        "U": {"W", "sigma_U", "tau"},
+        "mu_U": {"sigma_U", "tau"},
+        "U": {"W", "mu_U", "sigma_U", "tau"},
         "Z": {"sigma_Z"},
-        "V": {"Z", "sigma_V"},
+        "mu_V": {"sigma_V"},
+        "V": {"Z", "mu_V", "sigma_V"},
         "rating": {"sigma", "mu", "b", "c", "U", "V"},
     }.items():
         assert {parent for parent, of in edges if of == child} == parents
@@ -439,8 +458,10 @@ def test_get_dependencies_finds_the_parents():
     parents = {child: set(of) - {child} for child, of in found.items()}
     assert parents["rating"] == {"sigma", "mu", "b", "c", "U", "V"}
     assert parents["W"] == {"sigma_W", "tau"}
-    assert parents["U"] == {"sigma_U", "W", "tau"}
-    assert parents["V"] == {"sigma_V", "Z"}
+    assert parents["U"] == {"sigma_U", "W", "tau", "mu_U"}
+    assert parents["V"] == {"sigma_V", "Z", "mu_V"}
+    assert parents["mu_U"] == {"sigma_U", "tau"}
+    assert parents["mu_V"] == {"sigma_V"}
     assert parents["Z"] == {"sigma_Z"}
     assert parents["mu"] == parents["sigma"] == set()
 
@@ -473,6 +494,7 @@ def test_scale_scales_every_log_density():
         ({"users": "nested"}, "users must be one of.*not 'nested'"),
         ({"items": None}, "items must be one of.*not None"),
         ({"divisor": "n"}, "divisor must be one of.*'sqrt_count', 'count'.*not 'n'"),
+        ({"means": "both"}, "means must be True or False, not 'both'"),
         ({"n_factors": -1}, "n_factors must be .*not -1"),
         ({"n_factors": 2.0}, "n_factors must be .*not 2.0"),
         ({"n_factors": 0, "biases": False}, "leave nothing to learn"),

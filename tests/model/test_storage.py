@@ -214,8 +214,8 @@ def test_a_save_that_was_killed_is_cleared_up(tmp_path):
 def test_a_folder_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     """The reader begins again, where half of the files are of the old posterior."""
     folder = tmp_path / "m.pmf"
-    load(GOLDEN / "format-5-vi").save(folder)
-    newer, verify, calls = load(GOLDEN / "format-5-draws"), storage.verify, []
+    load(GOLDEN / "format-6-vi").save(folder)
+    newer, verify, calls = load(GOLDEN / "format-6-draws"), storage.verify, []
 
     def meanwhile(where):
         found = verify(where)
@@ -272,7 +272,7 @@ def test_what_is_not_a_path(path):
     with pytest.raises(StorageError):
         load(path)
     with pytest.raises(StorageError):
-        load(GOLDEN / "format-5-vi").save(path)
+        load(GOLDEN / "format-6-vi").save(path)
 
 
 def test_files_that_may_not_be_read(monkeypatch):
@@ -283,10 +283,10 @@ def test_files_that_may_not_be_read(monkeypatch):
 
     monkeypatch.setattr(storage, "verify", refuse)
     with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
-        load(GOLDEN / "format-5-vi")
+        load(GOLDEN / "format-6-vi")
     monkeypatch.setattr(storage, "standing", refuse)
     with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
-        load(GOLDEN / "format-5-vi")
+        load(GOLDEN / "format-6-vi")
 
 
 def test_nothing_there(tmp_path):
@@ -306,7 +306,7 @@ def test_other_formats_are_refused(tmp_path, number, remedy):
 def test_the_header_says_how_many_draws_and_chains_there_are(tmp_path):
     fitted().save(tmp_path / "m.pmf")
     header = json.loads((tmp_path / "m.pmf" / "posterior.json").read_text())
-    assert header["format"] == 5
+    assert header["format"] == 6
     assert {"pyro-pmf", "torch", "pyarrow"} < header["versions"].keys()
     assert (header["n_draws"], header["n_chains"]) == (None, None)
 
@@ -396,7 +396,7 @@ def test_a_disk_that_is_full(tmp_path):
 
 def with_ids(users):
     """Return a fit with other ids of users, which are four."""
-    old = load(GOLDEN / "format-5-draws")
+    old = load(GOLDEN / "format-6-draws")
     ratings = copy.copy(old.ratings)
     ratings.user_ids = pd.Index(users, dtype=object if "\ud800" in users else None)
     return replace(old, ratings=ratings)
@@ -438,7 +438,7 @@ def test_ids_that_cannot_be_stored_are_refused_before_anything_is_written(tmp_pa
 @pytest.mark.parametrize("name", ["vi", "draws"])
 def test_training_ratings_can_be_left_out(tmp_path, name):
     """Predictions need the pairs, and not their ratings."""
-    whole = load(GOLDEN / f"format-5-{name}")
+    whole = load(GOLDEN / f"format-6-{name}")
     whole.save(tmp_path / "m.pmf", training_ratings=False)
     table = pq.read_table(tmp_path / "m.pmf" / "ratings.parquet")
     assert table.column_names == ["user", "item"]
@@ -472,7 +472,7 @@ def test_training_ratings_can_be_left_out(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vi", "draws"])
 def test_new_users_and_items_are_folded_in_without_training_ratings(tmp_path, name):
-    whole = load(GOLDEN / f"format-5-{name}")
+    whole = load(GOLDEN / f"format-6-{name}")
     whole.save(tmp_path / "m.pmf", training_ratings=False)
     less = load(tmp_path / "m.pmf")
     new = pd.DataFrame(
@@ -493,7 +493,7 @@ def test_new_users_and_items_are_folded_in_without_training_ratings(tmp_path, na
 
 def test_a_posterior_is_loaded_onto_a_device():
     """`meta` stands for a GPU: everything is there, and nothing stays on the CPU."""
-    posterior = load(GOLDEN / "format-5-vi", device="meta")
+    posterior = load(GOLDEN / "format-6-vi", device="meta")
     devices = {value.device.type for value in posterior.latents.values()}
     assert devices == {"meta"}
     assert posterior.ratings.user.device.type == posterior.history.user.device.type == "meta"
@@ -502,17 +502,17 @@ def test_a_posterior_is_loaded_onto_a_device():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_posterior_on_a_gpu_is_saved_and_loaded(tmp_path):
-    there = load(GOLDEN / "format-5-vi", device="cuda")
+    there = load(GOLDEN / "format-6-vi", device="cuda")
     there.save(tmp_path / "m.pmf")
     pd.testing.assert_frame_equal(
         load(tmp_path / "m.pmf").predict(PAIRS[:2]),
-        load(GOLDEN / "format-5-vi").predict(PAIRS[:2]),
+        load(GOLDEN / "format-6-vi").predict(PAIRS[:2]),
     )
 
 
 def test_nothing_in_a_folder_is_executed(tmp_path, monkeypatch):
     """Neither unpickled nor evaluated, whatever the files hold."""
-    shutil.copytree(GOLDEN / "format-5-vi", tmp_path / "m.pmf")
+    shutil.copytree(GOLDEN / "format-6-vi", tmp_path / "m.pmf")
 
     class Trap:
         def __reduce__(self):
@@ -537,7 +537,7 @@ def test_nothing_in_a_folder_is_executed(tmp_path, monkeypatch):
 
 def test_another_model_than_that_of_the_fit_is_refused():
     with pytest.raises(StorageError, match="of the model's latents it lacks"):
-        load(GOLDEN / "format-5-vi", model=PMF(1, items="hierarchical"))
+        load(GOLDEN / "format-6-vi", model=PMF(1, items="hierarchical"))
 
 
 def test_simulated_ratings_may_lie_off_the_scale(tmp_path):

@@ -127,7 +127,9 @@ def test_what_is_said_of_each_term(options):
         assert term.is_vector == (term.site in "UVWZ")
         assert term.in_score == (term.site in "UVbc")
         assert term.has_ratings == (term.site not in "WZ")
-        assert term.has_mean == (hierarchical.get(term.site) == "hierarchical")
+        assert term.has_mean == (term.site in "UV")
+        without = PMF(**options, means=False).terms.of_site(term.site)
+        assert without.has_mean == (hierarchical.get(term.site) == "hierarchical")
         if isinstance(term, Factor):
             assert {term.site, term.partner} == {"U", "V"}
         if isinstance(term, SumOverSeen):
@@ -190,8 +192,8 @@ def test_a_model_that_states_no_terms_has_none():
 def test_latent_sites_are_those_of_the_terms_their_scales_and_the_scalars(options):
     model = PMF(**options)
     of_terms = {name for term in model.terms for name in (term.site, term.scale)}
-    tau = {"tau"} if model.n_factors else set()
-    assert latents_of(model) == of_terms | tau | {"sigma", "mu"}
+    of_factors = {"tau", "mu_U", "mu_V"} if model.n_factors else set()
+    assert latents_of(model) == of_terms | of_factors | {"sigma", "mu"}
 
 
 @every_likelihood
@@ -199,7 +201,7 @@ def test_latent_sites_are_those_of_the_terms_their_scales_and_the_scalars(option
 def test_a_likelihood_adds_its_own_sites_and_may_lack_the_scalars(likelihood, options):
     model = PMF(**options | {"likelihood": likelihood})
     of_terms = {name for term in model.terms for name in (term.site, term.scale)}
-    of_terms |= {"tau"} if model.n_factors else set()
+    of_terms |= {"tau", "mu_U", "mu_V"} if model.n_factors else set()
     if not isinstance(likelihood, OrderedLogit | BernoulliLogit):
         of_terms |= {"sigma", "mu"}
     own = {OrderedLogit: {"shares"}, BernoulliLogit: {"mu"}}.get(type(likelihood), set())
@@ -233,7 +235,7 @@ def test_a_term_is_in_its_plate(options):
 @every_option
 def test_rows_of_a_term_have_the_standard_deviation_of_its_scale(options):
     """About a mean that is 0, unless the term says that it has one."""
-    model = PMF(**options)
+    model = PMF(**options, means=False)
     sites = sites_of(model, PAIRS)
     for term in model.terms:
         fn, sd = sites[term.site]["fn"], sites[term.scale]["value"]
@@ -345,7 +347,7 @@ def test_rows_about_a_mean():
 
     def model():
         sample = TermSampler(Terms([hill]), Priors(), 0, PAIRS)
-        return sample.rows("h", torch.tensor(0.1, dtype=torch.float64), mean=far)
+        return sample.rows("h", torch.tensor(0.1, dtype=torch.float64), means=(None, far))
 
     site = latents_in(model)["h"]
     torch.testing.assert_close(site["fn"].mean, far)

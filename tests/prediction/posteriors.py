@@ -63,6 +63,9 @@ def posterior_of(name="NormalSigmoid", kind="closed", seed=0, n_draws=12, **opti
         )
         latents[term.scale] = _log_gaussian(term.scale, 0.4)
     latents["tau"] = torch.ones(K, dtype=torch.float64)
+    for site in model.mean_sites:
+        mean, var = rng.normal(size=K) * 0.3, rng.uniform(0.01, 0.1, K)
+        latents[site] = Gaussian(torch.tensor(mean), torch.tensor(var), frozenset({site}))
     if likelihood.has_mu:
         latents["mu"] = Gaussian(
             torch.tensor(0.2).double(), torch.tensor(0.01).double(), frozenset({"mu"})

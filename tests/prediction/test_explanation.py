@@ -28,9 +28,9 @@ def row_without(posterior, left_out):
     j = train.item[train.user == i]
     value = train.value[train.user == i]
     keep = torch.arange(len(j)) != left_out
-    loc = torch.zeros(2, dtype=torch.float64)
+    loc = values["mu_U"]
     if model.users == "hierarchical":
-        loc = values["W"][j[keep]].sum(0) / keep.sum() ** 0.5
+        loc = loc + values["W"][j[keep]].sum(0) / keep.sum() ** 0.5
     sd = torch.cat([values["sigma_U"].expand(2), values["sigma_b"].expand(1)])
     own = {}
     if "shares" in values:
@@ -136,8 +136,11 @@ def test_draws_average_the_changes_of_their_rows():
         X = torch.cat([latents["V"][k], torch.ones(train.n_items, 1)], 1).double()
         precision = torch.cat([latents["sigma_U"][k].expand(2), latents["sigma_b"][k, None]]) ** -2
         noise = latents["sigma"][k] ** -2
+        loc = torch.cat([latents["mu_U"][k], torch.zeros(1)]).double()
         x, rest = X[j[keep]], value[keep] - latents["mu"][k] - latents["c"][k, j[keep]]
-        row = torch.linalg.solve(torch.diag(precision) + noise * x.T @ x, noise * x.T @ rest)
+        row = torch.linalg.solve(
+            torch.diag(precision) + noise * x.T @ x, precision * loc + noise * x.T @ rest
+        )
         return float(train.transform.width * (X[target] @ row))
 
     every = torch.ones(len(j), dtype=torch.bool)

@@ -51,6 +51,7 @@ def d(n, divisor="sqrt_count"):
 def values(rng, **options):
     """Latents of a model, as arrays."""
     shapes = {"mu": (), "b": (N_USERS,), "c": (N_ITEMS,), "U": (N_USERS, K), "V": (N_ITEMS, K)}
+    shapes |= {"mu_U": (K,), "mu_V": (K,)}
     if options.get("users") == "hierarchical":
         shapes["W"] = N_ITEMS, K
     if options.get("items") == "hierarchical":
@@ -109,7 +110,7 @@ def test_a_conjugate_row_is_the_row_of_a_model_run_with_the_pair(of, divisor):
     rows = np.empty((2 * K, *value[of].shape))
     for row in range(len(rows[0])):
         center, covariance = conditional(
-            value, row, effect[seen[row]].sum(0) / d(n[row], divisor), of
+            value, row, value[f"mu_{of}"] + effect[seen[row]].sum(0) / d(n[row], divisor), of
         )
         away = np.sqrt(K) * np.linalg.cholesky(covariance).T
         rows[:, row] = center + np.vstack([away, -away])
@@ -120,7 +121,7 @@ def test_a_conjugate_row_is_the_row_of_a_model_run_with_the_pair(of, divisor):
         row, column, other = (j, i, value["U"][i]) if of == "V" else (i, j, value["V"][j])
         counted = seen[row].copy()
         counted[column] = True
-        mean = effect[counted].sum(0) / d(n[row] + 1, divisor)
+        mean = value[f"mu_{of}"] + effect[counted].sum(0) / d(n[row] + 1, divisor)
         center, covariance = conditional(value, row, mean, of)
         score = value["mu"] + value["b"][i] + value["c"][j] + other @ center
         variance = other @ covariance @ other + SIGMA**2
@@ -315,12 +316,13 @@ def raters(rng, n):
 
 
 def test_moments_of_an_unknown_item_of_a_closed_form():
-    """V_j ~ Normal(Z_i, sigma_V^2 I) of a user i drawn by activity: mean and variance by entry."""
+    """V_j ~ Normal(mu_V + Z_i, sigma_V^2 I) of a user i drawn by activity, by entry."""
     value = values(np.random.default_rng(6), items="hierarchical")
     posterior, var = closed_form(value, np.random.default_rng(7), items="hierarchical")
     share = SEEN.sum(1) / SEEN.sum()
-    mean = share @ value["Z"]
-    variance = share @ ((value["Z"] - mean) ** 2 + var["Z"]) + SIGMA_V**2
+    rater = share @ value["Z"]
+    mean = value["mu_V"] + rater
+    variance = share @ ((value["Z"] - rater) ** 2 + var["Z"]) + SIGMA_V**2 + var["mu_V"]
     predicted = posterior.predict(pd.DataFrame({"user": range(N_USERS), "item": 99}))
     u, u_var = value["U"], var["U"]
     score = value["mu"] + value["b"] + u @ mean
@@ -339,9 +341,9 @@ def test_draws_of_an_unknown_item_and_an_unknown_user():
     pairs = pd.DataFrame({"user": [2, 90, 90], "item": [99, 3, 99]})
     many = 20_000
     Z = value["Z"][raters(rng, many)]
-    V = Z + SIGMA_V * rng.normal(size=(many, K))
+    V = value["mu_V"] + Z + SIGMA_V * rng.normal(size=(many, K))
     W = value["W"][rng.choice(N_ITEMS, many, p=SEEN.sum(0) / SEEN.sum())]
-    U = W + SIGMA_U * TAU * rng.normal(size=(many, K))
+    U = value["mu_U"] + W + SIGMA_U * TAU * rng.normal(size=(many, K))
     bias = 0.4 * rng.normal(size=(2, many))
     scores = (
         value["b"][2] + bias[1] + V @ value["U"][2],
@@ -356,12 +358,13 @@ def test_draws_of_an_unknown_item_and_an_unknown_user():
 
 
 def test_a_rated_pair_of_an_unknown_item_has_its_own_rater():
-    """V_j ~ Normal(Z_i, sigma_V^2 I) of the user i of the pair."""
+    """V_j ~ Normal(mu_V + Z_i, sigma_V^2 I) of the user i of the pair."""
     value = values(np.random.default_rng(9), items="hierarchical")
     posterior, var = closed_form(value, np.random.default_rng(10), items="hierarchical")
     pairs = pd.DataFrame({"user": range(N_USERS), "item": 99})
     predicted = posterior.predict(pairs, rated=True)
-    u, u_var, v, v_var = value["U"], var["U"], value["Z"], var["Z"] + SIGMA_V**2
+    u, u_var = value["U"], var["U"]
+    v, v_var = value["mu_V"] + value["Z"], var["mu_V"] + var["Z"] + SIGMA_V**2
     score = value["mu"] + value["b"] + (u * v).sum(1)
     of_score = (u**2 * v_var + u_var * (v**2 + v_var)).sum(1) + var["mu"] + var["b"] + 0.4**2
     np.testing.assert_allclose(predicted["mean"], score, rtol=1e-9)

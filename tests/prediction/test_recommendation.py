@@ -123,7 +123,7 @@ def test_bounds_are_of_the_expected_rating(name, kind, strategy, short):
     The test allows four of these at each of 62 pairs, which fails once in 250 seeds. The noise of
     a rating, in place of the sd of its expectation, would move a bound by 150% of an sd or more.
     """
-    posterior = posterior_of(name, kind)
+    posterior = posterior_of(name, kind, seed=2)
     users = [100, 104]
     pairs = every_pair(posterior, users)
     mean, sd = moments_over_latents(posterior, pairs, 1 if kind == "point" else 400)

@@ -16,6 +16,7 @@ from pyro_pmf.inference.initialization import is_positive, is_real, unwrapped_su
 from pyro_pmf.internals import OpenAutoNormal
 
 _INITIAL_GLOBAL_SCALE = 0.01  # standard deviation of the guide for sites outside all plates
+_OF_PRIOR = 0.1  # and at most this, in standard deviations of the prior
 
 
 class NormalGuide(OpenAutoNormal):
@@ -42,6 +43,9 @@ class NormalGuide(OpenAutoNormal):
             if not site["cond_indep_stack"]:
                 loc, _ = self.loc_and_scale(name)
                 scale = torch.full_like(loc, _INITIAL_GLOBAL_SCALE)
+                if is_real(site["fn"].support):
+                    prior_sd = site["fn"].stddev.detach().expand(loc.shape).nan_to_num(1.0)
+                    scale = torch.minimum(scale, _OF_PRIOR * prior_sd)
                 self.set_scale(name, scale, self.scale_constraint)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

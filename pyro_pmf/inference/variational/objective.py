@@ -254,7 +254,7 @@ class Objective:
                     for name, site in trace.nodes.items()
                     if site["type"] == "sample"
                 }
-        bad = [name for name, term in terms.items() if not term.isfinite()]
+        bad = [name.removesuffix("_shifted") for name, x in terms.items() if not x.isfinite()]
         return ", ".join(bad or [name for name, x in self.parameters() if not x.isfinite().all()])
 
 

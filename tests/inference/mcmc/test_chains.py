@@ -619,4 +619,5 @@ def test_every_likelihood_samples(stars, likelihood, method):
 def test_scales_that_are_fixed_are_not_sampled(few, method):
     model = replace(LINEAR, n_factors=1, priors=replace(LINEAR.priors, sigma_U=Fixed(0.3)))
     posterior = sample(model, few, method, n_draws=4, n_warmup=2)
-    assert set(posterior.latents) == {"mu", "b", "c", "U", "V", "sigma_V", "tau"}
+    expected = {"mu", "b", "c", "U", "V", "mu_U", "mu_V", "sigma_V", "tau"}
+    assert set(posterior.latents) == expected

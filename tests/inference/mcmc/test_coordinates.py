@@ -115,10 +115,10 @@ def test_rows_with_more_ratings_are_more_centred():
 
 @pytest.mark.slow
 def test_latents_are_counted_as_they_are_stated():
-    """2 x 5 + 2 x 4 of U and V, as many of Z and W, b, c, mu, tau and seven deviations."""
+    """2 x 5 + 2 x 4 of U and V, as many of Z and W, 2 x 2 of means, b, c, mu, tau, 7 scales."""
     model = PMF(**BOTH, noise="shared")
     coordinates = Coordinates(model, ratings_for(NormalSigmoid()))
-    assert coordinates.n_latents == 2 * 2 * (5 + 4) + 5 + 4 + 1 + 2 + 7
+    assert coordinates.n_latents == 2 * 2 * (5 + 4) + 4 + 5 + 4 + 1 + 2 + 7
     assert coordinates.n_latents == len(coordinates.first())
 
 

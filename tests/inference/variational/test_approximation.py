@@ -111,7 +111,7 @@ def test_priors_fix_a_scale(simulated, method):
 )
 def test_held_scales_give_the_factors_like_standard_deviations(simulated, options, sd_U, sd_V):
     """Of draws of U and V from the prior; within 10%: their standard error is 2%."""
-    model = PMF(20, **{k: v for k, v in options.items() if k != "n_factors"})
+    model = PMF(20, means=False, **{k: v for k, v in options.items() if k != "n_factors"})
     held = factor_scales(model) | {"tau": [1.0] * 20}
     known = pyro.poutine.condition(model, {name: torch.tensor(x) for name, x in held.items()})
     trace = pyro.poutine.trace(known).get_trace(simulated[0])

@@ -162,13 +162,18 @@ def dense_terms(q, ratings):
 
     terms = {"rating": log_normal((ratings.value - mean) ** 2 + var, "sigma").sum()}
     prior_mean, prior_var = seen @ q["W"][0], seen**2 @ q["W"][1] ** 2  # of U
-    for site in "UWVbc":
+    for site in ("U", "W", "V", "b", "c", "mu_U", "mu_V"):
         loc, scale = q[site]
         entropy = 0.5 * np.log(2 * np.pi * np.e) + scale.log()
         square = loc**2 + scale**2
         if site == "U":
-            square = (loc - prior_mean) ** 2 + scale**2 + prior_var
-        scales = [f"sigma_{site}", "tau"] if site in "UW" else [f"sigma_{site}"]
+            of_all, of_all_sd = q["mu_U"]
+            square = (loc - of_all - prior_mean) ** 2 + scale**2 + of_all_sd**2 + prior_var
+        if site == "V":
+            of_all, of_all_sd = q["mu_V"]
+            square = (loc - of_all) ** 2 + scale**2 + of_all_sd**2
+        site_of_scale = site.removeprefix("mu_")
+        scales = [f"sigma_{site_of_scale}", *(["tau"] if site_of_scale in "UW" else [])]
         terms[site] = (log_normal(square, *scales) + entropy).sum()
     terms["mu"] = -kl_divergence(dist.Normal(*q["mu"]), dist.Normal(0.0, 1.0))
     for name in POSITIVE:

@@ -69,8 +69,11 @@ def _draw_rows(
     rows = side.F, side.b, side.s
     for k, draw in enumerate(learned.draws()):
         state.take(draw)
+        side.M = torch.zeros_like(side.F)
         if side.has(SumOverSeen):
             side.M = cast(Tensor, model.sum_over_seen(side.W, seen, plate))
+        if side.mean is not None:
+            side.M = side.M + side.mean
         side.F, side.b, side.s = (side.M, side.b * 0, side.s * 0) if k == 0 else rows
         state.compute_log_noise()
         state.compute_scores()

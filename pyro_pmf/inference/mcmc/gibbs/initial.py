@@ -116,6 +116,7 @@ def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = T
         s=zeros(n_rows),
         W=zeros(n_columns, n_factors),
         M=zeros(n_rows, n_factors),
+        mean=zeros(n_factors) if n_factors and model.means else None,
         tau=tau,
         step=zeros(n_rows) + 1,
         row_of_user_order=like.user.int() if is_users else pattern.rows,

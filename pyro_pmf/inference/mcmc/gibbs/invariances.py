@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_pmf.inference.mcmc.gibbs.means import Compensation
 from pyro_pmf.inference.mcmc.gibbs.scales import standardized_squares
 from pyro_pmf.inference.mcmc.gibbs.slices import slice_sample
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
-from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
 
@@ -132,66 +132,53 @@ def _draw_exponent(state: State, signs: dict[str, int], rest: object = None) -> 
     return y
 
 
-class Shift:
+def shift_factors(state: State, side: Side, other: Side, compensation: Compensation) -> None:
     """Add h to all rows of U and take h . V_j from the bias c_j, for either side.
 
-    The effects W take part: W + delta h moves the prior means A W by nearly h.
+    The mean of U takes part, mu_U + h, or else the effects, W + delta h: they move the prior means
+    by h, or nearly so.
 
     Parameters
     ----------
-    side : Side
-        The side whose factors are shifted.
-    sums : SumsUpdate or None
-        The sums of its prior means.
-    variance, effect_variance : float
-        Typical variances of factors and of effects, from which ``delta`` is computed once; any
-        values are exact.
+    state : State
+        The state.
+    side, other : Side
+        The side whose factors are shifted, and the side whose biases are.
+    compensation : Compensation
+        delta, and the sums that it makes.
     """
-
-    def __init__(
-        self, side: Side, sums: SumsUpdate | None, variance: float, effect_variance: float
-    ) -> None:
-        rows = side.F.new_ones(len(side.F), 1)
-        delta = side.W.new_zeros(len(side.W), 1)
-        if sums is not None:
-            delta = sums.regress(rows, variance, effect_variance)
-        self._delta = delta.double()
-        self._moved = (torch.zeros_like(rows) if sums is None else sums.forward(delta)).double()
-
-    def __call__(self, state: State, side: Side, other: Side) -> None:
-        """Draw h, and shift both sides.
-
-        Parameters
-        ----------
-        state : State
-            The state.
-        side, other : Side
-            The side whose factors are shifted, and the side whose biases are.
-        """
-        rest, delta = 1 - self._moved, self._delta
-        variance = state.scales[side.terms[Factor].scale] ** 2
-        bias_variance = state.scales[other.terms[Bias].scale] ** 2
-        precision = side.rows.sum(rest.square().sum()) / variance
-        linear = -side.rows.sum(rest.T @ (side.F - side.M).double())[0] / variance
-        if side.has(SumOverSeen):
-            variance = state.scales[side.terms[SumOverSeen].scale] ** 2
-            precision = precision + side.columns.sum(delta.square().sum()) / variance
-            linear = linear - side.columns.sum(delta.T @ side.W.double())[0] / variance
-        unit = side.tau.double() ** -2
-        columns = other.F.double()
-        of_biases = other.rows.sum(columns.T @ other.b.double())
-        linear = linear * unit + of_biases / bias_variance
-        full = torch.diag(precision * unit) + other.rows.sum(columns.T @ columns) / bias_variance
-        root, fault = torch.linalg.cholesky_ex(full)
-        if bool(fault):
-            return
-        z = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
-        noise = state.items.rows.normal_like(z)  # all processes draw the same
-        h = torch.linalg.solve_triangular(root.T, z + noise, upper=True)[:, 0]
-        side.F = (side.F + h).to(side.F.dtype)
-        side.W = (side.W + delta * h).to(side.F)
-        side.M = (side.M + self._moved * h).to(side.F)
-        other.b = (other.b - columns @ h).to(other.b)
+    if not (side.has(Factor) and other.has(Bias)):
+        return
+    delta, moved = compensation.effects, compensation.sums
+    if side.mean is not None:
+        delta, moved = torch.zeros_like(delta), torch.ones_like(moved)
+    variance = state.scales[side.terms[Factor].scale] ** 2
+    bias_variance = state.scales[other.terms[Bias].scale] ** 2
+    precision = side.rows.sum((1 - moved).square().sum()) / variance
+    linear = -side.rows.sum((1 - moved).T @ (side.F - side.M).double())[0] / variance
+    if side.mean is not None:
+        precision, linear = precision + 1 / variance, linear - side.mean.double() / variance
+    elif side.has(SumOverSeen):
+        variance = state.scales[side.terms[SumOverSeen].scale] ** 2
+        precision = precision + side.columns.sum(delta.square().sum()) / variance
+        linear = linear - side.columns.sum(delta.T @ side.W.double())[0] / variance
+    unit = side.tau.double() ** -2
+    columns = other.F.double()
+    of_biases = other.rows.sum(columns.T @ other.b.double())
+    linear = linear * unit + of_biases / bias_variance
+    full = torch.diag(precision * unit) + other.rows.sum(columns.T @ columns) / bias_variance
+    root, fault = torch.linalg.cholesky_ex(full)
+    if bool(fault):
+        return
+    z = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
+    noise = state.items.rows.normal_like(z)  # all processes draw the same
+    h = torch.linalg.solve_triangular(root.T, z + noise, upper=True)[:, 0]
+    side.F = (side.F + h).to(side.F.dtype)
+    if side.mean is not None:
+        side.mean = (side.mean + h).to(side.F)
+    side.W = (side.W + delta * h).to(side.F)
+    side.M = (side.M + moved * h).to(side.F)
+    other.b = (other.b - columns @ h).to(other.b)
 
 
 def shift_level(state: State, side: Side) -> None:

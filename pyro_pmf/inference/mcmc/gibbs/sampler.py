@@ -11,6 +11,7 @@ from pyro_pmf.inference.mcmc.gibbs import invariances
 from pyro_pmf.inference.mcmc.gibbs.axis import Axes
 from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
 from pyro_pmf.inference.mcmc.gibbs.level import draw_level
+from pyro_pmf.inference.mcmc.gibbs.means import Compensation, draw_mean
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.scales import draw_factor_scales, draw_scales
@@ -71,9 +72,9 @@ class Sampler:
                 self.state.sides, (history.pattern, history.pattern.T), strict=True
             )
         ]
-        self._shifts = [
-            self._shift_of(side, other, sums)
-            for (side, other), sums in zip(self.state.sides, self._sums, strict=True)
+        self._compensations = [
+            self._compensation_of(side, sums)
+            for (side, _), sums in zip(self.state.sides, self._sums, strict=True)
         ]
 
     def sweep(self) -> None:
@@ -86,6 +87,7 @@ class Sampler:
             RowUpdate(state, side, other)(safe, adapt)
             if (sums := self._sums[k]) is not None:
                 draw_effects(state, side, sums)
+            draw_mean(state, side, self._compensations[k])
             if free:
                 if k == 0:
                     draw_factor_scales(state)
@@ -105,6 +107,8 @@ class Sampler:
             rows = {Factor: side.F, Bias: side.b, LogNoise: side.s, SumOverSeen: side.W}
             for kind, term in side.terms.items():
                 values[term.site] = rows[kind]
+            if side.mean is not None:
+                values[side.mean_site] = side.mean
         numbers = dict(state.scales)
         numbers["mu"], numbers["sigma"] = state.mu, float(np.exp(state.log_sigma))
         values |= {x: like.new_tensor(y) for x, y in numbers.items() if state.is_free(x)}
@@ -127,9 +131,8 @@ class Sampler:
                 invariances.exchange_factor_scales(state)
                 invariances.exchange_scales(state)
                 invariances.exchange_tau(state)
-                for shift, (side, other) in zip(self._shifts, state.sides, strict=True):
-                    if shift is not None:
-                        shift(state, side, other)
+                for (side, other), how in zip(state.sides, self._compensations, strict=True):
+                    invariances.shift_factors(state, side, other, how)
         if free:
             for side, _ in state.sides:
                 invariances.shift_level(state, side)
@@ -153,17 +156,11 @@ class Sampler:
         weights = self.model.divide_by(n.double()).reciprocal().to(self.state.score)
         return SumsUpdate(history, weights.repeat_interleave(counts), side.rows, side.columns)
 
-    def _shift_of(
-        self, side: Side, other: Side, sums: SumsUpdate | None
-    ) -> invariances.Shift | None:
-        if not (side.has(Factor) and other.has(Bias)):
-            return None
-        scales = self.state.scales
-        variance = scales[side.terms[Factor].scale] ** 2
-        effects = side.terms.get(SumOverSeen)
-        return invariances.Shift(
-            side, sums, variance, 0.0 if effects is None else scales[effects.scale] ** 2
-        )
+    def _compensation_of(self, side: Side, sums: SumsUpdate | None) -> Compensation:
+        scales, effects = self.state.scales, side.terms.get(SumOverSeen)
+        variance = scales[side.terms[Factor].scale] ** 2 if side.has(Factor) else 1.0
+        effect_variance = 0.0 if effects is None else scales[effects.scale] ** 2
+        return Compensation(side, sums, variance, effect_variance)
 
 
 def _shares(cutpoints: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
 
 
 def squares(side: Side) -> dict[str, Tensor]:
-    """Return the sums of squares of factors about their means and of effects, by scale.
+    """Return the sums of squares of what has each scale: factors about their means, effects.
+
+    The mean of all rows of factors counts as one more row.
 
     Parameters
     ----------
@@ -29,6 +31,8 @@ def squares(side: Side) -> dict[str, Tensor]:
     if side.has(Factor):
         deviation = ((side.F - side.M) / side.tau).double()
         sums[side.terms[Factor].scale] = side.rows.sum(deviation.square_().sum(0))
+        if side.mean is not None:
+            sums[side.terms[Factor].scale] += (side.mean / side.tau).double().square()
     if side.has(SumOverSeen):
         effects = (side.W / side.tau).double()
         sums[side.terms[SumOverSeen].scale] = side.columns.sum(effects.square_().sum(0))
@@ -60,8 +64,9 @@ def draw_scales(state: State, side: Side) -> None:
         Users or items.
     """
     for name, total in squares(side).items():
-        axis = side.rows if name == side.terms[Factor].scale else side.columns
-        _draw(state, name, float(total.sum()), axis.n * state.n_factors)
+        is_of_factors = name == side.terms[Factor].scale
+        n = side.n_factor_rows if is_of_factors else side.columns.n
+        _draw(state, name, float(total.sum()), n * state.n_factors)
     if side.has(Bias):
         of_biases = side.rows.sum(side.b.double().square().sum())
         _draw(state, side.terms[Bias].scale, float(of_biases), side.rows.n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,8 +59,10 @@ class Side:
         Log noise, 0 without it.
     W : Tensor, shape (n_columns, n_factors)
         Effects whose sums are the prior means of the factors, 0 without them.
+    mean : Tensor, shape (n_factors,), or None
+        Mean of all rows of factors; None if it is 0.
     M : Tensor, shape (n_rows, n_factors)
-        Prior means of the factors.
+        Prior means of the factors: ``mean`` plus the sums.
     tau : Tensor, shape (n_factors,)
         Scale of each factor; 1 on the side of items.
     step : Tensor, shape (n_rows,)
@@ -81,14 +83,20 @@ class Side:
     s: Tensor
     W: Tensor
     M: Tensor
+    mean: Tensor | None
     tau: Tensor
     step: Tensor
     row_of_user_order: Tensor
 
     @property
     def n_latent_rows(self) -> int:
-        """Number of rows with one entry for each factor: factors and, if there, effects."""
-        return self.rows.n + (self.columns.n if SumOverSeen in self.terms else 0)
+        """Number of rows with one entry for each factor: of factors, their mean and effects."""
+        return self.n_factor_rows + (self.columns.n if SumOverSeen in self.terms else 0)
+
+    @property
+    def n_factor_rows(self) -> int:
+        """Number of rows of factors, with that of their mean."""
+        return self.rows.n + (0 if self.mean is None else 1)
 
     def has(self, kind: type[Term]) -> bool:
         """Return whether the model has a term of this kind on this side."""
@@ -97,6 +105,11 @@ class Side:
     def site(self, kind: type[Term]) -> str:
         """Return the site of the term of this kind."""
         return self.terms[kind].site
+
+    @property
+    def mean_site(self) -> str:
+        """The site of the mean of all rows of factors."""
+        return cast(Factor, self.terms[Factor]).mean
 
     def scale_names(self, *kinds: type[Term]) -> list[str]:
         """Return the names of the scales of the terms of these kinds that the model has."""
@@ -114,6 +127,7 @@ class Side:
     def scale_by(self, a: Tensor) -> None:
         """Multiply the factors, their effects and their means by numbers, shape (n_factors,)."""
         self.F, self.W, self.M = self.F * a, self.W * a, self.M * a
+        self.mean = None if self.mean is None else self.mean * a
 
 
 @dataclass
@@ -189,6 +203,8 @@ class State:
             rows = {kind: sites[side.site(kind)].to(self.score) for kind in side.terms}
             side.F, side.b = rows.get(Factor, side.F), rows.get(Bias, side.b)
             side.s, side.W = rows.get(LogNoise, side.s), rows.get(SumOverSeen, side.W)
+            if side.mean is not None:
+                side.mean = sites[side.mean_site].to(self.score)
         self.scales.update({name: float(sites[name]) for name in self.scales if name in sites})
         self.users.tau = sites.get(TAU, self.users.tau).to(self.score)
         if self.is_free("mu"):
@@ -257,6 +273,6 @@ def with_users(
     }
     users, items = present["sides"]
     ours = {name: of_users(x) if name in _OF_ROWS else x for name, x in users.items()}
-    shared = (*_OF_ROWS, "tau")  # the effects that the items sum are of users
+    shared = (*_OF_ROWS, "tau", "mean")  # the effects that the items sum are of users
     theirs = {name: x if name in shared else of_users(x) for name, x in items.items()}
     return present | {"both": both, "sides": [ours, theirs]}

@@ -148,5 +148,8 @@ def draw_effects(state: State, side: Side, sums: SumsUpdate) -> None:
         The sums.
     """
     sd, effect_sd = (state.scales[side.terms[kind].scale] for kind in (Factor, SumOverSeen))
-    side.W = sums.draw(side.F / side.tau, sd**2, effect_sd**2) * side.tau
+    about = side.F if side.mean is None else side.F - side.mean
+    side.W = sums.draw(about / side.tau, sd**2, effect_sd**2) * side.tau
     side.M = sums.forward(side.W)
+    if side.mean is not None:
+        side.M = side.M + side.mean

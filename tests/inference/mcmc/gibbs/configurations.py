@@ -39,7 +39,7 @@ MODELS = {
     "ordered, history": PMF(1, likelihood=OrderedLogit(3), noise="item", biases="user", **BOTH),
     "ordered, no factors": PMF(0, likelihood=OrderedLogit(3)),
     "sigmoid": PMF(2, likelihood=NormalSigmoid(0.0), **BOTH),
-    "sigmoid, rounded": PMF(2, likelihood=NormalSigmoid(0.5), **BOTH),
+    "sigmoid, rounded": PMF(2, likelihood=NormalSigmoid(0.5), means=False, **BOTH),
     "sigmoid, no biases": PMF(
         1, likelihood=NormalSigmoid(0.25), users="hierarchical", biases=False, noise="shared"
     ),
@@ -50,6 +50,7 @@ MODELS = {
         biases="user",
         divisor="count",
         noise="user",
+        means=False,
         priors=LOG_NORMAL,
     ),
     "identity": PMF(2, likelihood=NormalIdentity(0.0), **BOTH),
@@ -60,6 +61,7 @@ MODELS = {
         items="hierarchical",
         biases=False,
         divisor="count",
+        means=False,
         noise="shared",
         priors=PARTLY_FIXED,
     ),

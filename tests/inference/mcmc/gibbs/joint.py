@@ -22,6 +22,7 @@ from torch import Tensor
 from pyro_pmf import PMF
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs import invariances, level
+from pyro_pmf.inference.mcmc.gibbs.means import Compensation, draw_mean
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
@@ -82,8 +83,9 @@ class Joint:
             for kind, name in ((Factor, "F"), (Bias, "b"), (LogNoise, "s"), (SumOverSeen, "W")):
                 if side.has(kind):
                     setattr(side, name, sites[side.site(kind)])
-            if sums is not None:
-                side.M = sums.forward(side.W)
+            if side.mean is not None:
+                side.mean = sites[side.mean_site]
+            side.M = prior_means(side, sums)
         state.scales.update({name: float(sites[name]) for name in state.scales})
         state.users.tau = sites.get("tau", state.users.tau)
         state.mu = float(sites.get("mu", 0.0))
@@ -124,11 +126,13 @@ class Joint:
                 "all scales": lambda: invariances.exchange_scales(state),
                 "tau and scales": lambda: invariances.exchange_tau(state),
             }
-        each = zip(state.sides, sampler._sums, sampler._shifts, ("users", "items"), strict=True)
-        for (side, other), sums, shift, name in each:
+        each = zip(
+            state.sides, sampler._sums, sampler._compensations, ("users", "items"), strict=True
+        )
+        for (side, other), sums, how, name in each:
             found |= {
                 f"{move} {name}": partial(take, side, other)
-                for move, take in _moves_of(state, sums, shift).items()
+                for move, take in _moves_of(state, sums, how).items()
             }
         return found
 
@@ -147,9 +151,9 @@ class Joint:
             for k, (move, take) in enumerate(moves.items()):
                 self.put(sites)
                 if k == 0:
-                    before = quantities(self.sampler.state)
+                    before = quantities(self.sampler)
                 take()
-                after = quantities(self.sampler.state)
+                after = quantities(self.sampler)
                 names = list(after)
                 x, y = (np.array([*q.values()]).clip(-_LARGEST, _LARGEST) for q in (before, after))
                 changes[move].append(np.concatenate([y - x, (y - x) * (y + x)]))
@@ -165,7 +169,7 @@ class Joint:
 
 
 def _moves_of(
-    state: State, sums: SumsUpdate | None, shift: invariances.Shift | None
+    state: State, sums: SumsUpdate | None, how: Compensation
 ) -> dict[str, Callable[[Side, Side], object]]:
     """Return the blocks that take one side, and the other one."""
     found: dict[str, Callable[[Side, Side], object]] = {
@@ -173,18 +177,26 @@ def _moves_of(
         "scales of": lambda x, y: draw_scales(state, x),
         "level and": lambda x, y: invariances.shift_level(state, x),
         "noise and": lambda x, y: invariances.exchange_noise(state, x),
+        "mean of": lambda x, y: draw_mean(state, x, how),
     }
     if sums is not None:
         found["effects of"] = lambda x, y: draw_effects(state, x, sums)
-    if shift is not None:
-        found["shift of"] = lambda x, y: shift(state, x, y)
+    if state.n_factors:
+        found["shift of"] = lambda x, y: invariances.shift_factors(state, x, y, how)
     return found
 
 
-def quantities(state: State) -> dict[str, float]:
+def prior_means(side: Side, sums: SumsUpdate | None) -> Tensor:
+    """Return the prior means of factors, from the latents that they depend on."""
+    of_sums = torch.zeros_like(side.F) if sums is None else sums.forward(side.W)
+    return of_sums if side.mean is None else of_sums + side.mean
+
+
+def quantities(sampler: Sampler) -> dict[str, float]:
     """Return numbers that a wrong move would change, with light tails."""
+    state = sampler.state
     found = {f"log {name}": math.log(x) for name, x in state.scales.items()}
-    for side, _ in state.sides:
+    for (side, _), sums in zip(state.sides, sampler._sums, strict=True):
         for kind, rows in (
             (Factor, side.F),
             (Bias, side.b),
@@ -197,10 +209,14 @@ def quantities(state: State) -> dict[str, float]:
             found[f"mean of {name}"] = float(torch.tanh(rows).mean())
             found[f"spread of {name}"] = float(torch.log1p(rows.square()).mean())
             if kind is Factor:
-                rows = (rows - side.M) / side.tau
+                rows = (rows - prior_means(side, sums)) / side.tau
             elif kind is SumOverSeen:
                 rows = rows / side.tau
             sd = state.scales[side.terms[kind].scale]
+            if kind is Factor and side.mean is not None:
+                found[f"mean of all {name}"] = float(torch.tanh(side.mean).mean())
+                own = (side.mean / side.tau / sd).square()
+                found[f"standardized mean of all {name}"] = float(own.mean())
             found[f"standardized {name}"] = float((rows / sd).square().mean())
     for k, tau in enumerate(state.users.tau.tolist()):
         found[f"log tau {k}"] = math.log(tau)

@@ -11,6 +11,7 @@ import pytest
 from pyro_pmf.inference.mcmc.gibbs import (
     invariances,
     level,
+    means,
     noise,
     rows,
     scales,
@@ -274,7 +275,7 @@ _FORGOTTEN = {
         "ordered", "effects of users", sums, "self.forward(W) - noise", "self.forward(W)"
     ),
     "tau in effects": Mutation(
-        "ordered", "effects of users", sums, "sums.draw(side.F / side.tau", "sums.draw(side.F"
+        "ordered", "effects of users", sums, "sums.draw(about / side.tau", "sums.draw(about"
     ),
     "effects in scales": Mutation(
         "ordered", "scales of users", scales, "(side.F - side.M) / side.tau", "side.F / side.tau"
@@ -282,8 +283,30 @@ _FORGOTTEN = {
     "tau in scales": Mutation(
         "ordered", "scales of users", scales, "effects = (side.W / side.tau)", "effects = side.W"
     ),
-    "effects in a shift": Mutation(
+    "mean in effects": Mutation(
+        "ordered", "effects of users", sums, "side.F - side.mean", "side.F"
+    ),
+    "mean in scales": Mutation(
+        "ordered", "scales of users", scales, "+= (side.mean / side.tau)", "+= 0 * (side.mean)"
+    ),
+    "mean among the rows": Mutation(
+        "ordered", "scales of users", scales, "side.n_factor_rows", "side.rows.n"
+    ),
+    "prior of a mean": Mutation(
+        "ordered", "mean of users", means, "[0] - side.mean.double())", "[0])"
+    ),
+    "effects with a mean": Mutation(
+        "ordered", "mean of users", means, "side.W = (side.W - effects * h)", "side.W = side.W"
+    ),
+    "mean in a shift": Mutation(
         "ordered",
+        "shift of users",
+        invariances,
+        "linear - side.mean.double() / variance",
+        "linear",
+    ),
+    "effects in a shift": Mutation(
+        "sigmoid, rounded",
         "shift of users",
         invariances,
         "side.W = (side.W + delta * h)",
