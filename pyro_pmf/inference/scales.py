@@ -18,9 +18,10 @@ Scales = Mapping[str, float | list[float]]  # values by site; tau has one for ea
 
 _SHRINKAGE = 5.0  # ratings of value zero added to each user's and item's mean
 _AROUND = (0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # times a typical scale, of each factor of a product
-_HARDLY_ANY = 0.1
+_BELOW = (0.4, 0.25, 0.1)  # of a point estimate, which follows noise with larger factors
 _STRONG = 0.7  # times the largest tau: half the variance of the strongest factor
 _SURPLUS_TAU = 1e-3
+_FLAT = 1e-3  # relative; fits without factors differ by less, and larger scales may have some
 
 
 def factor_scales(model: Callable[..., Any], value: Tensor | None = None) -> Scales:
@@ -112,7 +113,8 @@ def learnt_scales(
     ways : sequence of sequence of dict
         Scales by site, in ways along which the loss falls and then rises: the first that is no
         better than the one before ends a way. A later way ends at once if it begins no better than
-        the first one.
+        the first one; after that, losses that are equal, nearly, do not end it, as those of scales
+        with which all factors shrink to zero.
     loss : callable
         ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
         values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
@@ -128,14 +130,15 @@ def learnt_scales(
     tried: list[Scales] = []
     losses: list[float] = []
     for way in ways:
-        least = losses[0] if losses else math.inf
-        for scales in way:
+        least, is_first = losses[0] if losses else math.inf, way is ways[0]
+        for k, scales in enumerate(way):
             found = loss(scales)
             tried.append(scales)
             losses.append(found if math.isfinite(found) else math.inf)
-            if losses[-1] >= least < math.inf:
+            most = least if is_first or k == 0 else (1 + _FLAT) * least
+            if losses[-1] >= most < math.inf:
                 break
-            least = losses[-1]
+            least = min(least, losses[-1])
     return tried[losses.index(min(losses))]
 
 
@@ -161,7 +164,7 @@ def candidate_scales(
     depend on each other. It adds up their errors, and then predicts better with smaller factors;
     where users have few ratings, it shrinks all factors to zero unless they are larger, or unless
     factors that add more uncertainty than signal are left out. A point estimate follows the noise
-    of a table without a signal, unless it has hardly any factors.
+    of a table with a weak signal, unless it has far smaller factors.
 
     Parameters
     ----------
@@ -179,7 +182,7 @@ def candidate_scales(
     list of list of dict
         Candidates, with the sites of ``usual`` and tau: from the smallest factors to the largest,
         with all factors, and with the strongest alone if these are fewer; for a point estimate,
-        hardly any factors, too. One candidate if no scale of factors is free.
+        then ever smaller factors. One candidate if no scale of factors is free.
     """
     whole = as_typical(usual, typical)
     of_factors = {name for side in terms.factor_scales.values() for name in side}
@@ -188,7 +191,7 @@ def candidate_scales(
         return [[whole]]
     ways = [_multiples(scales, free, _AROUND) for scales in (whole, *_strongest(whole))]
     if is_point_estimate:
-        ways.append(_multiples(whole, free, [_HARDLY_ANY]))
+        ways.append(_multiples(whole, free, _BELOW))
     return ways
 
 

@@ -210,10 +210,11 @@ AROUND = (0.65, 0.8, 1.0, 1.25, 1.6, 2.0)
 def test_candidates(is_point_estimate):
     terms = PMF(2, users="hierarchical").terms
     ways = candidate_scales(terms, USUAL, TYPICAL, is_point_estimate)
-    of_all, of_strongest, *hardly_any = ways
-    assert len(hardly_any) == is_point_estimate
+    of_all, of_strongest, *smaller = ways
+    assert len(smaller) == is_point_estimate
     expected = [*zip(AROUND, of_all, strict=True), *zip(AROUND, of_strongest, strict=True)]
-    expected += [(0.1, scales) for way in hardly_any for scales in way]
+    for way in smaller:
+        expected += zip((0.4, 0.25, 0.1), way, strict=True)
     for factor, scales in expected:
         same = {name: TYPICAL[name] for name in ("sigma", "sigma_b")}
         assert {name: scales.pop(name) for name in same} == same
@@ -269,8 +270,14 @@ def test_the_best_predictions_decide(losses, best, n):
         ({"a1": 2.0, "a2": 3.0, "b1": 1.9, "b2": 1.0, "b3": 1.5}, "b2", "a1 a2 b1 b2 b3"),
         ({"a1": 2.0, "a2": 1.0, "a3": 3.0, "b1": 2.5}, "a2", "a1 a2 a3 b1"),
         ({"a1": 2.0, "a2": 1.0, "a3": 3.0, "b1": 1.9, "b2": 1.95}, "a2", "a1 a2 a3 b1 b2"),
+        ({"a1": 2.0, "a2": 3.0, "b1": 1.9, "b2": 1.901, "b3": 1.5}, "b3", "a1 a2 b1 b2 b3"),
     ],
-    ids=["the second is best", "it begins worse", "it begins better and ends worse"],
+    ids=[
+        "the second is best",
+        "it begins worse",
+        "it begins better and ends worse",
+        "equals go on",
+    ],
 )
 def test_a_second_way_is_followed_if_it_begins_better(losses, best, asked):
     tried = []
