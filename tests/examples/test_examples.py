@@ -152,7 +152,7 @@ def test_movies(run, tmp_path):
     assert all(pyplot.imread(path).std() > 0 for path in out.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_movies_of_a_folder(run, folder, tmp_path):
     printed = run("movies.py", "--data", folder, "--sample", 600, "--out", tmp_path, "--seed", 1)
     assert "600 ratings of 30 films by 40 users, 0.5 to 5 stars" in printed
@@ -229,7 +229,7 @@ def test_music_simulated(run, tmp_path):
     assert all(pyplot.imread(path).std() > 0 for path in (tmp_path / "music").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_music_of_a_folder(run, tmp_path):
     random = np.random.default_rng(0)
     cells = random.choice(150 * 80, 1200, replace=False)
@@ -246,7 +246,7 @@ def test_music_of_a_folder(run, tmp_path):
     assert "Band" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_music_without_data_or_network(run, tmp_path, monkeypatch):
     def fail(*args, **settings):
         raise OSError("no route to host")

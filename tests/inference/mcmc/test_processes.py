@@ -92,7 +92,7 @@ def test_chains_at_once_draw_what_they_draw_one_after_the_other():
     assert not workers()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_signals
 def test_a_chain_that_is_killed_goes_on_after_ctrl_c(tmp_path):
     """In processes, in processes again until Ctrl-C, and one after the other at last."""

@@ -89,7 +89,7 @@ def test_parts_of_users_are_drawn_saved_and_joined(tmp_path):
         assert "fewer processes" in part["one user"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_ends_the_others_and_chains_resume_to_the_same_numbers(tmp_path):
     codes, seconds = shared.launch(tmp_path, "killed")
     assert codes[1] == 9

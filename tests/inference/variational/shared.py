@@ -55,18 +55,18 @@ YES = Ratings.from_frame(
 )
 EXACT = Ratings.from_frame(FRAME, transform="standardize")
 MORE = FRAME[["user", "item"]].assign(item=FRAME["item"].to_numpy()[::-1]).drop_duplicates()
-HELD = VI(learn_scales=None, max_steps=60)
+HELD = VI(learn_scales=None, max_steps=30)
 # Model, ratings, method and other options.
 FITS = {
     "vi": (PMF(2), RATINGS, HELD, {}),
     "both sides": (HIERARCHICAL, RATINGS, HELD, {}),
-    "learnt": (PMF(2), RATINGS, VI(max_steps=60), {}),
-    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=60), {}),
-    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(max_steps=60), {}),
+    "learnt": (PMF(2), RATINGS, VI(max_steps=30), {}),
+    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=30), {}),
+    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(max_steps=30), {}),
     "levels": (PMF(2, likelihood=OrderedLogit(5)), LEVELS, HELD, {}),
     "yes or no": (PMF(2, likelihood=BernoulliLogit()), YES, HELD, {}),
     "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),
-    "biases": (PMF(0), RATINGS, VI(max_steps=60), {}),
+    "biases": (PMF(0), RATINGS, VI(max_steps=30), {}),
     "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
 }
 REFUSED = {
