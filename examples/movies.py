@@ -1,6 +1,6 @@
 """Fit models of growing complexity to film ratings, compare them, and look at one user.
 
-python examples/movies.py                          # MovieLens latest-small, some seconds
+python examples/movies.py                          # MovieLens latest-small, a minute or two
 python examples/movies.py --data ml-1m-as-csv      # an unpacked MovieLens folder
 python examples/movies.py --draws                  # adds the best model, a minute or more
 """
