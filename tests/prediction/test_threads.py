@@ -188,7 +188,9 @@ def whole_story(method: str) -> list[pd.DataFrame]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(x, marks=[] if x == "VI" else pytest.mark.long) for x in METHODS]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # fits of a few steps
 def test_a_context_of_the_caller_changes_nothing(method):
     wanted = whole_story(method)
