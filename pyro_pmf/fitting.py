@@ -26,13 +26,14 @@ from pyro_pmf.inference.checkpoint import Checkpoint, fingerprint_of, open_check
 from pyro_pmf.inference.conditions import Conditions, as_device
 from pyro_pmf.inference.mcmc.chains import sample_chains
 from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
-from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
+from pyro_pmf.inference.mcmc.gibbs.typical import short_run
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
 from pyro_pmf.inference.progress import progress_bar
 from pyro_pmf.inference.scales import Scales, as_typical, candidate_scales, learnt_scales
 from pyro_pmf.inference.variational.collapse import NO_FACTORS
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
+from pyro_pmf.inference.variational.warm_start import Start
 from pyro_pmf.isolation import alone, usual_torch
 from pyro_pmf.model.choice import warn_of_far_prior
 from pyro_pmf.model.learned import Learned
@@ -196,7 +197,7 @@ def fit(
         ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
     reducer, part = reducer_of_world(), None
     if reducer.size > 1:
-        _require_shareable(model, method, start)
+        _require_shareable(model, method)
         part = as_part(ratings, reducer)
     if part is not None:
         model, ratings = _for_part(model, part, reducer), part
@@ -224,11 +225,14 @@ def fit(
         run = replace(run, checkpoint=saved, started=run.started - saved.seconds)
     if isinstance(method, Gibbs | NUTS):
         return checked(_as_posterior(_draw(model, ratings, method, run)))
-    scales = _scales(model, ratings, method, run) if start is None else _held_by(start)
-    return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, start)))
+    if start is None:
+        scales, begin = _chosen(model, ratings, method, run)
+    else:
+        scales, begin = _held_by(start), Start.after(start, ratings)
+    return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, begin)))
 
 
-def _require_shareable(model: Any, method: Method, start: Posterior | None) -> None:
+def _require_shareable(model: Any, method: Method) -> None:
     """Refuse a fit that several processes cannot share."""
     if isinstance(method, NUTS):
         raise FitError(
@@ -249,11 +253,6 @@ def _require_shareable(model: Any, method: Method, start: Posterior | None) -> N
         raise FitError(
             f"Several processes share all ratings in each step: leave batches={method.batches} "
             "out, or run this in one process, without torchrun."
-        )
-    if start is not None:
-        raise FitError(
-            "Several processes cannot begin from an earlier fit: leave start= out, or run this in "
-            "one process, without torchrun."
         )
 
 
@@ -320,34 +319,44 @@ def _draw(
     return sample_chains(model, ratings.to(run.device, run.dtype), method, run)
 
 
-def _scales(model: Any, ratings: Ratings, method: MAP | VI, run: Conditions) -> Scales | None:
-    """Return the standard deviations that the fit holds; None for the usual ones."""
+def _chosen(
+    model: Any, ratings: Ratings, method: MAP | VI, run: Conditions
+) -> tuple[Scales | None, Start | None]:
+    """Return the standard deviations that a fit holds, and where it begins."""
 
-    def learn() -> Scales | None:
-        return _learn_scales(model, ratings, method, run)
+    def learn() -> tuple[Scales | None, dict[str, Any] | None]:
+        scales, start = _learn_scales(model, ratings, method, run)
+        return scales, None if start is None else vars(start)
 
     if run.checkpoint is None:
-        return run.reducer.first(learn)
-    return run.checkpoint.once("scales", learn)
+        scales, parts = run.reducer.first(learn)
+    else:
+        scales, parts = run.checkpoint.once("scales", learn)
+    if parts is None:
+        return scales, None
+    start = Start(**parts)
+    if run.is_part and run.reducer.rank > 0:  # its users are those of the first process
+        start = start.of_strangers(ratings.n_users)
+    return scales, start
 
 
 def _learn_scales(
     model: Any, ratings: Ratings, method: MAP | VI, run: Conditions
-) -> Scales | None:
-    """Choose the standard deviations that the fit holds; None for the usual ones."""
+) -> tuple[Scales | None, Start | None]:
+    """Choose the standard deviations that a fit holds, and where it begins; None for the usual."""
     if method.learn_scales == "elbo":
         if not terms_of(model):
             raise FitError('learn_scales="elbo" needs a PMF: leave learn_scales out.')
-        return {}
+        return {}, None
     own_guide = isinstance(method, VI) and method.guide is not None
     if method.learn_scales is None or own_guide or not is_known(model):
-        return None
+        return None, None
     stated = cast(PMF, for_point_estimate(model) if isinstance(method, MAP) else model)
     with isolated_random_state(run.seed):
         require_possible(stated, ratings)
     usual = usual_scales(stated, ratings, method)
     if not usual:
-        return None
+        return None, None
     some = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed)
     few = len(some) < _FEWEST_TO_HOLD_OUT
     train, test = (some, some) if few else some.split(0.1, run.seed)
@@ -356,22 +365,29 @@ def _learn_scales(
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
 
+    def start(scales: Scales, of: Ratings) -> Start:
+        held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
+        return Start.at(found.last, train, of).with_factors(stated.terms, held / typical)
+
     def loss(scales: Scales) -> float:
         bar.set_postfix_str(f"candidate {next(number)}")
         bar.update(0)  # no sweep, but a sign of life
         try:
-            return crps(fit_guide(model, train, quick, quiet, scales), test)
+            begin = start(scales, train)
+            return crps(fit_guide(model, train, quick, quiet, scales, begin), test)
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
 
     with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         on_device = train.to(run.device, run.dtype)
-        typical = typical_scales(stated, on_device, run.seed, bar.update)
+        found = short_run(stated, on_device, run.seed, bar.update)
         if few:
-            return as_typical(usual, typical)
-        ways = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
-        return learnt_scales(ways, loss)
+            scales = as_typical(usual, found.scales)
+            return scales, start(scales, ratings)
+        ways = candidate_scales(stated.terms, usual, found.scales, isinstance(method, MAP))
+        scales = learnt_scales(ways, loss)
+        return scales, start(scales, ratings)
 
 
 def check_arguments(

@@ -37,10 +37,12 @@ def initial_value(site: dict[str, Any]) -> Tensor:
         mean = fn.mean.expand(fn.shape())
         if is_real(fn.support):
             spread = _INITIAL_SPREAD * torch.randn_like(mean)
-            # outside all plates, such as the mean of a factor that is switched off
-            if not site.get("cond_indep_stack"):
-                spread = spread * fn.stddev.nan_to_num(1.0).clamp(max=1.0)
-            return mean.nan_to_num(0.0, 0.0, 0.0) + spread
+            # no farther than the prior, such as that of a factor that is switched off
+            if site.get("cond_indep_stack"):
+                widest = (fn.stddev.nan_to_num(1.0) / _INITIAL_SPREAD).clamp(max=1.0)
+            else:
+                widest = fn.stddev.nan_to_num(1.0).clamp(max=1.0)
+            return mean.nan_to_num(0.0, 0.0, 0.0) + spread * widest
         return _SMALL * mean.nan_to_num(1.0, 1.0, 1.0)
 
 

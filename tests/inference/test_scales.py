@@ -26,7 +26,7 @@ from pyro_pmf import (
 )
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.conditions import Conditions
-from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
+from pyro_pmf.inference.mcmc.gibbs.typical import ShortRun, short_run
 from pyro_pmf.inference.scales import candidate_scales, factor_scales, learnt_scales, map_scales
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import pose, usual_scales
@@ -315,7 +315,7 @@ def product(scales):
 @pytest.mark.statistical
 def test_typical_scales_are_those_that_made_the_ratings():
     """Within 25%: with 120 users and 80 items, five standard errors or so of each."""
-    found = typical_scales(PMF(3, noise="shared"), of_factors(0.8), 1, lambda: None)
+    found = short_run(PMF(3, noise="shared"), of_factors(0.8), 1, lambda: None).scales
     assert found.keys() == {"sigma", "sigma_U", "sigma_V", "sigma_b", "sigma_c", "tau"}
     assert len(found["tau"]) == 3
     assert product(found) == pytest.approx(0.8**2, rel=0.25)
@@ -330,13 +330,13 @@ def test_typical_scales_are_those_that_priors_leave_free_and_a_seed_decides_them
     levels = small_levels()
     counted, before = [], torch.get_rng_state()
     first, again, other = (
-        typical_scales(model, levels, seed, lambda: counted.append(1)) for seed in (1, 1, 2)
+        short_run(model, levels, seed, lambda: counted.append(1)).scales for seed in (1, 1, 2)
     )
     assert first.keys() == {"sigma_V", "sigma_c"}
     assert first == again != other
     assert torch.equal(torch.get_rng_state(), before)
     assert len(counted) % 3 == 0
-    assert typical_scales(lambda ratings: None, levels, 1, counted.append) == {}
+    assert short_run(lambda ratings: None, levels, 1, counted.append) == ShortRun()
 
 
 # In a fit
@@ -413,7 +413,7 @@ def test_every_likelihood_and_way_of_fitting(likelihood, method, dtype):
     short = replace(method, max_steps=4)
     posterior = fit(model, ratings, short, dtype=dtype, progress=False)
     train = ratings.split(0.1, 0)[0].to("cpu", dtype)
-    typical = typical_scales(model, train, 0, lambda: None)
+    typical = short_run(model, train, 0, lambda: None).scales
     usual, is_map = usual_scales(model, ratings, short), isinstance(method, MAP)
     candidates = candidate_scales(model.terms, usual, typical, is_map)
     found = posterior.latents
@@ -478,7 +478,7 @@ def test_fits_that_learn_no_scales(monkeypatch, model, method, n):
     def unwanted(*_):
         raise AssertionError("scales are learnt")
 
-    monkeypatch.setattr("pyro_pmf.fitting.typical_scales", unwanted)
+    monkeypatch.setattr("pyro_pmf.fitting.short_run", unwanted)
     posterior = fit(model, small_levels(n), method, progress=False)
     if model.n_factors and method != VI(guide=AutoDelta, max_steps=2):
         assert posterior.latents["tau"].tolist() == [1.0, 1.0]
@@ -488,7 +488,7 @@ def test_too_few_ratings_to_hold_out_take_what_the_sampler_finds():
     method = VI(max_steps=2)
     model, few = PMF(2).for_ratings(small_levels(19))
     held = fit(model, few, method, progress=False).latents
-    typical = typical_scales(model, few.to(dtype=torch.float32), 0, lambda: None)
+    typical = short_run(model, few.to(dtype=torch.float32), 0, lambda: None).scales
     assert float(held["sigma_U"]) == pytest.approx(typical["sigma_U"])
     assert held["tau"].tolist() == pytest.approx(typical["tau"])
 

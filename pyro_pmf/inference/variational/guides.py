@@ -34,19 +34,21 @@ class NormalGuide(OpenAutoNormal):
     def set_up(self, *args: Any, **kwargs: Any) -> None:
         """Make the parameters, on the first call; arguments are those of the model.
 
-        Sites outside all plates begin with a small standard deviation, since all data inform them.
+        Standard deviations begin no larger than those of the prior, and small for sites outside
+        all plates, since all data inform them.
         """
         if self.prototype_trace is not None:
             return
         super().set_up(*args, **kwargs)
         for name, site in self.sites():
-            if not site["cond_indep_stack"]:
-                loc, _ = self.loc_and_scale(name)
+            loc, scale = (x.detach() for x in self.loc_and_scale(name))
+            is_global = not site["cond_indep_stack"]
+            if is_global:
                 scale = torch.full_like(loc, _INITIAL_GLOBAL_SCALE)
-                if is_real(site["fn"].support):
-                    prior_sd = site["fn"].stddev.detach().expand(loc.shape).nan_to_num(1.0)
-                    scale = torch.minimum(scale, _OF_PRIOR * prior_sd)
-                self.set_scale(name, scale, self.scale_constraint)
+            if is_real(site["fn"].support):
+                prior_sd = site["fn"].stddev.detach().expand(loc.shape).nan_to_num(1.0)
+                scale = torch.minimum(scale, (_OF_PRIOR if is_global else 1.0) * prior_sd)
+            self.set_scale(name, scale, self.scale_constraint)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every site; arguments are those of the model.

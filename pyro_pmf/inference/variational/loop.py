@@ -30,6 +30,7 @@ from pyro_pmf.inference.variational.optimizers import LBFGS, Adam, Optimizer
 from pyro_pmf.inference.variational.readout import check_prediction, read_latents
 from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule
 from pyro_pmf.inference.variational.space import SharedSpace, Space
+from pyro_pmf.inference.variational.warm_start import Start
 from pyro_pmf.model.learned import Converged, Learned
 from pyro_pmf.model.pmf import for_point_estimate
 from pyro_pmf.model.terms import terms_of
@@ -300,7 +301,7 @@ def fit_guide(
     method: MAP | VI,
     run: Conditions,
     scales: Scales | None = None,
-    start: Learned | None = None,
+    start: Start | None = None,
 ) -> Learned:
     """Fit a guide to a model.
 
@@ -316,8 +317,8 @@ def fit_guide(
         Conditions of the fit.
     scales : dict, optional
         Values at which standard deviations are held, see `pose`.
-    start : Learned, optional
-        An earlier fit, from whose result this one begins.
+    start : Start, optional
+        Where the fit begins.
 
     Returns
     -------
@@ -371,7 +372,7 @@ def _pose(
     method: MAP | VI,
     run: Conditions,
     scales: Scales | None,
-    start: Learned | None,
+    start: Start | None,
 ) -> Objective:
     """Return the objective of all ratings, or of the part of this process."""
     if run.reducer.size == 1:
@@ -382,7 +383,9 @@ def _pose(
     sharing = Sharing.of(ratings, run.reducer, run.is_part)
     seen = None if run.history is None else run.history.to(run.device, run.dtype)
     history = sharing.history(seen, ratings)
-    return pose(model, sharing.shard, method, scales, history, sharing=sharing)
+    if start is not None and not run.is_part:
+        start = start.of_users(sharing.shard.first, sharing.shard.last)
+    return pose(model, sharing.shard, method, scales, history, start, sharing)
 
 
 def _take_steps(loop: Loop) -> bool:

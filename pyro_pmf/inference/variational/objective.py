@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.centring import centring
 from pyro_pmf.inference.initialization import is_positive, with_large
@@ -36,8 +35,7 @@ from pyro_pmf.inference.variational.sharing import (
     shared_initial,
     shared_model,
 )
-from pyro_pmf.inference.variational.warm_start import Initial, WarmStart
-from pyro_pmf.model.learned import Learned
+from pyro_pmf.inference.variational.warm_start import Initial, Start, WarmStart
 from pyro_pmf.model.pmf import for_point_estimate
 from pyro_pmf.model.running import (
     is_latent,
@@ -264,7 +262,7 @@ def pose(
     method: MAP | VI,
     scales: Scales | None = None,
     history: Pairs | None = None,
-    start: Learned | None = None,
+    start: Start | None = None,
     sharing: Sharing | None = None,
 ) -> Objective:
     """Choose the guide and the ELBO for a model.
@@ -283,8 +281,8 @@ def pose(
         is a latent too.
     history : Pairs, optional
         All pairs with I_ij = 1; by default those of the ratings.
-    start : Learned, optional
-        An earlier fit, from whose result the guide begins; ``ratings`` are then `Ratings`.
+    start : Start, optional
+        Where the guide begins; its users are those of ``ratings``.
     sharing : Sharing, optional
         The part of this process in a fit that several share; ``ratings`` are then its shard, and
         ``history`` has the same users.
@@ -338,7 +336,8 @@ def pose(
         learnt = [] if held else [TAU, *itertools.chain(*terms.factor_scales.values())]
         initial: Initial = with_large(learnt)
         initial = shared_initial(initial, sharing) if sharing else initial
-        guide = _guide(fitted, ratings, method, initial, start)
+        warm = None if start is None else WarmStart(start, terms, initial)
+        guide = _guide(fitted, ratings, method, initial, warm)
     elbo = _choose_elbo(fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held, sharing)
 
@@ -348,13 +347,12 @@ def _guide(
     ratings: Pairs,
     method: MAP | VI,
     initial: Initial,
-    start: Learned | None,
+    warm: WarmStart | None,
 ) -> Callable[..., Any]:
     """Return the guide of a method, with its initial values."""
     family = AutoDelta if isinstance(method, MAP) else NormalGuide
-    if start is None:
+    if warm is None:
         return family(model, init_loc_fn=initial)
-    warm = WarmStart(start, cast(Ratings, ratings), initial)
     guide = family(model, init_loc_fn=warm.value)
     if isinstance(guide, NormalGuide):
         guide.set_up(ratings)

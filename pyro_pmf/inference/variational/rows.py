@@ -22,7 +22,7 @@ from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.loop import Loop
 from pyro_pmf.inference.variational.objective import Objective
-from pyro_pmf.inference.variational.warm_start import WarmStart
+from pyro_pmf.inference.variational.warm_start import Start, WarmStart
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.running import with_history
 from pyro_pmf.model.terms import Terms
@@ -106,7 +106,7 @@ def learn_rows(
         coordinates = centring(learned.model, ratings)
         if mine := {site: how for site, how in coordinates.items() if site in free}:
             fitted = poutine.reparam(fitted, mine)
-        warm = WarmStart(learned, ratings, initial_value)
+        warm = WarmStart(Start.after(learned, ratings), terms, initial_value)
         guide: Any
         if is_point:
             guide = AutoDelta(fitted, init_loc_fn=warm.value)

@@ -1,9 +1,10 @@
-"""Initial values of a guide that an earlier fit has learnt."""
+"""Initial values of a guide from an earlier fit, or from a draw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -11,44 +12,115 @@ from torch import Tensor
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.terms import terms_of
+from pyro_pmf.model.terms import Terms
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
 
 Initial = Callable[[dict[str, Any]], Tensor]
 
 
-class WarmStart:
-    """Initial values and standard deviations of the sites of a guide, from an earlier fit.
+@dataclass(frozen=True)
+class Start:
+    """Latents at which a fit begins.
 
-    Rows are found by the ids of their users and items. Rows that the earlier fit lacks, and sites
-    that it lacks or has in another shape, begin as they do without it. Of draws, the last one is
-    taken: an average over draws whose factors are rotated means nothing.
+    Attributes
+    ----------
+    latents : mapping of str to Gaussian, LogGaussian or Tensor
+        By site.
+    users, items : Tensor, shapes (n_users,) and (n_items,)
+        The row in ``latents`` of each user and of each item of the fit, or -1.
+    """
+
+    latents: Mapping[str, Value]
+    users: Tensor
+    items: Tensor
+
+    @classmethod
+    def at(cls, latents: Mapping[str, Value], of: Ratings, ratings: Ratings) -> Self:
+        """Return the start at latents of other ratings; users and items are found by their ids.
+
+        Parameters
+        ----------
+        latents : mapping of str to Gaussian, LogGaussian or Tensor
+            By site.
+        of : Ratings
+            The ratings whose users and items have rows in ``latents``.
+        ratings : Ratings
+            The ratings of the fit that begins.
+        """
+        users, items = (
+            torch.from_numpy(before.get_indexer(now).copy())
+            for before, now in (
+                (of.user_ids, ratings.user_ids),
+                (of.item_ids, ratings.item_ids),
+            )
+        )
+        return cls(latents, users, items)
+
+    @classmethod
+    def after(cls, learned: Learned, ratings: Ratings) -> Self:
+        """Return the start at the result of an earlier fit.
+
+        Of draws, it is the last one: an average over draws whose factors are rotated means
+        nothing.
+
+        Parameters
+        ----------
+        learned : Learned
+            Result of the earlier fit.
+        ratings : Ratings
+            The ratings of the fit that begins.
+        """
+        latents = learned.latents
+        if learned.n_draws is not None:
+            latents = {name: x[-1] for name, x in latents.items() if isinstance(x, Tensor)}
+        return cls.at(latents, learned.ratings, ratings)
+
+    def with_factors(self, terms: Terms, share: Tensor) -> Self:
+        """Return the start with its factors made weaker, in all rows.
+
+        Parameters
+        ----------
+        terms : Terms
+            Terms of the model.
+        share : Tensor, shape (n_factors,)
+            What is left of each factor.
+        """
+        sites = {term.site for term in terms if term.is_vector}
+        sites |= {factor.mean for factor in terms.factors or ()}
+        weaker = {
+            name: cast(Tensor, self.latents[name]) * share for name in sites & {*self.latents}
+        }
+        return replace(self, latents={**self.latents, **weaker})
+
+    def of_users(self, first: int, last: int) -> Self:
+        """Return the start of the users from ``first`` on, before ``last``."""
+        return replace(self, users=self.users[first:last])
+
+    def of_strangers(self, n_users: int) -> Self:
+        """Return the start of so many users, none of whom has a row in ``latents``."""
+        return replace(self, users=torch.full((n_users,), -1))
+
+
+class WarmStart:
+    """Initial values and standard deviations of the sites of a guide, from a `Start`.
+
+    Rows that the start lacks, and sites that it lacks or has in another shape, begin as they do
+    without it.
 
     Parameters
     ----------
-    learned : Learned
-        Result of the earlier fit.
-    ratings : Ratings
-        The ratings of the fit that begins.
+    start : Start
+        Where the fit begins.
+    terms : Terms
+        Terms of the model, which say what has rows of users and of items.
     otherwise : callable
         Initial value of a site without an earlier one.
     """
 
-    def __init__(self, learned: Learned, ratings: Ratings, otherwise: Initial) -> None:
-        self._otherwise, self._like = otherwise, ratings
-        before = learned.ratings
-        place = {
-            "users": torch.from_numpy(before.user_ids.get_indexer(ratings.user_ids).copy()),
-            "items": torch.from_numpy(before.item_ids.get_indexer(ratings.item_ids).copy()),
-        }
-        self._place = {term.site: place[term.plate] for term in terms_of(learned.model)}
-        self._latents = dict(learned.latents)
-        if learned.n_draws is not None:
-            self._latents = {
-                name: draws[-1]
-                for name, draws in learned.latents.items()
-                if isinstance(draws, Tensor)
-            }
+    def __init__(self, start: Start, terms: Terms, otherwise: Initial) -> None:
+        self._otherwise, self._latents = otherwise, start.latents
+        place = {"users": start.users, "items": start.items}
+        self._place = {term.site: place[term.plate] for term in terms}
 
     def value(self, site: dict[str, Any]) -> Tensor:
         """Return the initial value of a site.

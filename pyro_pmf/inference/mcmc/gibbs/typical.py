@@ -1,8 +1,9 @@
-"""Typical values of standard deviations under the posterior, by a short run of the sampler."""
+"""A short run of the sampler: typical standard deviations, and latents at which fits begin."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,29 @@ _MOST_WINDOWS = 10
 _SETTLED = 1.1  # times the variance that factors had half a window before
 
 
-def typical_scales(
-    model: Callable[..., Any], ratings: Pairs, seed: int, on_sweep: Callable[[], object]
-) -> Scales:
-    """Return geometric means of the scales and of tau over some sweeps of the blocked sampler.
+@dataclass(frozen=True)
+class ShortRun:
+    """What a short run of the blocked sampler says of the posterior.
 
-    These are the last 30 sweeps of at least 60. Where users have few ratings, factors form one
+    Attributes
+    ----------
+    scales : dict of str to float or list of float
+        Geometric means over the last 30 sweeps, on the scale of the score, by site, of the scales
+        and of tau that the priors do not fix.
+    last : dict of str to Tensor
+        The last draw, by site.
+    """
+
+    scales: Scales = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+
+def short_run(
+    model: Callable[..., Any], ratings: Pairs, seed: int, on_sweep: Callable[[], object]
+) -> ShortRun:
+    """Run the blocked sampler until its factors have formed.
+
+    It takes at least 60 sweeps. Where users have few ratings, factors form one
     after the other over hundreds of sweeps, so sweeps go on while the factors grow.
 
     Parameters
@@ -43,12 +61,11 @@ def typical_scales(
 
     Returns
     -------
-    dict of str to float or list of float
-        Values on the scale of the score, by site, for the scales that the priors do not fix; none
-        for a model that the sampler does not know.
+    ShortRun
+        Typical scales and the last draw; none for a model that the sampler does not know.
     """
     if not is_known(model):
-        return {}
+        return ShortRun()
     factors = terms_of(model).factors
     with isolated_random_state(seed):
         sampler = Sampler(model, ratings, ratings, np.random.default_rng(seed))
@@ -65,7 +82,8 @@ def typical_scales(
                     variance.append(float(dot(U, V, ratings.pattern).var(correction=0)))
             if number > 0 and not _grows(variance):
                 break
-    return {name: np.exp(np.mean([x[name] for x in logs], 0)).tolist() for name in logs[0]}
+    scales = {name: np.exp(np.mean([x[name] for x in logs], 0)).tolist() for name in logs[0]}
+    return ShortRun(scales, draw)
 
 
 def _log_scales(draw: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

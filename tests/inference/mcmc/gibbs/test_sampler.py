@@ -17,7 +17,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import rows
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
-from pyro_pmf.inference.mcmc.gibbs.typical import typical_scales
+from pyro_pmf.inference.mcmc.gibbs.typical import ShortRun, short_run
 from pyro_pmf.model.running import is_latent, run, sites_of
 
 BOTH = {"users": "hierarchical", "items": "hierarchical"}
@@ -106,7 +106,7 @@ def test_typical_scales_are_those_that_made_the_ratings():
     ratings = ratings.to("cpu", torch.float32)
     free = PMF(1, noise="shared", likelihood=LINEAR.likelihood, priors=Priors(sigma_b=Fixed(0.6)))
     sweeps = []
-    found = typical_scales(free, ratings, seed=3, on_sweep=lambda: sweeps.append(1))
+    found = short_run(free, ratings, seed=3, on_sweep=lambda: sweeps.append(1)).scales
     assert len(sweeps) == 60
     assert found.keys() == {"sigma", "tau", "sigma_U", "sigma_V", "sigma_c"}
     assert len(found["tau"]) == 1
@@ -117,9 +117,9 @@ def test_typical_scales_are_those_that_made_the_ratings():
         (found["sigma"], TRUE["sigma"]),
     ):
         assert abs(math.log(value / true)) < 0.25
-    again = typical_scales(free, ratings, seed=3, on_sweep=lambda: None)
+    again = short_run(free, ratings, seed=3, on_sweep=lambda: None).scales
     assert again == found
-    assert typical_scales(free, ratings, seed=4, on_sweep=lambda: None) != found
+    assert short_run(free, ratings, seed=4, on_sweep=lambda: None).scales != found
 
 
 class Growing:
@@ -145,12 +145,12 @@ def test_sweeps_go_on_while_factors_grow_and_only_the_last_window_counts(monkeyp
     monkeypatch.setattr(Growing, "last", last, raising=False)
     ratings, _ = simulate(LINEAR, 20, 15, 90)
     sweeps = []
-    found = typical_scales(LINEAR, ratings, 0, on_sweep=lambda: sweeps.append(1))
+    found = short_run(LINEAR, ratings, 0, on_sweep=lambda: sweeps.append(1)).scales
     assert len(sweeps) == n
     powers = [min(sweep, last) for sweep in range(n - 29, n + 1)]
     assert math.log(found["sigma_U"]) == pytest.approx(np.mean(powers) * math.log(1.02), rel=1e-4)
 
 
-def test_models_of_ones_own_have_no_typical_scales():
+def test_models_of_ones_own_have_no_short_run():
     ratings, _ = simulate(LINEAR, 5, 4, 12)
-    assert typical_scales(lambda pairs: None, ratings, 0, on_sweep=lambda: None) == {}
+    assert short_run(lambda pairs: None, ratings, 0, on_sweep=lambda: None) == ShortRun()
