@@ -365,9 +365,12 @@ def _learn_scales(
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
 
-    def start(scales: Scales, of: Ratings) -> Start:
+    def start(scales: Scales, of: Ratings) -> Start | None:
+        if isinstance(method, VI):  # from draws, films end at a lower ELBO than from small factors
+            return None
         held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
-        return Start.at(found.last, train, of).with_factors(stated.terms, held / typical)
+        begin = Start.at(found.last, train, of)
+        return begin.with_factors(stated.terms, held / typical).of_one_side()
 
     def loss(scales: Scales) -> float:
         bar.set_postfix_str(f"candidate {next(number)}")

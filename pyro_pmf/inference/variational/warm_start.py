@@ -92,6 +92,15 @@ class Start:
         }
         return replace(self, latents={**self.latents, **weaker})
 
+    def of_one_side(self) -> Self:
+        """Return the start of the items, or of the users if these are fewer.
+
+        The fewer rows have more ratings each. A row of the other side follows from them.
+        """
+        if len(self.users) < len(self.items):
+            return replace(self, items=torch.full_like(self.items, -1))
+        return self.of_strangers(len(self.users))
+
     def of_users(self, first: int, last: int) -> Self:
         """Return the start of the users from ``first`` on, before ``last``."""
         return replace(self, users=self.users[first:last])
