@@ -365,9 +365,7 @@ def _learn_scales(
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
 
-    def start(scales: Scales, of: Ratings) -> Start | None:
-        if isinstance(method, VI):  # from draws, films end at a lower ELBO than from small factors
-            return None
+    def start(scales: Scales, of: Ratings) -> Start:
         held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
         begin = Start.at(found.last, train, of)
         return begin.with_factors(stated.terms, held / typical).of_one_side()

@@ -28,7 +28,7 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.moments.gaussian import Value
 from pyro_pmf.reducer import Reducer
 
-_FORMAT = 2
+_FORMAT = 3
 _STATE = "checkpoint.safetensors"
 _PART = "draws-{:05d}.safetensors"
 _NO_NUMBERS = {"n_jobs"}  # options of methods that do not change the result

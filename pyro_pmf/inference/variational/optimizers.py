@@ -182,6 +182,9 @@ class LBFGSState:
         Number of steps for which late parameters are held.
     finished : bool
         Whether the loss has stopped falling.
+    renewed : int or None
+        Number of steps after which the loss seemed to have stopped falling, and the metric was
+        taken anew; None if it has fallen since then.
     losses : list of float
         Losses at the initial parameters and after each step.
     pairs : deque of (Tensor, Tensor, Tensor)
@@ -194,6 +197,7 @@ class LBFGSState:
     last_step: int
     delay: int
     finished: bool = False
+    renewed: int | None = None
     losses: list[float] = field(default_factory=list)
     pairs: deque[tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=lambda: deque(maxlen=_MEMORY)
@@ -225,7 +229,8 @@ class LBFGS:
         Largest number of steps.
     tolerance : float
         The loss has stopped falling when it drops by less than this in 25 steps, at the rate of
-        the last 10.
+        the last 10, and does so again after the metric has been taken anew. In an outdated metric,
+        the loss may hardly fall far above its minimum.
     space : Space
         Inner products of vectors of parameters.
     recentre : callable, optional
@@ -283,11 +288,21 @@ class LBFGS:
         steps = len(state.losses) - 1
         if not moved and steps < state.delay:
             state.delay = steps
-        elif not moved or steps >= state.delay + _WINDOW:
-            drop = state.losses[-min(_WINDOW, steps) - 1] - state.losses[-1]
-            if (not moved or drop < self._enough) and not self._has_recentred():
-                state.finished, state.last_step = True, max(1, steps)
+        elif not moved or steps >= max(state.delay, state.renewed or 0) + _WINDOW:
+            self._judge(moved, steps)
         return torch.tensor(loss_before, dtype=torch.float64)
+
+    def _judge(self, moved: bool, steps: int) -> None:
+        """Finish if the loss has stopped falling, in a metric that is not outdated."""
+        state = self.state
+        drop = state.losses[-min(_WINDOW, steps) - 1] - state.losses[-1]
+        if (moved and drop >= self._enough) or self._has_recentred():
+            state.renewed = None
+        elif state.renewed is None:
+            state.renewed = steps
+            self._begin(0)
+        else:
+            state.finished, state.last_step = True, max(1, steps)
 
     def _has_recentred(self) -> bool:
         """Recentre the parameters if that lowers the loss; return whether it did."""
