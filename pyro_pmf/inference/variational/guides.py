@@ -17,6 +17,7 @@ from pyro_pmf.internals import OpenAutoNormal
 
 _INITIAL_GLOBAL_SCALE = 0.01  # standard deviation of the guide for sites outside all plates
 _OF_PRIOR = 0.1  # and at most this, in standard deviations of the prior
+_LEAST = 1e-9  # standard deviation whose square is not zero in single precision
 
 
 class NormalGuide(OpenAutoNormal):
@@ -47,7 +48,8 @@ class NormalGuide(OpenAutoNormal):
                 scale = torch.full_like(loc, _INITIAL_GLOBAL_SCALE)
             if is_real(site["fn"].support):
                 prior_sd = site["fn"].stddev.detach().expand(loc.shape).nan_to_num(1.0)
-                scale = torch.minimum(scale, (_OF_PRIOR if is_global else 1.0) * prior_sd)
+                widest = (_OF_PRIOR if is_global else 1.0) * prior_sd.clamp(min=_LEAST)
+                scale = torch.minimum(scale, widest)
             self.set_scale(name, scale, self.scale_constraint)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
