@@ -97,7 +97,8 @@ def shared_initial(initial: Initial, sharing: Sharing) -> Initial:
         normal = unwrapped(site["fn"])  # rows of users are Normal
         mean = normal.loc.new_zeros(n, *site["fn"].event_shape)
         mean[first:last] = normal.loc
-        whole = dist.Normal(mean, 1.0).to_event(len(site["fn"].event_shape))
+        scale = normal.scale[:1] if len(normal.scale) else 1.0  # alike in all rows
+        whole = dist.Normal(mean, scale).to_event(len(site["fn"].event_shape))
         return initial({**site, "fn": whole})[first:last]
 
     return value

@@ -68,6 +68,7 @@ FITS = {
     "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),
     "biases": (PMF(0), RATINGS, VI(max_steps=30), {}),
     "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
+    "begun": (PMF(2), RATINGS, HELD, {}),
 }
 REFUSED = {
     "gibbs": (PMF(1), Gibbs(n_jobs=2)),
@@ -81,6 +82,8 @@ KILLED = PMF(2), RATINGS, VI(learn_scales=None, max_steps=70)
 def fitted(name: str, **options) -> Posterior:
     """Fit one of `FITS`, in float64, where sums in another order are almost the same."""
     model, ratings, method, more = FITS[name]
+    if name == "begun":
+        options["start"] = fitted("vi")
     return fit(model, ratings, method, dtype=torch.float64, progress=False, **more, **options)
 
 
