@@ -3,8 +3,10 @@
 import functools
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -99,6 +101,36 @@ def test_recommend_joins_titles(ask, folder):
     assert [row["title"] for row in rows] == [f"Film {k}" for k in expected["item"]]
     text = ask("recommend", "m.pmf", "--user", 5, "-n", 3)[1]
     assert text.splitlines()[0].split()[:3] == ["user", "item", "rank"]
+
+
+def test_an_unknown_user_is_told_apart(ask):
+    code, out, err = ask("recommend", "m.pmf", "--user", 5, "--user", 99, "-n", 2)
+    assert code == 0
+    assert len(out.splitlines()) == 5
+    assert "No ratings of user 99 are known" in err
+    assert "user 5 are" not in err
+
+
+@pytest.mark.parametrize("is_pipe", [False, True])
+def test_tables_from_a_stream(ask, folder, tmp_path, monkeypatch, is_pipe):
+    table = (folder / "ratings.csv").read_bytes()
+    path = "-"
+    if is_pipe:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_bytes, args=(table,))
+        writer.start()
+    else:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table)))
+    code, out, _ = ask("predict", "m.pmf", path, "--json")
+    if is_pipe:
+        writer.join()
+    assert code == 0
+    assert out == ask("predict", "m.pmf", "ratings.csv", "--json")[1]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    code, _, err = ask("predict", "m.pmf", "-")
+    assert code == 2
+    assert "is empty" in err
 
 
 def test_evaluate_similar_and_summary(ask, folder):

@@ -187,6 +187,8 @@ def recommend(
     ids = as_ids(user, posterior.ratings.user_ids)
     names = read_titles(titles, posterior.ratings.item_ids) if titles else None
     table = posterior.recommend(ids, n, strategy.value, at_least=at_least, seed=seed)
+    for stranger in table.loc[~table["known_user"], "user"].unique():
+        _logger.info("No ratings of user %s are known: these items are for anyone.", stranger)
     show(titled(table, names), output, as_json)
 
 

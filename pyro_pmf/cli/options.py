@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pyro_pmf.cli.answers import writable
+from pyro_pmf.cli.questions import given_file
 
 
 class Method(StrEnum):
@@ -64,7 +65,11 @@ class Figure(StrEnum):
 
 File = Annotated[
     Path,
-    typer.Argument(help="CSV, TSV, Parquet, or a folder of MovieLens.", show_default=False),
+    typer.Argument(
+        help="CSV, TSV, Parquet, a folder of MovieLens, or - for stdin.",
+        show_default=False,
+        callback=given_file,
+    ),
 ]
 Reading = Annotated[
     list[str] | None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,25 @@ def reading(options: list[str] | None) -> dict[str, Any]:
             fail(f"--read {option}: give one of {', '.join(_READING)}, as in --read decimal=,")
         given[name] = value.split(",") if name == "names" else value.replace("\\t", "\t")
     return given
+
+
+def given_file(path: Path | None) -> Path | None:
+    """Return the path of a file; of - for stdin, or of a pipe, that of a copy.
+
+    A file is looked at before it is read, and a stream can be read only once.
+    """
+    if path is None or not (path == Path("-") or path.is_fifo()):
+        return path
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / "stdin"
+    with copy.open("wb") as file:
+        if path == Path("-"):
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        else:
+            with path.open("rb") as stream:
+                shutil.copyfileobj(stream, file)
+    return copy
 
 
 def read_pairs(
