@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +71,8 @@ def stacked(parts: Sequence[Distribution]) -> Distribution:
     Parameters
     ----------
     parts : sequence of Distribution
-        At least one. Those that are not made of the tensors of one family stay apart.
+        At least one. Those that are not made of the tensors of one family stay apart, and so do
+        those of a class that does not take its parameters as torch's classes do.
     """
     kind: Any = type(parts[0])
     shape = parts[0].batch_shape
@@ -86,7 +88,7 @@ def stacked(parts: Sequence[Distribution]) -> Distribution:
         and all(isinstance(x, Tensor) for x in own.values())
         for part, own in zip(parts, all_parameters, strict=True)
     )
-    if not (alike and names):
+    if not (alike and names and {*names, "validate_args"} <= signature(kind).parameters.keys()):
         return Apart(parts)
     together = {}
     for name in names:
