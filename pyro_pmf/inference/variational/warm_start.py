@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.ratings import Ratings
+from pyro_pmf.inference.initialization import is_positive
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import Terms
 from pyro_pmf.moments.gaussian import Gaussian, LogGaussian, Value
+
+_LEAST = 0.01  # of a usual initial scale; a draw of a scale may be zero in single precision
 
 Initial = Callable[[dict[str, Any]], Tensor]
 
@@ -141,7 +144,10 @@ class WarmStart:
         """
         initial = self._otherwise(site)
         value = self._latents.get(site["name"])
-        return initial if value is None else self._rows(site["name"], _centre(value), initial)
+        if value is None:
+            return initial
+        start = self._rows(site["name"], _centre(value), initial)
+        return start.maximum(_LEAST * initial) if is_positive(site["fn"].support) else start
 
     def set_scales(self, guide: NormalGuide) -> None:
         """Set the standard deviations of a guide, in unconstrained space.

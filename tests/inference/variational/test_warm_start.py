@@ -36,7 +36,7 @@ ELSEWHERE = -99.0
 def begun(start, site, shape):
     """Return the initial value of a site of the fit to `NOW`."""
     warm = WarmStart(start, TERMS, lambda site: torch.full(shape, ELSEWHERE))
-    return warm.value({"name": site}).tolist()
+    return warm.value({"name": site, "fn": dist.Normal(0.0, 1.0)}).tolist()
 
 
 def test_rows_are_found_by_ids_and_others_begin_as_without():
@@ -48,6 +48,13 @@ def test_rows_are_found_by_ids_and_others_begin_as_without():
     assert begun(start, "mu", ()) == 0.25
     assert begun(start, "sigma", ()) == ELSEWHERE  # a site that is not there
     assert begun(start, "U", (4, 3)) == [[ELSEWHERE] * 3] * 4  # another number of factors
+
+
+def test_scales_do_not_begin_at_zero():
+    start = Start({"tau": torch.tensor([0.0, 3.0])}, torch.tensor([]), torch.tensor([]))
+    warm = WarmStart(start, TERMS, lambda site: torch.tensor([2.0, 2.0]))
+    found = warm.value({"name": "tau", "fn": dist.HalfNormal(1.0)})
+    assert found.tolist() == pytest.approx([0.02, 3.0])
 
 
 def test_factors_are_made_weaker_in_all_their_rows():
