@@ -164,7 +164,7 @@ def candidate_scales(
     depend on each other. It adds up their errors, and then predicts better with smaller factors;
     where users have few ratings, it shrinks all factors to zero unless they are larger, or unless
     factors that add more uncertainty than signal are left out. A point estimate follows the noise
-    of a table with a weak signal, unless it has far smaller factors.
+    of a table with a weak signal, unless it has far smaller factors, or only one.
 
     Parameters
     ----------
@@ -182,14 +182,19 @@ def candidate_scales(
     list of list of dict
         Candidates, with the sites of ``usual`` and tau: from the smallest factors to the largest,
         with all factors, and with the strongest alone if these are fewer; for a point estimate,
-        then ever smaller factors. One candidate if no scale of factors is free.
+        then with a single one, and ever smaller factors. One candidate if no scale of factors is
+        free.
     """
     whole = as_typical(usual, typical)
     of_factors = {name for side in terms.factor_scales.values() for name in side}
     free = [name for name in usual if name in typical and name in of_factors]
     if not free:
         return [[whole]]
-    ways = [_multiples(scales, free, _AROUND) for scales in (whole, *_strongest(whole))]
+    several, one = _strongest(whole, _STRONG), _strongest(whole, 1.0)
+    kinds = [whole, *several]
+    if is_point_estimate and one != several:
+        kinds += one
+    ways = [_multiples(scales, free, _AROUND) for scales in kinds]
     if is_point_estimate:
         ways.append(_multiples(whole, free, _BELOW))
     return ways
@@ -202,11 +207,11 @@ def _multiples(scales: Scales, names: Sequence[str], factors: Sequence[float]) -
     ]
 
 
-def _strongest(scales: Scales) -> list[Scales]:
-    """Return the scales without surplus factors, if there are any."""
+def _strongest(scales: Scales, share: float) -> list[Scales]:
+    """Return the scales without factors below a share of the largest tau, if there are any."""
     tau = scales.get(TAU)
     if not isinstance(tau, list):
         return []
-    least = _STRONG * max(tau)
+    least = share * max(tau)
     strong = [x if x >= least else _SURPLUS_TAU for x in tau]
     return [{**scales, TAU: strong}] if strong != tau else []

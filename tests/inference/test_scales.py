@@ -224,6 +224,14 @@ def test_candidates(is_point_estimate):
         assert scales == pytest.approx(of_factors)
 
 
+def test_a_point_estimate_tries_a_single_factor():
+    terms, two = PMF(3).terms, TYPICAL | {"tau": [1.0, 0.2, 0.8]}
+    taus = [way[0]["tau"] for way in candidate_scales(terms, USUAL, two, True)]
+    assert taus == [[1.0, 0.2, 0.8], [1.0, 0.001, 0.8], [1.0, 0.001, 0.001], [1.0, 0.2, 0.8]]
+    taus = [way[0]["tau"] for way in candidate_scales(terms, USUAL, two, False)]
+    assert taus == [[1.0, 0.2, 0.8], [1.0, 0.001, 0.8]]
+
+
 def test_scales_that_the_sampler_has_not_got_stay_as_usual():
     """MAP holds sigma of ordered levels, which have none; a prior may fix others."""
     terms = PMF(2).terms
@@ -238,6 +246,7 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
 def test_factors_of_about_the_same_scale_all_stay():
     terms, about = PMF(3).terms, TYPICAL | {"tau": [1.0, 0.8, 0.9]}
     assert len(candidate_scales(terms, USUAL, about, False)) == 1
+    assert len(candidate_scales(terms, USUAL, about, True)) == 3
 
 
 @pytest.mark.parametrize(
