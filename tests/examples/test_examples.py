@@ -62,7 +62,7 @@ def _agg():
 @pytest.fixture(autouse=True)
 def _usual_scales(monkeypatch):
     """Make one fit of each model, not four: the choice of scales has tests of its own."""
-    monkeypatch.setattr("pyro_pmf.fitting._learn_scales", lambda *_: None)
+    monkeypatch.setattr("pyro_pmf.fitting._learn_scales", lambda *_: (None, None))
 
 
 @pytest.fixture
