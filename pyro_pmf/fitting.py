@@ -368,7 +368,7 @@ def _learn_scales(
     def start(scales: Scales, of: Ratings) -> Start:
         held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
         begin = Start.at(found.last, train, of)
-        return begin.with_factors(stated.terms, held / typical).of_one_side()
+        return begin.with_tau(stated.terms, held, typical).of_one_side()
 
     def loss(scales: Scales) -> float:
         bar.set_postfix_str(f"candidate {next(number)}")

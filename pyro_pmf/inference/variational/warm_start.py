@@ -78,16 +78,19 @@ class Start:
             latents = {name: x[-1] for name, x in latents.items() if isinstance(x, Tensor)}
         return cls.at(latents, learned.ratings, ratings)
 
-    def with_factors(self, terms: Terms, share: Tensor) -> Self:
-        """Return the start with its factors made weaker, in all rows.
+    def with_tau(self, terms: Terms, held: Tensor, typical: Tensor) -> Self:
+        """Return the start with its factors made weaker, in all rows, where tau is to be smaller.
 
         Parameters
         ----------
         terms : Terms
             Terms of the model.
-        share : Tensor, shape (n_factors,)
-            What is left of each factor.
+        held : Tensor, shape (n_factors,)
+            The values of tau that the fit holds.
+        typical : Tensor, shape (n_factors,)
+            Those that the latents come from; they may be zero.
         """
+        share = (held / typical).nan_to_num(1.0).clamp(max=1.0)
         sites = {term.site for term in terms if term.is_vector}
         sites |= {factor.mean for factor in terms.factors or ()}
         weaker = {

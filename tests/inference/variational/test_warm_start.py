@@ -58,11 +58,22 @@ def test_scales_do_not_begin_at_zero():
 
 
 def test_factors_are_made_weaker_in_all_their_rows():
-    weaker = Start.at(LATENTS, BEFORE, NOW).with_factors(TERMS, torch.tensor([0.5, 0.0])).latents
+    start, held = Start.at(LATENTS, BEFORE, NOW), torch.tensor([0.5, 1e-3])
+    weaker = start.with_tau(TERMS, held, torch.tensor([1.0, 2.0])).latents
     for site in ("U", "V", "W", "mu_V"):
-        torch.testing.assert_close(weaker[site], LATENTS[site] * torch.tensor([0.5, 0.0]))
+        torch.testing.assert_close(weaker[site], LATENTS[site] * torch.tensor([0.5, 5e-4]))
     for site in ("b", "mu"):
         assert weaker[site] is LATENTS[site]
+
+
+@pytest.mark.parametrize("held", [0.0, 1e-3])
+def test_factors_are_never_made_stronger(held):
+    """A draw of tau may be zero in single precision, and a factor that is left out has 0.001."""
+    start, taus = Start.at(LATENTS, BEFORE, NOW), torch.tensor([held, held])
+    same = start.with_tau(TERMS, taus, torch.tensor([0.0, 1e-30])).latents
+    for site in ("U", "V", "W", "mu_V"):
+        assert same[site].isfinite().all()
+        assert (same[site].abs() <= LATENTS[site].abs()).all()
 
 
 @pytest.mark.parametrize(
