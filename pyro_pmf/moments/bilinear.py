@@ -24,6 +24,7 @@ from pyro_pmf.data.pairs import Pattern
 _NARROW = 8  # factors; fewer are padded with zeros
 _CHUNK = 1 << 18  # cells per chunk without sparse kernels
 _TOGETHER = 1 << 18  # rows, columns or cells of all draws that are multiplied in one call
+_LINE = 16  # products of factors in one call: a line of the cache, so that a table of them fits
 
 
 def dot(
@@ -92,6 +93,28 @@ def weighted_sum(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
     if has_torch_function((weights, V)):
         return handle_torch_function(weighted_sum, (weights, V), weights, V, pattern)
     return _spmm(weights, V, *pattern)
+
+
+def gram(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
+    """Return the lower triangle of sum_j weights_ij V_j V_j^T for each row i.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (n_cells,)
+        One weight per cell, in row order.
+    V : Tensor, shape (n_columns, n_factors)
+        Factors of the columns.
+    pattern : Pattern
+        The observed cells.
+
+    Returns
+    -------
+    Tensor, shape (n_rows, n_factors (n_factors + 1) / 2)
+        Entries in the order of ``torch.tril_indices(n_factors, n_factors)``.
+    """
+    i, j = torch.tril_indices(V.shape[1], V.shape[1], device=V.device)
+    products = (V[:, a] * V[:, b] for a, b in zip(i.split(_LINE), j.split(_LINE), strict=True))
+    return torch.cat([weighted_sum(weights, x, pattern) for x in products], 1)
 
 
 def _ones(like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import given, information, takes_history
 from pyro_pmf.model.terms import Plate, SumOverSeen, Term, terms_of
-from pyro_pmf.moments.bilinear import weighted_sum
+from pyro_pmf.moments.bilinear import gram, weighted_sum
 from pyro_pmf.moments.gaussian import Gaussian, Uncertain, Value
 from pyro_pmf.random_state import isolated_random_state
 
@@ -305,12 +305,12 @@ class _RowInformation:
         factors = model.terms.factors
         assert factors is not None  # a sum over pairs is a prior mean of factors
         partner = next(other for other in factors if other.site != factor.site)
-        gram = self._of_rows[factor.plate].gram(
+        grams = self._of_rows[factor.plate].gram(
             self._weights, *_moments(self._latents[partner.site])
         )
         prior = self._given.priors[factor.site]
-        sd = prior.scale.expand(prior.batch_shape).reshape(-1, gram.shape[-1])[0]  # of any row
-        share = _share_of_prior(gram, sd.double())
+        sd = prior.scale.expand(prior.batch_shape).reshape(-1, grams.shape[-1])[0]  # of any row
+        share = _share_of_prior(grams, sd.double())
         mean, var = shift
         place = self._place[factor.plate]
         return _times(share, place, mean), None if var is None else _times(share**2, place, var)
@@ -340,14 +340,13 @@ class _CellsOfRows:
         """Return sum_j w_ij E[x_j x_j'] of each row i, float64, shape (n_rows, K, K)."""
         k = x.shape[-1]
         a, b = torch.tril_indices(k, k)
-        products = x[:, a] * x[:, b]
+        weights = weights[self._cells].contiguous()
+        lower = gram(weights, x, self._pattern)
         if var is not None:
-            products[:, a == b] += var
-        half = weighted_sum(weights[self._cells].contiguous(), products, self._pattern).double()
-        gram = half.new_empty(len(half), k, k)
-        gram[:, a, b] = half
-        gram[:, b, a] = half
-        return gram
+            lower[:, a == b] += weighted_sum(weights, var, self._pattern)
+        full = lower.new_empty(len(lower), k, k, dtype=torch.float64)
+        full[:, a, b] = full[:, b, a] = lower.double()
+        return full
 
 
 def _share_of_prior(gram: Tensor, sd: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
 from pyro_pmf.inference.mcmc.gibbs.working import Working
 from pyro_pmf.model.terms import Bias, Factor
-from pyro_pmf.moments.bilinear import dot, weighted_sum
+from pyro_pmf.moments.bilinear import dot, gram, weighted_sum
 
 _TURN = 0.75 * math.pi  # of a trajectory; beyond pi / 2, draws are overrelaxed
 _KICKS = 2  # of a trajectory
@@ -119,11 +119,11 @@ class RowUpdate:
         i, j = torch.tril_indices(n_columns, n_columns, device=columns.device)
         wide = columns.double()
         if self._needs_double(weight, precision):
-            gram = weighted_sum(weight.double(), wide[:, i] * wide[:, j], side.pattern)
+            lower = gram(weight.double(), wide, side.pattern)
         else:
-            gram = weighted_sum(weight, columns[:, i] * columns[:, j], side.pattern)
+            lower = gram(weight, columns, side.pattern)
         full = wide.new_zeros(len(side.F), n_columns, n_columns)
-        full[:, i, j] = side.columns.sum(gram.double())
+        full[:, i, j] = side.columns.sum(lower.double())
         full.diagonal(dim1=1, dim2=2).add_(precision)
         root, fault = torch.linalg.cholesky_ex(full)
         sound = fault == 0
