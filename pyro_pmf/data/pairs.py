@@ -50,6 +50,31 @@ class Pattern(NamedTuple):
             self.to_column_order,
         )
 
+    def tiled(self, n_tiles: int) -> Pattern:
+        """Cut the columns into tiles, and return the pattern with the rows of one after another.
+
+        A sum over a row is then one of ``n_tiles`` sums, each over a range of columns that lie
+        close together. Columns stay as they are.
+
+        Parameters
+        ----------
+        n_tiles : int
+            Number of tiles; ``n_tiles * n_rows`` rows come of them.
+        """
+        n_rows, n_columns = len(self.row_pointers) - 1, len(self.column_pointers) - 1
+        tile = self.columns.long() * n_tiles // n_columns
+        row = torch.arange(n_rows, device=tile.device).repeat_interleave(self.row_pointers.diff())
+        row.add_(tile, alpha=n_rows)
+        order = torch.argsort(row, stable=True)
+        return Pattern(
+            _pointers(row, n_tiles * n_rows),
+            self.columns[order],
+            self.column_pointers,
+            row[self.to_column_order].int(),
+            _inverse(order)[self.to_column_order],
+            self.to_row_order[order],
+        )
+
 
 class Cells:
     """The observed cells of a rating matrix; their orders are computed once and cached.
@@ -69,17 +94,14 @@ class Cells:
     @cached_property
     def pattern(self) -> Pattern:
         """The sparsity pattern of the cells."""
-        n, device = len(self.user), self.user.device
         to_column_order = torch.argsort(self.item, stable=True)
-        to_row_order = torch.empty(n, dtype=torch.int32, device=device)
-        to_row_order[to_column_order] = torch.arange(n, dtype=torch.int32, device=device)
         return Pattern(
             _pointers(self.user, self.n_users),
             self.item.int(),
             _pointers(self.item, self.n_items),
             self.user[to_column_order].int(),
             to_column_order.int(),
-            to_row_order,
+            _inverse(to_column_order),
         )
 
     @cached_property
@@ -233,6 +255,13 @@ def _pointers(sorted_or_not: Tensor, n: int) -> Tensor:
     """Return the offset of each index's cells in the order of that index, shape (n + 1,)."""
     counts = torch.bincount(sorted_or_not, minlength=n)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """Return the inverse of a permutation, int32."""
+    inverse = torch.empty_like(order, dtype=torch.int32)
+    inverse[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
+    return inverse
 
 
 def _padded(pointers: Tensor, n: int) -> Tensor:

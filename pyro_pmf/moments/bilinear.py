@@ -112,9 +112,29 @@ def gram(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
     Tensor, shape (n_rows, n_factors (n_factors + 1) / 2)
         Entries in the order of ``torch.tril_indices(n_factors, n_factors)``.
     """
-    i, j = torch.tril_indices(V.shape[1], V.shape[1], device=V.device)
-    products = (V[:, a] * V[:, b] for a, b in zip(i.split(_LINE), j.split(_LINE), strict=True))
+    entries = torch.tril_indices(V.shape[1], V.shape[1], device=V.device).split(_LINE, 1)
+    # index_select is four times as fast as V[:, i]
+    products = (V.index_select(1, i).mul_(V.index_select(1, j)) for i, j in entries)
     return torch.cat([weighted_sum(weights, x, pattern) for x in products], 1)
+
+
+def unpacked(lower: Tensor) -> Tensor:
+    """Return symmetric matrices from their lower triangles, as `gram` returns them.
+
+    Parameters
+    ----------
+    lower : Tensor, shape (n, k (k + 1) / 2)
+        Entries in the order of ``torch.tril_indices(k, k)``.
+
+    Returns
+    -------
+    Tensor, shape (n, k, k)
+    """
+    k = (math.isqrt(8 * lower.shape[1] + 1) - 1) // 2
+    i, j = torch.tril_indices(k, k, device=lower.device)
+    place = i.new_empty(k, k)
+    place[i, j] = place[j, i] = torch.arange(len(i), device=lower.device)
+    return lower.index_select(1, place.flatten()).unflatten(1, (k, k))
 
 
 def _ones(like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import given, information, takes_history
 from pyro_pmf.model.terms import Plate, SumOverSeen, Term, terms_of
-from pyro_pmf.moments.bilinear import gram, weighted_sum
+from pyro_pmf.moments.bilinear import gram, unpacked, weighted_sum
 from pyro_pmf.moments.gaussian import Gaussian, Uncertain, Value
 from pyro_pmf.random_state import isolated_random_state
 
@@ -338,14 +338,10 @@ class _CellsOfRows:
 
     def gram(self, weights: Tensor, x: Tensor, var: Tensor | None) -> Tensor:
         """Return sum_j w_ij E[x_j x_j'] of each row i, float64, shape (n_rows, K, K)."""
-        k = x.shape[-1]
-        a, b = torch.tril_indices(k, k)
         weights = weights[self._cells].contiguous()
-        lower = gram(weights, x, self._pattern)
+        full = unpacked(gram(weights, x, self._pattern).double())
         if var is not None:
-            lower[:, a == b] += weighted_sum(weights, var, self._pattern)
-        full = lower.new_empty(len(lower), k, k, dtype=torch.float64)
-        full[:, a, b] = full[:, b, a] = lower.double()
+            full.diagonal(dim1=1, dim2=2).add_(weighted_sum(weights, var, self._pattern))
         return full
 
 

@@ -14,6 +14,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs.axis import Axes, Axis
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
+from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.inference.mcmc.gibbs.working import working_likelihood
 from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
 from pyro_pmf.model.pmf import PMF
@@ -94,8 +95,9 @@ def initial_state(
 
 
 def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = True) -> Side:
-    pattern = like.pattern if is_users else like.pattern.T
-    n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
+    tiles = Tiles(like.pattern, 1) if is_users else Tiles(like.pattern.T)
+    pattern = tiles.pattern
+    n_rows, n_columns = (like.n_users, like.n_items)[:: 1 if is_users else -1]
     n_factors = model.n_factors
     zeros = partial(torch.zeros, dtype=like.dtype, device=like.device)
     tau = zeros(n_factors) + 1
@@ -106,8 +108,8 @@ def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = T
     return Side(
         rows,
         columns,
-        columns.sum(pattern.row_pointers.diff()),
-        pattern,
+        like.user_counts if is_users else like.item_counts,  # of a shard, in all processes
+        tiles,
         None if is_users else pattern.to_row_order,
         None if is_users else pattern.to_column_order,
         {type(t): t for t in model.terms if (t.plate == plate) != isinstance(t, SumOverSeen)},
@@ -119,7 +121,7 @@ def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = T
         mean=zeros(n_factors) if n_factors and model.means else None,
         tau=tau,
         step=zeros(n_rows) + 1,
-        row_of_user_order=like.user.int() if is_users else pattern.rows,
+        row_of_user_order=(like.user if is_users else like.item).int(),
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
 from pyro_pmf.inference.mcmc.gibbs.working import Working
 from pyro_pmf.model.terms import Bias, Factor
-from pyro_pmf.moments.bilinear import dot, gram, weighted_sum
+from pyro_pmf.moments.bilinear import unpacked
 
 _TURN = 0.75 * math.pi  # of a trajectory; beyond pi / 2, draws are overrelaxed
 _KICKS = 2  # of a trajectory
@@ -79,7 +79,7 @@ class RowUpdate:
         ones = other.F.new_ones(len(other.F), 1 if side.has(Bias) else 0)
         self._columns = torch.cat([other.F, ones], 1)
         self._old = torch.cat([side.F, side.b[:, None][:, : ones.shape[1]]], 1)
-        self._offset = self._score - dot(self._old, self._columns, side.pattern)
+        self._offset = self._score - side.tiles.dot(self._old, self._columns)
 
     def __call__(self, safe: bool, adapt: bool) -> float:
         """Draw the rows; return the share that moved.
@@ -115,28 +115,22 @@ class RowUpdate:
         weight = self._likelihood.weight(at, self._noise, safe)
         linear = self._likelihood.slope(at, self._noise).addcmul_(weight, at)
         precision, prior = self._prior()
-        n_columns = columns.shape[1]
-        i, j = torch.tril_indices(n_columns, n_columns, device=columns.device)
-        wide = columns.double()
-        if self._needs_double(weight, precision):
-            lower = gram(weight.double(), wide, side.pattern)
-        else:
-            lower = gram(weight, columns, side.pattern)
-        full = wide.new_zeros(len(side.F), n_columns, n_columns)
-        full[:, i, j] = side.columns.sum(lower.double())
+        exact = torch.float64 if self._needs_double(weight, precision) else columns.dtype
+        columns = columns.to(exact)
+        full = unpacked(side.columns.sum(side.tiles.gram(weight.to(exact), columns).double()))
         full.diagonal(dim1=1, dim2=2).add_(precision)
         root, fault = torch.linalg.cholesky_ex(full)
         sound = fault == 0
         if not bool(sound.all()):
-            root[~sound] = torch.eye(n_columns, dtype=root.dtype, device=root.device)
-        right = weighted_sum((linear - weight * self._offset).double(), wide, side.pattern)
-        right = side.columns.sum(right) + prior
+            root[~sound] = torch.eye(root.shape[1]).to(root)
+        about = torch.addcmul(linear, weight, self._offset, value=-1).to(exact)
+        right = side.columns.sum(side.tiles.weighted_sum(about, columns).double()) + prior
         y = torch.linalg.solve_triangular(root, right[..., None], upper=False)
         return _Gaussian(root, y, sound, weight, linear)
 
     def _needs_double(self, weight: Tensor, precision: Tensor) -> bool:
         """Return whether float32 sums of the Gram matrices could be off beside the prior."""
-        largest = self._side.pattern.row_pointers.diff().max() * weight.max()
+        largest = self._side.counts.max() * weight.max()
         error = torch.finfo(weight.dtype).eps * largest * self._columns.square().sum(1).max()
         return bool(error > _LARGEST_ERROR * precision.min())
 
@@ -195,7 +189,7 @@ class RowUpdate:
         """Return the force of the log likelihood beyond its approximation, in coordinates y."""
         slope = self._likelihood.slope(score, self._noise)
         slope = slope.sub_(gaussian.linear).addcmul_(gaussian.weight, score)
-        force = weighted_sum(slope, self._columns, self._side.pattern)
+        force = self._side.tiles.weighted_sum(slope, self._columns)
         force = self._side.columns.sum(force).double()[..., None]
         return torch.linalg.solve_triangular(gaussian.root, force, upper=False)
 
@@ -230,7 +224,7 @@ class RowUpdate:
             state.log_prob = log_prob
 
     def _score_of(self, rows: Tensor) -> Tensor:
-        return dot(rows, self._columns, self._side.pattern).add_(self._offset)
+        return self._side.tiles.dot(rows, self._columns).add_(self._offset)
 
     def _turn(self) -> float:
         return _TURN * (0.8 + 0.4 * self._state.generator.random())

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import Pattern
 from pyro_pmf.inference.mcmc.gibbs.axis import Axis
 from pyro_pmf.inference.mcmc.gibbs.slices import Density
+from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen, Term
-from pyro_pmf.moments.bilinear import dot, weighted_sum
+from pyro_pmf.moments.bilinear import dot
 
 # Fields that follow from the model and the ratings, or that have a state of their own; sweeps
 # change all others.
 _NOT_OF_SIDE = (
-    *("pattern", "order", "back", "terms", "row_of_user_order"),
+    *("tiles", "order", "back", "terms", "row_of_user_order"),
     *("rows", "columns", "counts"),
 )
 # Of the others, those with a row for each row of a side, and those with a number for each rating.
@@ -44,7 +44,7 @@ class Side:
         The rows of this side, and those of the other one.
     counts : Tensor, int32, shape (n_rows,)
         Number of ratings of each row, in all processes.
-    pattern : Pattern
+    tiles : Tiles
         The rated pairs, with a row for each row of this side.
     order, back : Tensor, int32, shape (n_ratings,), or None
         Positions that put values in row order of users into the order of this side, and back;
@@ -74,7 +74,7 @@ class Side:
     rows: Axis
     columns: Axis
     counts: Tensor
-    pattern: Pattern
+    tiles: Tiles
     order: Tensor | None
     back: Tensor | None
     terms: dict[type[Term], Term]
@@ -121,8 +121,7 @@ class Side:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum values of the ratings, in the order of this side, by row, in float64."""
-        ones = values.new_ones(len(self.pattern.column_pointers) - 1, 1, dtype=torch.float64)
-        return self.columns.sum(weighted_sum(values.double(), ones, self.pattern)[:, 0])
+        return self.columns.sum(self.tiles.sum(values))
 
     def scale_by(self, a: Tensor) -> None:
         """Multiply the factors, their effects and their means by numbers, shape (n_factors,)."""
@@ -236,7 +235,7 @@ class State:
     def compute_scores(self) -> None:
         """Compute the scores anew, so that rounding does not add up over sweeps."""
         u, v = self.users, self.items
-        self.score = dot(u.F, v.F, u.pattern, u.b, v.b) + self.mu
+        self.score = dot(u.F, v.F, u.tiles.pattern, u.b, v.b) + self.mu
         self.compute_log_prob()
 
     def compute_log_prob(self) -> None:
@@ -247,7 +246,7 @@ class State:
         """Compute the log noise of each rating anew."""
         u, v = self.users, self.items
         none = u.F[:, :0], v.F[:, :0]
-        self.log_noise = dot(*none, u.pattern, u.s, v.s) + self.log_sigma
+        self.log_noise = dot(*none, u.tiles.pattern, u.s, v.s) + self.log_sigma
 
 
 def _without(x: Side | State, names: tuple[str, ...]) -> dict[str, Any]:

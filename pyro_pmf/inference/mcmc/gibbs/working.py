@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from operator import itemgetter
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ _LEAST_WEIGHT = 0.03  # of a logistic rating, beside at most 1/2
 _BEYOND = 1e3  # an outermost cut point, past all scores
 _LARGEST_LOG_MEAN = 600.0  # float64 ends at 709
 _LARGEST_LOG_ODDS = 80.0  # exponentials are float32, and not subnormal, which is slow
+_BLOCK = 1 << 15  # ratings at once on a CPU, so that intermediate results stay in its cache
 
 
 class Working(ABC):
@@ -48,11 +51,12 @@ class Working(ABC):
 
     is_quadratic: ClassVar[bool] = False
     information: ClassVar[float] = 0.7
+    _of_ratings: ClassVar[tuple[str, ...]] = ("value",)  # attributes with an entry for each rating
 
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
-    def at(self, order: Tensor | None) -> Working:
+    def at(self, order: Tensor | None) -> Self:
         """Return the likelihood of the same ratings in another order.
 
         Parameters
@@ -60,17 +64,8 @@ class Working(ABC):
         order : Tensor, shape (n,), or None
             Positions; None for the same order.
         """
-        if order is None:
-            return self
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
-        other._reorder(order)
-        return other
+        return self if order is None else self._changed(lambda x: x.index_select(0, order))
 
-    def _reorder(self, order: Tensor) -> None:
-        self.value = self.value.index_select(0, order)
-
-    @abstractmethod
     def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
         """Return the log likelihood of each rating, shape (n,).
 
@@ -81,12 +76,12 @@ class Working(ABC):
         log_noise : Tensor, shape (n,)
             Logarithm of the noise sigma_ij.
         """
+        return self._in_blocks(lambda part, *at: part._log_prob(*at), score, log_noise)
 
-    @abstractmethod
     def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
         """Return the derivative of `log_prob` in the score; parameters and shape are its own."""
+        return self._in_blocks(lambda part, *at: part._slope(*at), score, log_noise)
 
-    @abstractmethod
     def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
         """Return the weight of the quadratic approximation; parameters and shape of `log_prob`.
 
@@ -98,6 +93,35 @@ class Working(ABC):
             Whether a Newton step from anywhere must not overshoot: secant slopes replace second
             derivatives.
         """
+        return self._in_blocks(lambda part, *at: part._weight(*at, safe), score, log_noise)
+
+    @abstractmethod
+    def _log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _slope(self, score: Tensor, log_noise: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor: ...
+
+    def _in_blocks(self, compute: Callable[..., Tensor], *at: Tensor) -> Tensor:
+        """Return numbers of all ratings, computed for some ratings after the other."""
+        n = len(at[0])
+        if n <= _BLOCK or at[0].device.type != "cpu":
+            return compute(self, *at)
+        result = torch.empty_like(at[0])
+        for start in range(0, n, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            part = self._changed(itemgetter(block))
+            result[block] = compute(part, *(x[block] for x in at))
+        return result
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with other entries for the ratings."""
+        other = object.__new__(type(self))
+        changed = {name: change(vars(self)[name]) for name in self._of_ratings}
+        vars(other).update(vars(self) | changed)
+        return other
 
 
 class _Normal(Working):
@@ -115,7 +139,7 @@ class _Normal(Working):
             return torch.exp(-2 * log_noise)
         return (torch.exp(2 * log_noise) + self._rounding_variance).reciprocal()
 
-    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
         precision = self._precision(log_noise)
         error = (self.value - self._mean(score)).square_()
         return (
@@ -131,10 +155,10 @@ class NormalIdentityWorking(_Normal):
 
     is_quadratic: ClassVar[bool] = True
 
-    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
         return (self.value - score).mul_(self._precision(log_noise))
 
-    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+    def _weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
         return self._precision(log_noise)
 
 
@@ -144,11 +168,11 @@ class NormalSigmoidWorking(_Normal):
     def _mean(self, score: Tensor) -> Tensor:
         return torch.sigmoid(score)
 
-    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
         p = torch.sigmoid(score)
         return (self.value - p) * (p * (1 - p)) * self._precision(log_noise)
 
-    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+    def _weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
         p = torch.sigmoid(score)
         d = p * (1 - p)
         expected = d * d
@@ -170,6 +194,8 @@ class LogisticWorking(Working):
         Whether the cut points are latents.
     """
 
+    _of_ratings: ClassVar[tuple[str, ...]] = ("level",)
+
     def __init__(self, value: Tensor, cutpoints: Tensor, is_ordered: bool) -> None:
         super().__init__(value)
         self.is_ordered = is_ordered
@@ -180,46 +206,46 @@ class LogisticWorking(Working):
     def set_cutpoints(self, cutpoints: Tensor) -> None:
         """Set the cut points, shape (n_levels - 1,)."""
         self.cutpoints = cutpoints
-        ends = F.pad(F.pad(cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
-        self.lower, self.upper = (ends.index_select(0, self.level + k) for k in (0, 1))
 
-    def _reorder(self, order: Tensor) -> None:
-        for name in ("lower", "upper"):
-            setattr(self, name, getattr(self, name).index_select(0, order))
-
-    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
-        slope = torch.exp(-log_noise)
-        half = torch.tanh((self.upper - self.lower).mul_(slope).mul_(0.5))
-        above, below = self._odds(score, slope)
+    def _log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+        slope, (lower, upper) = torch.exp(-log_noise), self._bounds()
+        half = torch.tanh((upper - lower).mul_(slope).mul_(0.5))
+        above, below = self._odds(score, slope, lower, upper)
         # With odds x = exp(s - upper), y = exp(lower - s), sigmoid(upper - s) - sigmoid(lower - s)
         # is (1 - x y) / ((1 + x) (1 + y)), and 1 - x y = 2 t / (1 + t), t = tanh(gap / 2).
         bottom = above.add_(1).mul_(below.add_(1)).mul_(half + 1)
         return half.mul_(2).div_(bottom).log_()
 
-    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
         slope = torch.exp(-log_noise)
-        above, below = self._odds(score, slope)
+        above, below = self._odds(score, slope, *self._bounds())
         # sigmoid of the log odds; both are 1 - 1 / (1 + odds)
         return above.add_(1).reciprocal_().sub_(below.add_(1).reciprocal_()).mul_(slope)
 
-    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+    def _weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
         slope = torch.exp(-log_noise)
         if safe:
-            above, below = (self.upper - score) * slope, (score - self.lower) * slope
+            lower, upper = self._bounds()
+            above, below = (upper - score) * slope, (score - lower) * slope
             return (_secant(above) + _secant(below)) * slope.square_()
-        a, b = (odds.add_(1).reciprocal_() for odds in self._odds(score, slope))
+        a, b = (odds.add_(1).reciprocal_() for odds in self._odds(score, slope, *self._bounds()))
         weight = torch.addcmul(a, a, a, value=-1).add_(torch.addcmul(b, b, b, value=-1))
         return weight.clamp_(min=_LEAST_WEIGHT).mul_(slope.square_())
 
-    def _odds(self, score: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def _odds(
+        self, score: Tensor, slope: Tensor, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the odds of a higher and of a lower level; they are numbers in float32."""
-        above = (
-            (score - self.upper).mul_(slope).clamp_(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS).exp_()
-        )
-        below = (
-            (self.lower - score).mul_(slope).clamp_(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS).exp_()
+        above, below = (
+            x.mul_(slope).clamp_(-_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS).exp_()
+            for x in (score - upper, lower - score)
         )
         return above, below
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the cut points below and above each rating."""
+        ends = F.pad(F.pad(self.cutpoints, (1, 0), value=-_BEYOND), (0, 1), value=_BEYOND)
+        return ends.index_select(0, self.level), ends[1:].index_select(0, self.level)
 
 
 class NegativeBinomialWorking(Working):
@@ -234,6 +260,7 @@ class NegativeBinomialWorking(Working):
     """
 
     information: ClassVar[float] = 0.5
+    _of_ratings: ClassVar[tuple[str, ...]] = ("value", "_count", "_log_factorial")
 
     def __init__(self, value: Tensor, log_ceiling: float | None) -> None:
         super().__init__(value)
@@ -241,11 +268,7 @@ class NegativeBinomialWorking(Working):
         self._count = value.double()
         self._log_factorial = (self._count + 1).lgamma()
 
-    def _reorder(self, order: Tensor) -> None:
-        for name in ("value", "_count", "_log_factorial"):
-            setattr(self, name, getattr(self, name).index_select(0, order))
-
-    def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
         size, mean, _ = self._at(score, log_noise)
         total = self._count + size
         choices = total.lgamma().sub_(size.lgamma()).sub_(self._log_factorial)
@@ -253,11 +276,11 @@ class NegativeBinomialWorking(Working):
         log_prob = choices.sub_(total.mul_(torch.log1p(ratio)))
         return log_prob.addcmul_(self._count, ratio.log_()).to(score.dtype)
 
-    def slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
+    def _slope(self, score: Tensor, log_noise: Tensor) -> Tensor:
         size, mean, chain = self._at(score, log_noise)
         return (self._count - mean).div_(mean.add_(size)).mul_(size).mul_(chain).to(score.dtype)
 
-    def weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
+    def _weight(self, score: Tensor, log_noise: Tensor, safe: bool) -> Tensor:
         if safe:
             # log p = count s - (count + size) softplus(s + log(1 / size + 1 / C))
             # + size softplus(s - log C) + constant, and the last term is convex in s.

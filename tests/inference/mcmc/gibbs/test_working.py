@@ -13,6 +13,7 @@ from pyro_pmf import (
     NormalSigmoid,
     OrderedLogit,
 )
+from pyro_pmf.inference.mcmc.gibbs import working as working_module
 from pyro_pmf.inference.mcmc.gibbs.working import knows_likelihood, working_likelihood
 from pyro_pmf.model.likelihoods import Likelihood
 
@@ -104,6 +105,21 @@ def test_another_order_is_of_the_same_ratings(likelihood):
         (working.slope(score, log_noise), other.slope(score[order], log_noise[order])),
     ):
         np.testing.assert_allclose(one[order], two, rtol=1e-12)
+
+
+@each_likelihood
+def test_blocks_of_ratings_are_computed_as_the_whole(likelihood, monkeypatch):
+    score, log_noise, value, own = case(likelihood)
+    working = working_likelihood(likelihood, value, own.get("cutpoints"))
+
+    def numbers():
+        at = score, log_noise
+        weights = [working.weight(*at, safe=safe) for safe in (False, True)]
+        return torch.stack([working.log_prob(*at), working.slope(*at), *weights])
+
+    whole = numbers()
+    monkeypatch.setattr(working_module, "_BLOCK", 7)
+    torch.testing.assert_close(numbers(), whole, rtol=1e-12, atol=0.0)
 
 
 @each_likelihood
