@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pyro_pmf.arguments import require_integer
 from pyro_pmf.data.frames import IntoFrame, is_frame
@@ -14,6 +14,9 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError
 
 LearnScales = Literal["held_out", "elbo"]
+
+_LEAST_WARMUP, _MOST_WARMUP = 30, 150  # sweeps of `Gibbs`
+_MANY = 10  # ratings of a row, with which the least will do
 
 
 @dataclass(frozen=True)
@@ -177,18 +180,32 @@ class Chains:
     """
 
     n_draws: int = 500
-    n_warmup: int = 500
+    n_warmup: int | None = 500
     n_chains: int = 2
     thin: int = 1
     n_jobs: int = 1
+    _chooses_warmup: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_integer("n_draws", self.n_draws, least=4, error=FitError)
-        require_integer("n_warmup", self.n_warmup, error=FitError)
+        if not (self.n_warmup is None and self._chooses_warmup):
+            require_integer("n_warmup", self.n_warmup, error=FitError)
         require_integer("n_chains", self.n_chains, error=FitError)
         require_integer("thin", self.thin, error=FitError)
         if self.n_jobs != -1:
             require_integer("n_jobs (unless it is -1)", self.n_jobs, error=FitError)
+
+    def warmup_of(self, n_ratings: int, n_rows: int) -> int:
+        """Return the number of steps of each chain before its draws.
+
+        Parameters
+        ----------
+        n_ratings, n_rows : int
+            Number of training ratings, and of users or items, whichever are more.
+        """
+        if self.n_warmup is not None:
+            return self.n_warmup
+        return min(max(_LEAST_WARMUP * _MANY * n_rows // n_ratings, _LEAST_WARMUP), _MOST_WARMUP)
 
 
 @dataclass(frozen=True)
@@ -223,9 +240,11 @@ class Gibbs(Chains):
     ----------
     n_draws : int
         Number of draws of each chain.
-    n_warmup : int
-        Number of sweeps of each chain before its draws. Predictions suffer more from few draws
-        than from early ones, so that few sweeps suffice.
+    n_warmup : int, optional
+        Number of sweeps of each chain before its draws. By default 30 where users and items have
+        ten ratings or more on average: predictions suffer more from few draws than from early
+        ones. Where users, or items, have fewer, factors form slowly, and there are more sweeps in
+        proportion, up to 150.
     n_chains : int
         Number of chains. They start apart, at random factors and scales.
     thin, n_jobs : int
@@ -243,13 +262,14 @@ class Gibbs(Chains):
     Examples
     --------
     >>> from pyro_pmf import Gibbs
-    >>> Gibbs(n_draws=200, thin=5).n_warmup
-    30
+    >>> Gibbs(n_draws=200, thin=5).warmup_of(n_ratings=10_000, n_rows=2_000)
+    60
     """
 
     n_draws: int = 100
-    n_warmup: int = 30
+    n_warmup: int | None = None
     track: Ratings | IntoFrame | None = None
+    _chooses_warmup: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,7 @@ def test_defaults():
     assert asdict(VI()) == ascent | {"guide": None}
     chains = {"n_chains": 2, "thin": 1, "n_jobs": 1}
     assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500} | chains
-    assert asdict(Gibbs()) == {"n_draws": 100, "n_warmup": 30, "track": None} | chains
+    assert asdict(Gibbs()) == {"n_draws": 100, "n_warmup": None, "track": None} | chains
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,26 @@ def test_they_are_equal_where_their_options_are():
     assert MAP() != VI()
     assert Gibbs(thin=2) != Gibbs()
     assert Gibbs(n_draws=500, n_warmup=500) != NUTS()
+
+
+@pytest.mark.parametrize(
+    ("n_ratings", "n_rows", "sweeps"),
+    [
+        (10_000, 100, 30),
+        (10_000, 1_000, 30),
+        (10_000, 2_000, 60),
+        (8_570, 4_000, 140),
+        (5, 9, 150),
+    ],
+)
+def test_chains_have_more_sweeps_before_draws_where_rows_have_few_ratings(
+    n_ratings, n_rows, sweeps
+):
+    assert Gibbs().warmup_of(n_ratings, n_rows) == sweeps
+    assert Gibbs(n_warmup=7).warmup_of(n_ratings, n_rows) == 7
+    assert NUTS().warmup_of(n_ratings, n_rows) == 500
+    with pytest.raises(FitError, match=r"n_warmup must be .*not None"):
+        NUTS(n_warmup=None)
 
 
 @pytest.mark.parametrize("method", [MAP, VI])

@@ -88,7 +88,7 @@ def sample_chains(
         *(method.n_chains, method.n_draws, run.checkpoint), tasks[0].sharing, terms_of(model)
     )
     left = [task for task in tasks if not gathered.is_complete(task.number)]
-    of_one = method.n_warmup + method.n_draws * method.thin
+    of_one = tasks[0].n_warmup + method.n_draws * method.thin
     n_steps = [of_one * gathered.is_complete(task.number) for task in tasks]
     total = of_one * method.n_chains
     with (
@@ -202,9 +202,13 @@ def plan_chains(
     if run.history is not None:
         history = run.history.to(ratings.device, ratings.dtype)
     sharing = _sharing(ratings, run)
+    n_ratings, n_users = len(ratings), ratings.n_users
+    if sharing is not None:
+        n_ratings, n_users = sharing.shard.n_all_pairs, sharing.shard.n_all_users
+    n_warmup = method.warmup_of(n_ratings, max(n_users, ratings.n_items))
     seeds = np.random.SeedSequence(run.seed).generate_state(method.n_chains)
     return [
-        ChainTask(k, int(seed), model, ratings, history, method, run.started, sharing)
+        ChainTask(k, int(seed), model, ratings, history, method, n_warmup, run.started, sharing)
         for k, seed in enumerate(seeds)
     ]
 

@@ -56,6 +56,8 @@ class ChainTask:
         All pairs with I_ij = 1; None if these are the training pairs.
     method : Gibbs or NUTS
         Options of the sampler.
+    n_warmup : int
+        Number of steps before the draws.
     started : float
         `time.perf_counter` at the start of the fit.
     sharing : Sharing or None
@@ -68,6 +70,7 @@ class ChainTask:
     ratings: Ratings
     history: Pairs | None
     method: Gibbs | NUTS
+    n_warmup: int
     started: float
     sharing: Sharing | None = None
 
@@ -102,7 +105,7 @@ class RunningChain:
         """Take a step, and keep the draw if it is one to keep."""
         self._kernel.step()
         self.n_steps += 1
-        n_past = self.n_steps - self._method.n_warmup
+        n_past = self.n_steps - self._task.n_warmup
         if n_past > 0 and self._tracker is not None:
             self._tracker.add(self._kernel.draw()[0])
         if n_past > 0 and n_past % self._method.thin == 0:
@@ -231,5 +234,5 @@ def tracker_of(task: ChainTask) -> Tracker | None:
 def _kernel(task: ChainTask) -> Kernel:
     if isinstance(task.method, NUTS):
         model = with_history(task.model, task.history)
-        return NUTSKernel(model, task.ratings, task.method.n_warmup)
+        return NUTSKernel(model, task.ratings, task.n_warmup)
     return GibbsKernel(task.model, task.ratings, task.history, task.seed, task.sharing)

@@ -489,6 +489,13 @@ def test_a_callback_sees_each_step_of_each_chain(few, method):
     assert all(torch.equal(plain.latents[k], watched.latents[k]) for k in plain.latents)
 
 
+def test_a_chain_takes_the_sweeps_that_its_table_needs(few):
+    steps = []
+    method = Gibbs(n_draws=4, n_chains=1)
+    fit(LINEAR, few, method, progress=False, callback=lambda p: steps.append(p.step))
+    assert steps[-1] == method.warmup_of(12, 5) + 4 == 129
+
+
 @pytest.mark.slow
 def test_no_more_draws_are_held_than_memory_was_asked_for(few, monkeypatch):
     """Beside the draws of all chains, those of one chain."""
