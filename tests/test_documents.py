@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyro_pmf import VI
+from pyro_pmf.inference import methods
+
 ROOT = Path(__file__).parent.parent
 PRINTED = ROOT / "benchmarks" / "results"  # by the benchmarks, tables wider than a page
 LONGEST = 120
@@ -44,8 +47,16 @@ def films(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(params=["quick", pytest.param("as it is", marks=pytest.mark.long)])
+def is_quick(request, monkeypatch) -> bool:
+    """Whether fits by name do not choose scales, which takes most of the time."""
+    if request.param == "quick":
+        monkeypatch.setitem(methods._BY_NAME, "vi", VI(learn_scales=None))
+    return request.param == "quick"
+
+
 @pytest.mark.slow
-def test_code_of_the_readme_runs(films, monkeypatch):
+def test_code_of_the_readme_runs(films, monkeypatch, is_quick):
     """Every block in turn, as a reader types them; progress bars and figures are not looked at."""
     monkeypatch.setenv("TQDM_DISABLE", "1")
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -56,14 +67,17 @@ def test_code_of_the_readme_runs(films, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no factors in so few ratings; high Pareto k
         for block in blocks:
-            quick = block.replace("for K in (0, 8)", "for K in (2,)")  # half of the time
-            exec(compile(quick, "README.md", "exec"), names)
+            typed = block
+            if is_quick:
+                typed = block.replace("for K in (0, 8)", "for K in (2,)")
+                typed = typed.replace("max_steps=100", "max_steps=10")
+            exec(compile(typed, "README.md", "exec"), names)
     pyplot.close("all")
     assert Path("movies.pmf").is_dir()
 
 
 @pytest.mark.slow
-def test_code_of_the_page_of_answers_runs(tmp_path, monkeypatch, capsys):
+def test_code_of_the_page_of_answers_runs(tmp_path, monkeypatch, capsys, is_quick):
     """Every block in turn; what the page promises of the results is so."""
     pytest.importorskip("polars")
     monkeypatch.setenv("TQDM_DISABLE", "1")
@@ -73,8 +87,8 @@ def test_code_of_the_page_of_answers_runs(tmp_path, monkeypatch, capsys):
     assert len(blocks) == page.read_text(encoding="utf-8").count("\n## ") + 1
     names: dict[str, Any] = {}
     for block in blocks:
-        quick = block.replace("k=3", "k=2")
-        exec(compile(quick, page.name, "exec"), names)
+        typed = block.replace("k=3", "k=2") if is_quick else block
+        exec(compile(typed, page.name, "exec"), names)
     refused = capsys.readouterr().out
     assert "2 of 1,605 rows have a missing or infinite rating in column 'stars'" in refused
     assert len(names["ratings"]) == len(names["reviews"])

@@ -34,13 +34,13 @@ STARS = type(RATINGS).from_frame(
 TRACKED = RATINGS.to_frame()[["user", "item"]].head(7)
 # Model, ratings and method of quick fits.
 FITS = {
-    "lbfgs": (PMF(2, noise="shared"), RATINGS, VI(learn_scales=None, max_steps=70)),
-    "held-out": (PMF(1), RATINGS, VI(max_steps=30)),
-    "elbo": (PMF(1), RATINGS, VI(learn_scales="elbo", max_steps=60)),
-    "batches": (HIERARCHICAL, RATINGS, VI(batches=3, max_steps=40, learn_scales=None)),
-    "sampled": (BIASES, RATINGS, VI(guide=AutoNormal, max_steps=40, n_draws=5)),
-    "map": (BIASES, RATINGS, MAP(max_steps=60, learn_scales=None)),
-    "map-held-out": (PMF(1), RATINGS, MAP(max_steps=40)),
+    "lbfgs": (PMF(2, noise="shared"), RATINGS, VI(learn_scales=None, max_steps=50)),
+    "held-out": (PMF(1), RATINGS, VI(max_steps=24)),
+    "elbo": (PMF(1), RATINGS, VI(learn_scales="elbo", max_steps=46)),
+    "batches": (HIERARCHICAL, RATINGS, VI(batches=3, max_steps=30, learn_scales=None)),
+    "sampled": (BIASES, RATINGS, VI(guide=AutoNormal, max_steps=30, n_draws=5)),
+    "map": (BIASES, RATINGS, MAP(max_steps=52, learn_scales=None)),
+    "map-held-out": (PMF(1), RATINGS, MAP(max_steps=32)),
     "gibbs": (
         PMF(2, "hierarchical"),
         RATINGS,
@@ -49,7 +49,7 @@ FITS = {
     "gibbs-levels": (
         PMF(1, likelihood=OrderedLogit(5)),
         STARS,
-        Gibbs(n_draws=5, n_warmup=45, thin=2),
+        Gibbs(n_draws=5, n_warmup=25, thin=2),
     ),
     "nuts": (PMF(1, noise="shared"), RATINGS, NUTS(n_draws=6, n_warmup=6, n_chains=2)),
 }

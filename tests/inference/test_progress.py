@@ -89,36 +89,65 @@ def test_a_bar_where_somebody_watches(shown, watched, monkeypatch, capsys, lines
     assert lines() == []
 
 
-# Real processes
+# A real process
+
 
 FIT = """
-import logging, sys
+import logging, os, sys
 from pyro_pmf import PMF, VI, Gibbs, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference import progress
 
+def fits():
+    fit(PMF(1), ratings, Gibbs(n_chains=1, n_warmup=2, n_draws=4))
+    fit(PMF(1), ratings, VI(max_steps=4))
+
 progress._EVERY = 0
-if "log" in sys.argv:
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
-ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-fit(PMF(1), ratings, Gibbs(n_chains=1, n_warmup=2, n_draws=4))
-fit(PMF(1), ratings, VI(max_steps=4))
+ratings, _ = simulate(PMF(1), n_users=15, n_items=10, n_ratings=100)
+fits()
+print("configured", file=sys.stderr, flush=True)
+logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+fits()
+if len(sys.argv) > 1:
+    os.dup2(int(sys.argv[1]), 2)
+    fit(PMF(1), ratings, VI(max_steps=4, learn_scales=None))
 """
 
 
-def run(*arguments: str, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "ignore", "-c", FIT, *arguments]
-    return subprocess.run(command, text=True, check=True, **options)
+@pytest.fixture(scope="module")
+def printed():
+    """What a process prints that nobody watches, at last what it shows on a terminal."""
+    command, options = [sys.executable, "-W", "ignore", "-c", FIT], {"capture_output": True}
+    ours = theirs = None
+    try:
+        import termios
+
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, 100))
+        command, options = [*command, str(theirs)], {**options, "pass_fds": [theirs]}
+    except ImportError:  # on Windows
+        pass
+    done = subprocess.run(command, text=True, check=True, **options)
+    shown = None if ours is None else b""
+    if ours is not None:
+        os.close(theirs)
+        try:
+            while part := os.read(ours, 1 << 16):
+                shown += part
+        except OSError:  # Linux says so at the end
+            pass
+        os.close(ours)
+    return done.stdout, done.stderr, shown
 
 
 @pytest.mark.slow
-def test_an_unattended_fit_prints_nothing_unless_logging_is_configured():
-    done = run(capture_output=True)
-    assert (done.stdout, done.stderr) == ("", "")
-    done = run("log", capture_output=True)
-    assert done.stdout == ""
+def test_an_unattended_fit_prints_nothing_unless_logging_is_configured(printed):
+    out, err, _ = printed
+    assert out == ""
+    silent, logged = err.split("configured\n")
+    assert silent == ""
     line = re.compile("pyro_pmf INFO (fit|scales|sample):")
-    found = [x for x in done.stderr.splitlines() if line.match(x)]
+    found = [x for x in logged.splitlines() if line.match(x)]
     assert re.fullmatch(
         r"pyro_pmf INFO fit: step 1 of at most 4, \d+ s, ELBO -?[\d,.]+",
         next(x for x in found if "fit: step" in x),
@@ -126,23 +155,15 @@ def test_an_unattended_fit_prints_nothing_unless_logging_is_configured():
     assert "sample: ended after 6 draws" in next(x for x in found if "sample: ended" in x)
     assert sum(bool(re.search(r"scales: ended after \d+ sweeps", x)) for x in found) == 1
     assert "fit: ended after 4 steps" in found[-1]
-    assert "\r" not in done.stderr
+    assert "\r" not in logged
 
 
 @pytest.mark.slow
-def test_a_fit_on_a_terminal_has_a_bar_and_no_lines():
-    termios = pytest.importorskip("termios")
-    ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    run("log", stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 1 << 16):
-            shown += part
-    except OSError:  # Linux says so at the end
-        pass
-    os.close(ours)
+def test_a_fit_on_a_terminal_has_a_bar_and_no_lines(printed):
+    """Though logging is configured."""
+    *_, shown = printed
+    if shown is None:
+        pytest.skip("no terminals here")
     text = shown.decode()
     assert "4/4" in text
     assert "fit: ended" not in text

@@ -353,8 +353,16 @@ def test_typical_scales_are_those_that_priors_leave_free_and_a_seed_decides_them
 
 @pytest.mark.slow
 @pytest.mark.statistical
-@pytest.mark.parametrize("method", [VI(), MAP()], ids=["vi", "map"])
-@pytest.mark.parametrize("sd", [0.6, 1.2])
+@pytest.mark.parametrize(
+    ("method", "sd"),
+    [
+        pytest.param(VI(), 0.6, marks=pytest.mark.long),
+        (VI(), 1.2),
+        (MAP(), 0.6),
+        pytest.param(MAP(), 1.2, marks=pytest.mark.long),
+    ],
+    ids=["vi-0.6", "vi-1.2", "map-0.6", "map-1.2"],
+)
 def test_the_strength_of_factors_is_found(sd, method):
     """The candidates are 0.42 to 4 times what is typical, or 0.01 times for a point estimate."""
     model, ratings = PMF(3, noise="shared"), of_factors(sd)
@@ -415,12 +423,25 @@ def small_levels(n=150):
     )
 
 
+WAYS = {"vi": (VI(), None), "batches": (VI(batches=2), None), "map": (MAP(), torch.float64)}
+LIKELIHOODS = {"sigmoid": NormalSigmoid(), "levels": OrderedLogit(5), "identity": NormalIdentity()}
+# Each way of fitting and each likelihood, levels twice: they alone have no sigma.
+QUICK = {("vi", "sigmoid"), ("batches", "identity"), ("map", "levels"), ("vi", "levels")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("likelihood", [NormalSigmoid(), OrderedLogit(5), NormalIdentity()])
 @pytest.mark.parametrize(
-    ("method", "dtype"),
-    [(VI(batches=1), None), (VI(batches=2), None), (MAP(), torch.float64)],
-    ids=["vi", "batches", "map"],
+    ("likelihood", "method", "dtype"),
+    [
+        pytest.param(
+            likelihood,
+            *how,
+            id=f"{way}-{name}",
+            marks=[] if (way, name) in QUICK else pytest.mark.long,
+        )
+        for way, how in WAYS.items()
+        for name, likelihood in LIKELIHOODS.items()
+    ],
 )
 def test_every_likelihood_and_way_of_fitting(likelihood, method, dtype):
     """Holds one of the candidates, which come from nine tenths of the ratings."""
@@ -454,7 +475,7 @@ def test_what_a_fit_asks_of_the_choice(monkeypatch):
         return strong
 
     monkeypatch.setattr("pyro_pmf.fitting.learnt_scales", choice)
-    found = fit(model, ratings, seed=7, progress=False)
+    found = fit(model, ratings, VI(max_steps=100), seed=7, progress=False)
     [(ways, strong, nothing)] = asked
     assert {len(way) for way in ways} == {6}
     assert 0 < strong < 0.9 * nothing
@@ -513,16 +534,16 @@ def test_too_few_ratings_to_hold_out_take_what_the_sampler_finds():
 def test_time_counts_from_the_beginning_and_steps_are_those_of_the_last_fit(caplog):
     seen = []
     method = VI(max_steps=5)
-    ratings = small_levels()
+    ratings = small_levels(60)
     with caplog.at_level("INFO", "pyro_pmf"):
-        fit(PMF(3), ratings, method, callback=seen.append)
+        fit(PMF(1), ratings, method, callback=seen.append)
     assert "scales: ended after 60 sweeps" in caplog.text
     caplog.clear()
     assert [progress.step for progress in seen] == list(range(1, 6))
     first = seen[0].seconds
     seen.clear()
     quick = replace(method, learn_scales=None)
-    fit(PMF(3), ratings, quick, progress=False, callback=seen.append)
+    fit(PMF(1), ratings, quick, progress=False, callback=seen.append)
     assert not caplog.records
     assert seen[0].seconds < first
 

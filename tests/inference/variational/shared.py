@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import warnings
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import launching
@@ -55,18 +55,18 @@ YES = Ratings.from_frame(
 )
 EXACT = Ratings.from_frame(FRAME, transform="standardize")
 MORE = FRAME[["user", "item"]].assign(item=FRAME["item"].to_numpy()[::-1]).drop_duplicates()
-HELD = VI(learn_scales=None, max_steps=30)
+HELD = VI(learn_scales=None, max_steps=24)
 # Model, ratings, method and other options.
 FITS = {
     "vi": (PMF(2), RATINGS, HELD, {}),
     "both sides": (HIERARCHICAL, RATINGS, HELD, {}),
-    "learnt": (PMF(2), RATINGS, VI(max_steps=30), {}),
-    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=30), {}),
-    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(max_steps=30), {}),
+    "learnt": (PMF(1), RATINGS, VI(max_steps=12), {}),
+    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=24), {}),
+    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(learn_scales=None, max_steps=24), {}),
     "levels": (PMF(2, likelihood=OrderedLogit(5)), LEVELS, HELD, {}),
     "yes or no": (PMF(2, likelihood=BernoulliLogit()), YES, HELD, {}),
     "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),
-    "biases": (PMF(0), RATINGS, VI(max_steps=30), {}),
+    "biases": (PMF(0), RATINGS, VI(max_steps=24), {}),
     "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
     "begun": (PMF(2), RATINGS, HELD, {}),
 }
@@ -79,12 +79,13 @@ REFUSED = {
 KILLED = PMF(2), RATINGS, VI(learn_scales=None, max_steps=70)
 
 
-def fitted(name: str, **options) -> Posterior:
+@cache
+def fitted(name: str) -> Posterior:
     """Fit one of `FITS`, in float64, where sums in another order are almost the same."""
     model, ratings, method, more = FITS[name]
-    if name == "begun":
-        options["start"] = fitted("vi")
-    return fit(model, ratings, method, dtype=torch.float64, progress=False, **more, **options)
+    start = fitted("vi") if name == "begun" else None
+    options = {"dtype": torch.float64, "progress": False, "start": start}
+    return fit(model, ratings, method, **more, **options)
 
 
 def told(posterior: Posterior) -> dict:
@@ -176,13 +177,13 @@ def run_whole(folder: Path) -> None:
         (folder / "whole.json").write_text(json.dumps(told(posterior)))
 
 
-PARTS = {
-    "fits": run_fits,
-    "parts": run_parts,
-    "refusals": run_refusals,
-    "killed": run_killed,
-    "whole": run_whole,
-}
+def run_all(folder: Path) -> None:
+    """Resume what was killed, then do everything else, in processes that start once."""
+    for part in (run_killed, run_whole, run_fits, run_parts, run_refusals):
+        part(folder)
+
+
+PARTS = {"killed": run_killed, "all": run_all}
 
 
 launch = partial(launching.launch, __file__)

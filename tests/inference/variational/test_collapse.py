@@ -37,7 +37,9 @@ def noise() -> Ratings:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"users": "hierarchical"}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"users": "hierarchical"}, marks=pytest.mark.long)]
+)
 def test_a_point_estimate_whose_scales_are_zero_is_refused(noise, options):
     model = PMF(2, **options)
     with pytest.raises(FitError, match="collapsed: sigma"):

@@ -63,6 +63,14 @@ def perturbed(objective):
 # --- closed forms ---
 
 
+def drawn_rows(objective, pairs, n):
+    """Return n draws of U and of V from the guide, by the model."""
+    with pyro.plate("draws", n, dim=-2), torch.no_grad():
+        guide_trace = poutine.trace(objective.guide).get_trace(pairs)
+        trace = poutine.trace(poutine.replay(objective.model, guide_trace)).get_trace(pairs)
+    return {name: trace.nodes[name]["value"] for name in "UV"}
+
+
 @pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("coordinates", COORDINATES)
@@ -80,17 +88,15 @@ def test_latents_have_the_moments_of_draws(pairs, model, coordinates, monkeypatc
         }
 
     monkeypatch.setattr("pyro_pmf.inference.variational.objective.centring", config)
-    n = 20_000
     objective = perturbed(pose(model, pairs, VI()))
     assert isinstance(objective.elbo, GaussianELBO)
     latents, drawn = read_latents(objective, 1)
     assert not drawn
     assert set(latents) == set(objective.stated_sites) | set(objective.held)
-    with pyro.plate("draws", n, dim=-2), torch.no_grad():
-        guide_trace = poutine.trace(objective.guide).get_trace(pairs)
-        trace = poutine.trace(poutine.replay(objective.model, guide_trace)).get_trace(pairs)
+    parts = [drawn_rows(objective, pairs, 4_000) for _ in range(5)]  # what fits into a cache
     for name in "UV":
-        x, draws = latents[name], trace.nodes[name]["value"]
+        x, draws = latents[name], torch.cat([part[name] for part in parts])
+        n = len(draws)
         assert isinstance(x, Gaussian)
         assert x.sites == {name}
         assert draws.shape == (n, *x.shape)

@@ -1,6 +1,7 @@
 """Fits that several processes share, against the same fits in one process."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -15,15 +16,29 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.shards import shard_of
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Two processes of which one ends in the middle: where, their exit codes, and seconds."""
+    folder = tmp_path_factory.mktemp("shared")
+    return folder, *shared.launch(folder, "killed")
+
+
+@pytest.fixture(scope="module")
+def done(killed):
+    """Where two processes, which start once, resumed what was killed and did all the rest."""
+    folder, *_ = killed
+    codes, _ = shared.launch(folder, "all")
+    assert codes == [0, 0], log_of(folder, "all")
+    return folder
+
+
 @pytest.mark.slow
-def test_two_processes_fit_what_one_fits(tmp_path):
+def test_two_processes_fit_what_one_fits(done):
     """The ELBO of each early step, and the predictions, up to sums in another order.
 
     The first process saves the whole posterior.
     """
-    codes, _ = shared.launch(tmp_path, "fits")
-    assert codes == [0, 0], log_of(tmp_path, "fits")
-    found = json.loads((tmp_path / "fits.json").read_text())
+    found = json.loads((done / "fits.json").read_text())
     for name in shared.FITS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -38,15 +53,15 @@ def test_two_processes_fit_what_one_fits(tmp_path):
         }
         for what, (ours, theirs, tolerance) in close.items():
             np.testing.assert_allclose(ours, theirs, **tolerance, err_msg=f"{name}: {what}")
-    table = load(tmp_path / "posterior").predict(shared.FRAME[["user", "item"]])
+    table = load(done / "posterior").predict(shared.FRAME[["user", "item"]])
     np.testing.assert_allclose(table["mean"], found["vi"]["mean"], rtol=1e-6)
 
 
 @pytest.mark.slow
-def test_processes_with_users_of_their_own_fit_what_one_fits_and_save_parts(tmp_path):
-    codes, _ = shared.launch(tmp_path, "parts")
-    assert codes == [0, 0], log_of(tmp_path, "parts")
-    found = [json.loads((tmp_path / f"parts-{rank}.json").read_text()) for rank in range(2)]
+def test_processes_with_users_of_their_own_fit_what_one_fits_and_save_parts(done, tmp_path):
+    found = [json.loads((done / f"parts-{rank}.json").read_text()) for rank in range(2)]
+    for name in ("halves", "seconds"):
+        shutil.copytree(done / name, tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         alone = shared.told(shared.fitted("both sides"))
@@ -76,10 +91,8 @@ def test_processes_with_users_of_their_own_fit_what_one_fits_and_save_parts(tmp_
 
 
 @pytest.mark.slow
-def test_what_cannot_be_shared_is_refused_in_each_process(tmp_path):
-    codes, _ = shared.launch(tmp_path, "refusals")
-    assert codes == [0, 0], log_of(tmp_path, "refusals")
-    said = [json.loads((tmp_path / f"refused-{rank}.json").read_text()) for rank in range(2)]
+def test_what_cannot_be_shared_is_refused_in_each_process(done):
+    said = [json.loads((done / f"refused-{rank}.json").read_text()) for rank in range(2)]
     assert said[0] == said[1]
     assert set(said[0]) == {*shared.REFUSED, "checkpoint"}
     assert all("one process" in said[0][name] for name in ("gibbs", "nuts", "batches"))
@@ -87,17 +100,14 @@ def test_what_cannot_be_shared_is_refused_in_each_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_fit_resumes_to_the_same_numbers(tmp_path):
-    codes, seconds = shared.launch(tmp_path, "killed")
+def test_a_killed_process_ends_the_others_and_the_fit_resumes_to_the_same_numbers(killed, done):
+    folder, codes, seconds = killed
     assert codes[1] == 9
-    assert codes[0] not in (0, 9), log_of(tmp_path, "killed")
-    assert "Another process of this fit has ended" in (tmp_path / "error-0").read_text()
+    assert codes[0] not in (0, 9), log_of(folder, "killed")
+    assert "Another process of this fit has ended" in (folder / "error-0").read_text()
     assert seconds < 60  # with the start of Python and torch in both
-    for part in ("killed", "whole"):
-        codes, _ = shared.launch(tmp_path, part)
-        assert codes == [0, 0], log_of(tmp_path, part)
     resumed, whole = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("resumed", "whole")
+        json.loads((done / f"{name}.json").read_text()) for name in ("resumed", "whole")
     )
     assert resumed == whole
 
