@@ -100,7 +100,8 @@ class Posterior(Learned):
         >>> from pyro_pmf import PMF, VI, fit
         >>> from pyro_pmf.datasets import simulate
         >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(1), ratings, method, progress=False)
         >>> table = posterior.predict(ratings)
         >>> list(table)
         ['user', 'item', 'mean', 'sd', 'lower', 'upper', 'known_user', 'known_item']
@@ -243,7 +244,8 @@ class Posterior(Learned):
         >>> model = PMF(1, likelihood=OrderedLogit(5))
         >>> ratings, _ = simulate(model, n_users=30, n_items=20, n_ratings=300)
         >>> train, test = ratings.split()
-        >>> posterior = fit(model, train, VI(max_steps=20), progress=False)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(model, train, method, progress=False)
         >>> posterior.evaluate(test, baselines=True).index.tolist()
         ['model', 'biases', 'mean']
         """
@@ -574,7 +576,8 @@ class Posterior(Learned):
         >>> from pyro_pmf import PMF, VI, fit
         >>> from pyro_pmf.datasets import simulate
         >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
-        >>> posterior = fit(PMF(1), ratings, VI(max_steps=20), progress=False)
+        >>> method = VI(max_steps=20, learn_scales=None)
+        >>> posterior = fit(PMF(1), ratings, method, progress=False)
         >>> new = pd.DataFrame({"user": 77, "item": [3, 5, 8], "rating": [0.9, 0.8, 0.7]})
         >>> more = posterior.fold_in(new)
         >>> pair = pd.DataFrame({"user": [77], "item": [11]})

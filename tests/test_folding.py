@@ -138,7 +138,7 @@ def test_draws_of_a_new_user_are_of_the_exact_gaussian(posteriors):
 def test_rows_that_are_learnt_again_are_as_they_were(model, how):
     """The rating of an old pair is given again: nothing is new, so rows keep their moments."""
     ratings = stars(model)
-    method = {"vi": VI(learn_scales=None, tolerance=1e-6), "gibbs": Gibbs(40, 40)}[how]
+    method = {"vi": VI(learn_scales=None, tolerance=1e-4), "gibbs": Gibbs(40, 40)}[how]
     posterior = fit(model, ratings, method, progress=False)
     again = posterior.fold_in(ratings.to_frame().groupby("user").head(1))
     assert len(again.ratings) == len(ratings)
@@ -336,10 +336,10 @@ def test_forgetting(posteriors, table):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The factors have shrunk")
-@pytest.mark.parametrize("method", [VI(), MAP()], ids=["vi", "map"])
+@pytest.mark.parametrize("method", [VI(), MAP(max_steps=150)], ids=["vi", "map"])
 def test_a_fit_begins_where_another_ended(method):
     model = PMF(2, noise="shared")
-    ratings = stars(model, 80, 40, 1500)
+    ratings = stars(model, 40, 25, 600)
     some, _ = ratings.split(0.1, seed=0)
     before = fit(model, some, method, progress=False)
     warm = fit(model, ratings, method, start=before, progress=False)

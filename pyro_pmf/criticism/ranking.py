@@ -71,7 +71,8 @@ def evaluate_ranking(
     >>> from pyro_pmf.datasets import simulate
     >>> ratings, _ = simulate(PMF(1), n_users=30, n_items=20, n_ratings=300)
     >>> train, test = ratings.split(0.3)
-    >>> posterior = fit(PMF(1), train, VI(max_steps=20), progress=False)
+    >>> method = VI(max_steps=20, learn_scales=None)
+    >>> posterior = fit(PMF(1), train, method, progress=False)
     >>> table = evaluate_ranking(posterior, test, n=5)
     >>> table.index.tolist(), table.columns.tolist()  # doctest: +NORMALIZE_WHITESPACE
     (['model', 'popularity'],

@@ -469,7 +469,7 @@ def test_a_fit_does_not_load_torchs_compiler():
         from pyro_pmf import MAP, PMF, VI, fit
         from pyro_pmf.datasets import simulate
         train = simulate(PMF(1), 30, 25, 300, seed=0)[0]
-        methods = VI(max_steps=30, learn_scales=None), MAP(max_steps=30, learn_scales=None)
+        methods = VI(max_steps=5, learn_scales=None), MAP(max_steps=5, learn_scales=None)
         posteriors = [fit(PMF(0), train, method, progress=False) for method in methods]
         posteriors[0].predict(train)
         fit(PMF(1), train, VI(max_steps=2, batches=2, learn_scales=None), progress=False)

@@ -534,16 +534,16 @@ def test_too_few_ratings_to_hold_out_take_what_the_sampler_finds():
 def test_time_counts_from_the_beginning_and_steps_are_those_of_the_last_fit(caplog):
     seen = []
     method = VI(max_steps=5)
-    ratings = small_levels(60)
+    ratings = small_levels()
     with caplog.at_level("INFO", "pyro_pmf"):
-        fit(PMF(1), ratings, method, callback=seen.append)
+        fit(PMF(3), ratings, method, callback=seen.append)
     assert "scales: ended after 60 sweeps" in caplog.text
     caplog.clear()
     assert [progress.step for progress in seen] == list(range(1, 6))
     first = seen[0].seconds
     seen.clear()
     quick = replace(method, learn_scales=None)
-    fit(PMF(1), ratings, quick, progress=False, callback=seen.append)
+    fit(PMF(3), ratings, quick, progress=False, callback=seen.append)
     assert not caplog.records
     assert seen[0].seconds < first
 

@@ -2,7 +2,9 @@
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -315,25 +317,29 @@ def test_the_elbo_is_that_of_trace_elbo(model):
 # Fits
 
 
-def fit_quietly(monkeypatch, model, ratings):
-    """A fit that fails where it would fall back to Adam or to sampling."""
+@cache
+def fitted_quietly(likelihood, noise="shared"):
+    """A fit that fails where it would fall back to Adam or to sampling, and the scores."""
 
     def unwanted(*args, **kwargs):
         raise AssertionError("the loss was not recorded, or has no metric")
 
-    monkeypatch.setattr(pyro_pmf.inference.variational.loop, "Adam", unwanted)
-    with warnings.catch_warnings():
+    ratings, truth = of_known_scores(likelihood)
+    with (
+        mock.patch.object(pyro_pmf.inference.variational.loop, "Adam", unwanted),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("error")
-        return fit(model, ratings, VI(learn_scales=None), progress=False)
+        model = strong(likelihood, noise)
+        return fit(model, ratings, VI(learn_scales=None), progress=False), truth
 
 
 @pytest.mark.slow
 @every_likelihood
 @pytest.mark.parametrize("noise", ["shared", "user_and_item"])
-def test_a_fit_takes_the_recorded_path(monkeypatch, likelihood, noise):
+def test_a_fit_takes_the_recorded_path(likelihood, noise):
     """L-BFGS on a recorded loss, without notice of a fall-back."""
-    ratings, truth = of_known_scores(likelihood)
-    posterior = fit_quietly(monkeypatch, strong(likelihood, noise), ratings)
+    posterior, truth = fitted_quietly(likelihood, noise)
     assert posterior.converged
     assert posterior.n_draws is None
     assert posterior.steps["elbo"].iloc[-1] > posterior.steps["elbo"].iloc[0]
@@ -351,6 +357,14 @@ def true_level_probabilities(score):
     return np.diff(np.hstack([ends, below, ends + 1]))
 
 
+def fitted(likelihood, method):
+    """Return a fit of a model that holds the scales of its factors, and the scores."""
+    if isinstance(method, VI):
+        return fitted_quietly(likelihood)
+    ratings, truth = of_known_scores(likelihood)
+    return fit(strong(likelihood), ratings, method, progress=False), truth
+
+
 QUICK = VI(learn_scales=None), MAP(learn_scales=None)
 METHODS = pytest.mark.parametrize("method", QUICK, ids=["vi", "map"])
 
@@ -359,8 +373,7 @@ METHODS = pytest.mark.parametrize("method", QUICK, ids=["vi", "map"])
 @METHODS
 def test_ordered_logit_recovers_the_probabilities_of_levels(method):
     """Of all pairs, rated or not: on average, and most of how they differ from each other."""
-    ratings, truth = of_known_scores(OrderedLogit(5))
-    posterior = fit(strong(OrderedLogit(5)), ratings, method, progress=False)
+    posterior, truth = fitted(OrderedLogit(5), method)
     got = posterior.predict_levels(truth)[[1.0, 2.0, 3.0, 4.0, 5.0]].to_numpy()
     expected = true_level_probabilities(truth["score"])
     np.testing.assert_allclose(got.mean(0), expected.mean(0), atol=0.02)
@@ -370,8 +383,7 @@ def test_ordered_logit_recovers_the_probabilities_of_levels(method):
 @pytest.mark.statistical
 @METHODS
 def test_bernoulli_logit_recovers_the_probabilities(method):
-    ratings, truth = of_known_scores(BernoulliLogit())
-    posterior = fit(strong(BernoulliLogit()), ratings, method, progress=False)
+    posterior, truth = fitted(BernoulliLogit(), method)
     got, expected = posterior.predict(truth)["mean"] - 1, expit(truth["score"])
     assert got.mean() == pytest.approx(expected.mean(), abs=0.02)
     assert root_mean_square(got - expected) < 0.6 * expected.std()
@@ -382,8 +394,7 @@ def test_bernoulli_logit_recovers_the_probabilities(method):
 @METHODS
 def test_normal_identity_recovers_the_means_and_the_noise(method):
     """To less than half of the noise of one rating."""
-    ratings, truth = of_known_scores(NormalIdentity())
-    posterior = fit(strong(NormalIdentity()), ratings, method, progress=False)
+    posterior, truth = fitted(NormalIdentity(), method)
     assert root_mean_square(posterior.predict(truth)["mean"] - truth["score"]) < 0.25
     if isinstance(method, VI):  # MAP is given it
         assert 24 * posterior.latents["sigma"].mean.item() == pytest.approx(0.5, rel=0.1)

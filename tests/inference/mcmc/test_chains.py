@@ -613,7 +613,7 @@ def test_a_pyro_model_of_ones_own(few):
 def test_every_likelihood_samples(stars, likelihood, method):
     ratings = ratings_for(likelihood, stars)
     model = PMF(1, users="hierarchical", noise="shared", likelihood=likelihood)
-    posterior = sample(model, ratings, method, n_draws=4, n_warmup=5)
+    posterior = sample(model, ratings, method, n_draws=4, n_warmup=2)
     assert all(value.isfinite().all() for value in posterior.latents.values())
     assert posterior.latents["U"].shape == (4, ratings.n_users, 1)
     assert posterior.predict(ratings)["mean"].between(*ratings.scale).all() or isinstance(

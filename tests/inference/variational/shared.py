@@ -55,18 +55,18 @@ YES = Ratings.from_frame(
 )
 EXACT = Ratings.from_frame(FRAME, transform="standardize")
 MORE = FRAME[["user", "item"]].assign(item=FRAME["item"].to_numpy()[::-1]).drop_duplicates()
-HELD = VI(learn_scales=None, max_steps=24)
+HELD = VI(learn_scales=None, max_steps=16)
 # Model, ratings, method and other options.
 FITS = {
     "vi": (PMF(2), RATINGS, HELD, {}),
     "both sides": (HIERARCHICAL, RATINGS, HELD, {}),
     "learnt": (PMF(1), RATINGS, VI(max_steps=12), {}),
-    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=24), {}),
-    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(learn_scales=None, max_steps=24), {}),
+    "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=16), {}),
+    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(learn_scales=None, max_steps=26), {}),
     "levels": (PMF(2, likelihood=OrderedLogit(5)), LEVELS, HELD, {}),
     "yes or no": (PMF(2, likelihood=BernoulliLogit()), YES, HELD, {}),
     "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),
-    "biases": (PMF(0), RATINGS, VI(max_steps=24), {}),
+    "biases": (PMF(0), RATINGS, VI(max_steps=16), {}),
     "history": (HIERARCHICAL, RATINGS, HELD, {"history": MORE}),
     "begun": (PMF(2), RATINGS, HELD, {}),
 }
@@ -76,7 +76,7 @@ REFUSED = {
     "batches": (PMF(1), VI(batches=2)),
     "guide": (PMF(1), VI(guide=AutoNormal)),
 }
-KILLED = PMF(2), RATINGS, VI(learn_scales=None, max_steps=70)
+KILLED = PMF(2), RATINGS, VI(learn_scales=None, max_steps=46)
 
 
 @cache
@@ -154,7 +154,7 @@ def run_killed(folder: Path) -> None:
     dies = last and not (folder / "died").exists()
 
     def callback(progress) -> None:
-        if dies and progress.step == 31:
+        if dies and progress.step == 12:
             (folder / "died").touch()
             os._exit(9)
 

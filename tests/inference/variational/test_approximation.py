@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -77,8 +79,8 @@ def error_of_biases(simulated):
 @pytest.mark.slow
 def test_scales_are_log_normal_where_learnt_and_known_where_held(simulated):
     train, model = simulated[0], PMF(**BOTH, noise="shared")
-    learnt = quick(model, train, learn_scales="elbo").latents
-    normal, delta = (quick(model, train, method).latents for method in (VI, MAP))
+    learnt = quick(model, train, learn_scales="elbo", max_steps=5).latents
+    normal, delta = (quick(model, train, method, max_steps=5).latents for method in (VI, MAP))
     assert set(learnt) == set(normal) == set(delta)
     held, of_map = factor_scales(model), map_scales(model, train)
     assert set(held) == {"sigma_U", "sigma_V", "sigma_W", "sigma_Z"}
@@ -132,12 +134,17 @@ def noisy_and_exact_users():
     return Ratings.from_frame(frame, scale=(-1.0, 2.0)), sd / 3
 
 
+@cache
+def fit_of_noise(seed):
+    return fit(PMF(0, noise="user"), noisy_and_exact_users()[0], seed=seed, progress=False)
+
+
 @pytest.mark.slow
 @pytest.mark.statistical
 def test_noise_of_users_is_found():
     """40 ratings tell a log standard deviation to 1/sqrt(80) = 0.11: four times that for each."""
     ratings, sd = noisy_and_exact_users()
-    posterior = fit(PMF(0, noise="user"), ratings, progress=False)
+    posterior = fit_of_noise(0)
     sigma, s = posterior.latents["sigma"], posterior.latents["s"]
     log_sd = (sigma.log_mean + s.mean).numpy()
     np.testing.assert_allclose(log_sd, np.log(sd), atol=0.45)
@@ -154,8 +161,8 @@ def test_noise_of_users_is_found():
 @pytest.mark.statistical
 def test_noise_of_an_unknown_user_does_not_depend_on_the_start():
     """sigma times exp(s_i) is what ratings see; the prior of s_i says how it is shared out."""
-    ratings, sd = noisy_and_exact_users()
-    fits = [fit(PMF(0, noise="user"), ratings, seed=k, progress=False) for k in range(3)]
+    _, sd = noisy_and_exact_users()
+    fits = [fit_of_noise(seed) for seed in range(3)]
     elbos = [posterior.steps["elbo"].iloc[-1] for posterior in fits]
     assert np.ptp(elbos) < 1
     for posterior in fits:
