@@ -67,7 +67,7 @@ def ask(folder, capsys, monkeypatch):
 def test_fit_says_what_it_took_and_what_it_saved(ask, tmp_path):
     code, out, said = ask(
         *("fit", "ratings.csv", "-o", tmp_path / "m", "--method", "map"),
-        *("--likelihood", "auto", "--test", 0.2, "--json"),
+        *("--factors", 1, "--likelihood", "auto", "--test", 0.2, "--json"),
     )
     assert code == 0
     assert "user from 'userId', item from 'movieId'" in said
@@ -166,7 +166,7 @@ def test_ids_are_as_they_are_written_whatever_their_columns_are_called(ask, tmp_
     table.columns = ["wer", "was", "wie"]
     table.to_csv(tmp_path / "r.csv", index=False)
     named = "--user", "wer", "--item", "was"
-    given = "fit", tmp_path / "r.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    given = "fit", tmp_path / "r.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 0
     assert ask(*given, *named, "--rating", "wie")[0] == 0
     for items in (["NA", "3"], ["2", "3"]):  # all integers, in a file by itself
         pd.DataFrame({"wer": "007", "was": items}).to_csv(tmp_path / "p.csv", index=False)
@@ -179,7 +179,7 @@ def test_ids_are_as_they_are_written_whatever_their_columns_are_called(ask, tmp_
 def test_pairs_that_occur_twice(ask, folder, tmp_path):
     table = pd.read_csv(folder / "ratings.csv")
     pd.concat([table, table.head(3)]).to_csv(tmp_path / "twice.csv", index=False)
-    given = "fit", tmp_path / "twice.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 1
+    given = "fit", tmp_path / "twice.csv", "-o", tmp_path / "m", "--method", "map", "--factors", 0
     assert ask(*given)[0] == 2
     assert ask(*given, "--on-duplicate", "first")[0] == 2
     code, out, _ = ask(*given, "--on-duplicate", "mean", "--json")

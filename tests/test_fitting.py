@@ -78,7 +78,9 @@ def noise() -> Ratings:
 @pytest.mark.slow
 @each_method
 def test_a_seed_decides_everything(tiny, method):
-    first, again, other = (quick(HIERARCHICAL, tiny, method, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        quick(HIERARCHICAL, tiny, method, seed=seed, max_steps=15) for seed in (1, 1, 2)
+    )
     assert_equal(first, again)
     assert_same_steps(first, again)
     a, b = tensors(first), tensors(other)
@@ -91,7 +93,8 @@ def test_a_seed_decides_everything(tiny, method):
 def test_a_seed_decides_the_draws_of_a_sampled_posterior(tiny):
     def run(seed):
         with pytest.warns(UserWarning, match="Trace_ELBO"):
-            return quick(PMF(1), tiny, guide=AutoNormal(PMF(1)), seed=seed, n_draws=3)
+            guide = AutoNormal(PMF(1))
+            return quick(PMF(1), tiny, guide=guide, seed=seed, n_draws=3, max_steps=10)
 
     first, other = run(1), run(2)
     assert_equal(first, run(1))
@@ -146,7 +149,7 @@ def test_predictions_from_draws_leave_the_random_state_alone(tiny):
 @pytest.mark.slow
 def test_double_precision(tiny):
     single, double = (
-        quick(HIERARCHICAL, tiny, max_steps=200, dtype=dtype) for dtype in (None, torch.float64)
+        quick(HIERARCHICAL, tiny, max_steps=3, dtype=dtype) for dtype in (None, torch.float64)
     )
     assert {value.dtype for value in tensors(single).values()} == {torch.float32}
     assert {value.dtype for value in tensors(double).values()} == {torch.float64}
@@ -226,14 +229,16 @@ def test_a_class_of_guides_is_called_with_the_model(tiny):
 
 @pytest.mark.slow
 def test_n_draws_of_a_closed_form_changes_nothing(tiny):
-    assert_equal(quick(HIERARCHICAL, tiny, n_draws=3), quick(HIERARCHICAL, tiny, n_draws=7))
+    few, more = (quick(HIERARCHICAL, tiny, n_draws=n, max_steps=5) for n in (3, 7))
+    assert_equal(few, more)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("autoguide", [AutoNormal, AutoLowRankMultivariateNormal])
 def test_guides_that_are_sampled(tiny, autoguide):
     with pytest.warns(UserWarning, match="Trace_ELBO") as caught:
-        posterior = quick(HIERARCHICAL, tiny, guide=autoguide(HIERARCHICAL), n_draws=6)
+        guide = autoguide(HIERARCHICAL)
+        posterior = quick(HIERARCHICAL, tiny, guide=guide, n_draws=6, max_steps=10)
     assert [warning.filename for warning in caught] == [__file__]
     assert posterior.n_draws == 6
     assert posterior.latents["W"].shape == (6, 10, 2)

@@ -48,6 +48,8 @@ CONFIGURATIONS = [
     PMF(K, priors=Priors(tau=Fixed(1.0), sigma=Fixed(0.4)), divisor="count", users="hierarchical"),
     PMF(K, means=False, items="hierarchical"),
 ]
+# A fifth of them, and those of the last lines, in which every two values of options meet.
+QUICK = [*CONFIGURATIONS[:-2:5], *CONFIGURATIONS[-2:]]
 HISTORY = Pairs(
     torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([1, 4, 2, 0, 3, 4]), N_USERS, N_ITEMS
 )
@@ -100,7 +102,10 @@ def same(found: object, wanted: object) -> None:
 @pytest.mark.parametrize("kind", ["values", "closed form"])
 @pytest.mark.parametrize(
     "model",
-    CONFIGURATIONS,
+    [
+        pytest.param(model, marks=[] if model in QUICK else pytest.mark.long)
+        for model in CONFIGURATIONS
+    ],
     ids=lambda model: "-".join(
         str(x)
         for x in (
@@ -189,6 +194,15 @@ def test_only_a_pmf_of_this_package_runs_without_pyro():
     assert not is_plain(Own(K), latents)
     assert not is_plain(replace(model, likelihood=OwnLikelihood()), latents)
     assert not is_plain(model, {k: x for k, x in latents.items() if k != "sigma_U"})
+
+
+def test_quick_configurations_have_every_two_values_of_options():
+    def pairs_of(models):
+        options = ("n_factors", "users", "items", "noise", "biases", "likelihood")
+        values = [[(name, str(getattr(model, name))) for name in options] for model in models]
+        return {pair for own in values for pair in itertools.combinations(own, 2)}
+
+    assert pairs_of(QUICK) == pairs_of(CONFIGURATIONS)
 
 
 def test_it_needs_no_pyro(monkeypatch):
