@@ -39,7 +39,7 @@ def training(n_users=20, n_items=15):
 @pytest.fixture(scope="module")
 def posterior():
     return fit(
-        MODEL, training(), VI(tolerance=1e-7, learn_scales=None), history=KNOWN, progress=False
+        MODEL, training(), VI(tolerance=1e-6, learn_scales=None), history=KNOWN, progress=False
     )
 
 

@@ -290,7 +290,8 @@ def test_checkerboard_puts_the_withheld_item_first():
     )["item"]
     keep = frame["item"] != frame["user"].map(withheld)
     model = PMF(n_factors=2, priors=Priors(tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0)))
-    posterior = fit(model, Ratings.from_frame(frame[keep]), MAP(), progress=False)
+    method = MAP(learn_scales=None)
+    posterior = fit(model, Ratings.from_frame(frame[keep]), method, progress=False)
     # Items of the other kind were all seen: let them compete.
     ranked = posterior.recommend(range(n), n=n, exclude_seen=False)
     first = ranked[ranked["rank"] <= n // 2]

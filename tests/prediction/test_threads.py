@@ -66,7 +66,9 @@ def posteriors() -> list[Posterior]:
 
 def ask_from_threads(asked: list[Callable[[], Any]], n_threads: int, n_calls: int) -> int:
     """Ask in random order from several threads at once; return how many answers were others."""
-    chosen = [random.Random(seed).choices(range(len(asked)), k=n_calls) for seed in range(n_threads)]
+    chosen = [
+        random.Random(seed).choices(range(len(asked)), k=n_calls) for seed in range(n_threads)
+    ]
     wanted = {k: asked[k]() for k in set().union(*chosen)}
     together = threading.Barrier(n_threads)
 
@@ -86,7 +88,7 @@ def test_threads_get_the_numbers_of_one_thread():
 
 
 @pytest.mark.parametrize(
-    "n_calls", [pytest.param(5), pytest.param(200, marks=pytest.mark.long)], ids=str
+    "n_calls", [pytest.param(3), pytest.param(200, marks=pytest.mark.long)], ids=str
 )
 @pytest.mark.parametrize("kind", ["closed", "draws"])
 def test_each_thread_gets_every_answer_every_time(kind, n_calls):

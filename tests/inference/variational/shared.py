@@ -62,7 +62,12 @@ FITS = {
     "both sides": (HIERARCHICAL, RATINGS, HELD, {}),
     "learnt": (PMF(1), RATINGS, VI(max_steps=12), {}),
     "elbo": (PMF(2, noise="user"), RATINGS, VI(learn_scales="elbo", max_steps=16), {}),
-    "map": (PMF(2, "independent", "hierarchical"), RATINGS, MAP(learn_scales=None, max_steps=26), {}),
+    "map": (
+        PMF(2, "independent", "hierarchical"),
+        RATINGS,
+        MAP(learn_scales=None, max_steps=26),
+        {},
+    ),
     "levels": (PMF(2, likelihood=OrderedLogit(5)), LEVELS, HELD, {}),
     "yes or no": (PMF(2, likelihood=BernoulliLogit()), YES, HELD, {}),
     "exact": (PMF(2, noise="user_and_item", likelihood=NormalIdentity()), EXACT, HELD, {}),

@@ -177,8 +177,7 @@ def test_batches_reach_nearly_the_elbo_of_all_ratings_at_once(simulated, family)
 @each_method
 def test_a_seed_decides_a_fit_in_batches(tiny, method):
     first, again, other = (
-        quick(HIERARCHICAL, tiny, method, seed=seed, batches=3, max_steps=12)
-        for seed in (1, 1, 2)
+        quick(HIERARCHICAL, tiny, method, seed=seed, batches=3, max_steps=12) for seed in (1, 1, 2)
     )
     assert_equal(first, again)
     assert first.steps["elbo"].tolist() == again.steps["elbo"].tolist()

@@ -122,7 +122,7 @@ def one_factor(seed):
 
 @pytest.mark.slow
 @pytest.mark.statistical
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.long)])
 def test_a_point_estimate_does_not_miss_a_strong_factor(seed):
     """From small random factors it did, with these seeds: 0.96 and 1.03 sds of the ratings."""
     train, test = one_factor(seed)
