@@ -92,8 +92,8 @@ def test_a_seed_decides_everything(tiny, method):
 @pytest.mark.slow
 def test_a_seed_decides_the_draws_of_a_sampled_posterior(tiny):
     def run(seed):
+        guide = AutoNormal(PMF(1))
         with pytest.warns(UserWarning, match="Trace_ELBO"):
-            guide = AutoNormal(PMF(1))
             return quick(PMF(1), tiny, guide=guide, seed=seed, n_draws=3, max_steps=10)
 
     first, other = run(1), run(2)
@@ -236,8 +236,8 @@ def test_n_draws_of_a_closed_form_changes_nothing(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("autoguide", [AutoNormal, AutoLowRankMultivariateNormal])
 def test_guides_that_are_sampled(tiny, autoguide):
+    guide = autoguide(HIERARCHICAL)
     with pytest.warns(UserWarning, match="Trace_ELBO") as caught:
-        guide = autoguide(HIERARCHICAL)
         posterior = quick(HIERARCHICAL, tiny, guide=guide, n_draws=6, max_steps=10)
     assert [warning.filename for warning in caught] == [__file__]
     assert posterior.n_draws == 6

@@ -109,8 +109,8 @@ def test_the_step_limit(tiny):
 @pytest.mark.slow
 def test_a_callback_that_draws_does_not_change_the_fit(tiny):
     def run(callback):
+        options = {"guide": AutoNormal(BIASES), "max_steps": 4, "n_draws": 10}
         with pytest.warns(UserWarning, match="Trace_ELBO"):
-            options = {"guide": AutoNormal(BIASES), "max_steps": 4, "n_draws": 10}
             return quick(BIASES, tiny, callback=callback, **options)
 
     assert_equal(run(None), run(lambda progress: progress.posterior()))
