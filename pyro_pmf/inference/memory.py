@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import pyarrow as pa
 import torch
 
 from pyro_pmf.errors import FitError
@@ -93,4 +94,5 @@ def require_memory(
 
 
 def _free_ram() -> int:
+    pa.default_memory_pool().release_unused()  # else it keeps all that reading a table took
     return int(psutil.virtual_memory().available)

@@ -28,6 +28,14 @@ def test_a_fit_that_does_not_fit_is_refused_before_a_step(ratings, monkeypatch):
     assert not steps
 
 
+def test_a_fit_has_the_memory_that_reading_took(ratings, monkeypatch):
+    released = []
+    pool = SimpleNamespace(release_unused=lambda: released.append(True))
+    monkeypatch.setattr("pyarrow.default_memory_pool", lambda: pool)
+    fit(PMF(0), ratings, MAP(max_steps=1, learn_scales=None), progress=False)
+    assert released
+
+
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
