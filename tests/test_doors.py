@@ -200,16 +200,16 @@ def test_every_table_with_a_row_a_pair_keeps_the_index(posterior, labels):
 
 def test_tracked_pairs_and_histories_and_criticism_of_other_tables(ratings):
     frame = pl.from_pandas(shop())
-    method = Gibbs(n_draws=8, n_warmup=2, track=frame.head(4), n_chains=1)
+    method = Gibbs(n_draws=30, n_warmup=2, track=frame.head(4), n_chains=1)
     with_history = fit(
         PMF(1, noise="shared"), ratings, method, history=frame.head(2), progress=False
     )
     assert with_history.tracked["item"].tolist() == shop()["sku"].head(4).tolist()
     assert with_history.history is not None
     with pytest.warns(UserWarning, match="draws"):
-        polars = loo(with_history, frame, n_draws=8)
+        polars = loo(with_history, frame, n_draws=30)
     with pytest.warns(UserWarning, match="draws"):
-        pandas = loo(with_history, shop(), n_draws=8)
+        pandas = loo(with_history, shop(), n_draws=30)
     assert polars.equals(pandas) if hasattr(polars, "equals") else polars.elpd == pandas.elpd
 
 

@@ -32,6 +32,7 @@ from pyro_pmf.random_state import isolated_random_state
 # With S draws, Pareto smoothing is reliable for k up to 1 - 1 / log10(S) (Vehtari, Simpson,
 # Gelman, Yao & Gabry 2024). At 100 this is 0.5, where the weights just have a variance.
 _FEWEST_DRAWS = 100
+_FOR_A_TAIL = 25  # draws; of fewer, the highest fifth is too small for a Pareto distribution
 _LEVELS = 20  # more levels are shown by their distribution function, not each by itself
 
 
@@ -75,7 +76,8 @@ def loo(learned: Learned, pairs: Ratings | IntoFrame, n_draws: int = 1000, seed:
         If a column is missing, or a rating is not a finite number.
     PMFError
         If there are no pairs, a pair is not among the training ratings or has another rating
-        there, or the posterior is a point estimate, whose equal draws cannot be reweighted.
+        there, there are fewer than 25 draws, or the posterior is a point estimate, whose equal
+        draws cannot be reweighted.
 
     Warns
     -----
@@ -337,12 +339,20 @@ def _for_loo(learned: Learned, pairs: Ratings | IntoFrame, n_draws: int, seed: i
             "Leave-one-out needs draws from a posterior, and this is a point estimate: fit with "
             'method="vi", or hold ratings out.'
         )
+    if (found := _n_draws(data)) < _FOR_A_TAIL:
+        raise PMFError(
+            f"Leave-one-out needs at least {_FOR_A_TAIL} draws, and has {found}: raise n_draws, "
+            "or fit with more draws."
+        )
     return data
 
 
 def _loo(data: Any, learned: Learned) -> Any:
-    n_draws = np.prod(data["log_likelihood"]["rating"].shape[:2])
-    return arviz_versions.loo(data, min(1.0, _effective_draws(data, learned) / n_draws))
+    return arviz_versions.loo(data, min(1.0, _effective_draws(data, learned) / _n_draws(data)))
+
+
+def _n_draws(data: Any) -> int:
+    return int(np.prod(data["log_likelihood"]["rating"].shape[:2]))
 
 
 def _effective_draws(data: Any, learned: Learned) -> float:
@@ -352,9 +362,8 @@ def _effective_draws(data: Any, learned: Learned) -> float:
     Draws that do not come from a chain are independent.
     """
     log_prob = data["log_likelihood"]["rating"].to_numpy()
-    n_draws = log_prob.shape[0] * log_prob.shape[1]
     if learned.n_chains is None:
-        return float(n_draws)
+        return float(_n_draws(data))
     found = ess_mean(np.exp(log_prob - log_prob.max((0, 1))))
     return float(np.nanmean(found)) if np.isfinite(found).any() else 1.0
 

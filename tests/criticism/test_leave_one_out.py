@@ -189,6 +189,15 @@ class TestLOO:
         with pytest.raises(PMFError, match="no pairs"):
             loo(learnt, FRAME.iloc[:0])
 
+    def test_refuses_draws_without_a_tail(self, about):
+        learnt, _ = about
+        for ask in (loo, plot_loo_pit):
+            with pytest.raises(PMFError, match="needs at least 25 draws, and has 24: raise n_dr"):
+                ask(learnt, learnt.ratings, n_draws=24)
+        with pytest.warns(UserWarning) as said:
+            loo(learnt, learnt.ratings, n_draws=25)
+        assert any("has 25 effective draws" in str(each.message) for each in said)
+
     @pytest.mark.slow
     def test_refuses_a_point_estimate(self):
         point = fit(PMF(0, noise="shared"), Ratings.from_frame(FRAME), "map", progress=False)
