@@ -194,7 +194,8 @@ class TestLOO:
         for ask in (loo, plot_loo_pit):
             with pytest.raises(PMFError, match="needs at least 25 draws, and has 24: raise n_dr"):
                 ask(learnt, learnt.ratings, n_draws=24)
-        with pytest.warns(UserWarning) as said:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             loo(learnt, learnt.ratings, n_draws=25)
         assert any("has 25 effective draws" in str(each.message) for each in said)
 
