@@ -41,10 +41,11 @@ from pyro_pmf import (
     Posterior,
     Priors,
     Ratings,
-    fit,
 )
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.conditions import Conditions
+from pyro_pmf.inference.mcmc.chains import sample_chains
 from pyro_pmf.model.running import run
 from pyro_pmf.moments.chains import ess_mean
 from pyro_pmf.random_state import isolated_random_state
@@ -149,7 +150,11 @@ def replication(name: str, seed: int) -> Iterator[dict[str, Any]]:
     held_out = _held_out(model, ratings, truth, seed)
     method = Gibbs(n_draws=(N_RANKS - 1) * THIN, n_warmup=N_WARMUP, n_chains=1)
     started = time.process_time()
-    posterior = fit(model, ratings, method, seed=seed, progress=False)
+    # not `fit`, which refuses counts without a ceiling whose predictions are too wide
+    drawn = sample_chains(
+        model, ratings, method, Conditions(seed, torch.device("cpu"), None, False)
+    )
+    posterior = Posterior(**vars(drawn))
     shared = {"model": name, "seed": seed, "seconds": time.process_time() - started}
     true = quantities(truth, ratings, held_out)
     rating = run(model, truth, ratings, ratings)["rating"]["fn"]
@@ -166,12 +171,12 @@ def replication(name: str, seed: int) -> Iterator[dict[str, Any]]:
             "ess": float(ess_mean(x[None, :, None])[0]),
         }
     generator = np.random.default_rng([seed, 2])
-    drawn = posterior.sample(held_out, len(x), seed=seed)
+    sampled = posterior.sample(held_out, len(x), seed=seed)
     for k, at in enumerate(held_out["rating"]):
         yield shared | {
             "quantity": f"rating {k + 1}",
-            "rank": _rank(drawn[THIN - 1 :: THIN, k], at, generator),
-            "below": _rank(drawn[:, k], at, generator) / len(drawn),
+            "rank": _rank(sampled[THIN - 1 :: THIN, k], at, generator),
+            "below": _rank(sampled[:, k], at, generator) / len(sampled),
         }
 
 
