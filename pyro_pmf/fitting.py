@@ -29,7 +29,13 @@ from pyro_pmf.inference.mcmc.gibbs.kernel import is_known
 from pyro_pmf.inference.mcmc.gibbs.typical import short_run
 from pyro_pmf.inference.methods import MAP, NUTS, VI, Gibbs, Method, as_method
 from pyro_pmf.inference.progress import progress_bar
-from pyro_pmf.inference.scales import Scales, as_typical, candidate_scales, learnt_scales
+from pyro_pmf.inference.scales import (
+    Scales,
+    as_typical,
+    candidate_scales,
+    learnt_scales,
+    widened,
+)
 from pyro_pmf.inference.variational.collapse import NO_FACTORS
 from pyro_pmf.inference.variational.loop import fit_guide
 from pyro_pmf.inference.variational.objective import usual_scales
@@ -364,6 +370,7 @@ def _learn_scales(
     quiet = replace(run, progress=False, on_step=None, history=None)
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
+    best: list[Any] = [math.inf, None]  # the least loss, and its fit
 
     def start(scales: Scales, of: Ratings) -> Start:
         held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
@@ -375,9 +382,19 @@ def _learn_scales(
         bar.update(0)  # no sweep, but a sign of life
         try:
             begin = start(scales, train)
-            return crps(fit_guide(model, train, quick, quiet, scales, begin), test)
+            fitted = fit_guide(model, train, quick, quiet, scales, begin)
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
+        found = crps(fitted, test)
+        if found < best[0]:
+            best[:] = found, fitted
+        return found
+
+    def loss_of_wider(factor: float) -> float:
+        latents = best[1].latents
+        return crps(
+            replace(best[1], latents={**latents, "sigma": factor * latents["sigma"]}), test
+        )
 
     with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
@@ -388,6 +405,8 @@ def _learn_scales(
             return scales, start(scales, ratings)
         ways = candidate_scales(stated.terms, usual, found.scales, isinstance(method, MAP))
         scales = learnt_scales(ways, loss)
+        if isinstance(method, MAP) and best[1] is not None:
+            scales = widened(stated, scales, loss_of_wider)
         return scales, start(scales, ratings)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.model.likelihoods import NormalIdentity, NormalSigmoid
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
 from pyro_pmf.model.terms import TAU, Terms, terms_of
@@ -21,6 +22,7 @@ _AROUND = (0.65, 0.8, 1.0, 1.25, 1.6, 2.0)  # times a typical scale, of each fac
 _BELOW = (0.4, 0.25, 0.1)  # of a point estimate, which follows noise with larger factors
 _STRONG = 0.7  # times the largest tau: half the variance of the strongest factor
 _SURPLUS_TAU = 1e-3
+_WIDER = (1.1, 1.2, 1.35, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0)  # times the sigma of a point estimate
 _FLAT = 1e-3  # relative; fits without factors differ by less, and larger scales may have some
 
 
@@ -198,6 +200,44 @@ def candidate_scales(
     if is_point_estimate:
         ways.append(_multiples(whole, free, _BELOW))
     return ways
+
+
+def widened(model: PMF, scales: Scales, loss: Callable[[float], float]) -> Scales:
+    """Return scales with which a point estimate is the same, and its predictions are sure enough.
+
+    sigma is typical of the posterior, where it is the distance of ratings from draws. From a point
+    they are farther, for a point ignores how uncertain latents are. The other scales grow with the
+    standard deviation of a rating, so that the joint density keeps its maximum.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    scales : dict
+        The scales that were chosen.
+    loss : callable
+        ``loss(factor)`` returns the mean CRPS of held-out ratings, with sigma times a factor.
+
+    Returns
+    -------
+    dict
+        The same scales if the likelihood is not Normal, or the priors fix one of them.
+    """
+    likelihood, names = model.likelihood, [term.scale for term in model.terms]
+    if not isinstance(likelihood, NormalIdentity | NormalSigmoid):
+        return scales
+    if not {"sigma", *names} <= scales.keys():
+        return scales
+    factor, least = 1.0, loss(1.0)
+    for wider in _WIDER:
+        found = loss(wider)
+        if not found < least:
+            break
+        factor, least = wider, found
+    variance, rounding = cast(float, scales["sigma"]) ** 2, (likelihood.rounding or 0.0) ** 2 / 12
+    growth = math.sqrt((factor**2 * variance + rounding) / (variance + rounding))
+    grown = {name: growth * cast(float, scales[name]) for name in names}
+    return {**scales, **grown, "sigma": factor * cast(float, scales["sigma"])}
 
 
 def _multiples(scales: Scales, names: Sequence[str], factors: Sequence[float]) -> list[Scales]:
