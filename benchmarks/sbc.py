@@ -1,6 +1,6 @@
 """Run simulation-based calibration: test whether the truth ranks like a posterior draw.
 
-python -m benchmarks.sbc             # 500 replications of three models: most of an hour
+python -m benchmarks.sbc             # 500 replications of three models: half an hour
 
 Parameters and ratings are drawn from the model's own prior. The true value of any quantity is then
 an exact draw from the posterior given these ratings, so its rank among the draws of an exact
