@@ -370,7 +370,7 @@ def _learn_scales(
     quiet = replace(run, progress=False, on_step=None, history=None)
     quiet = replace(quiet, checkpoint=None, interruptible=False, reducer=Reducer(), is_part=False)
     number = itertools.count(1)
-    best: list[Any] = [math.inf, None]  # the least loss, and its fit
+    best: tuple[float, Learned | None] = math.inf, None  # the least loss, and its fit
 
     def start(scales: Scales, of: Ratings) -> Start:
         held, typical = (torch.tensor(x.get(TAU, 1.0)) for x in (scales, found.scales))
@@ -378,6 +378,7 @@ def _learn_scales(
         return begin.with_tau(stated.terms, held, typical).of_one_side()
 
     def loss(scales: Scales) -> float:
+        nonlocal best
         bar.set_postfix_str(f"candidate {next(number)}")
         bar.update(0)  # no sweep, but a sign of life
         try:
@@ -385,16 +386,15 @@ def _learn_scales(
             fitted = fit_guide(model, train, quick, quiet, scales, begin)
         except FitError:  # with these scales the fit collapses; with others it may not
             return math.inf
-        found = crps(fitted, test)
-        if found < best[0]:
-            best[:] = found, fitted
-        return found
+        value = crps(fitted, test)
+        if value < best[0]:
+            best = value, fitted
+        return value
 
     def loss_of_wider(factor: float) -> float:
-        latents = best[1].latents
-        return crps(
-            replace(best[1], latents={**latents, "sigma": factor * latents["sigma"]}), test
-        )
+        chosen = cast(Learned, best[1])
+        sigma = factor * cast(Tensor, chosen.latents["sigma"])
+        return crps(replace(chosen, latents={**chosen.latents, "sigma": sigma}), test)
 
     with warnings.catch_warnings(), progress_bar("scales", run.progress, unit="sweep") as bar:
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
