@@ -17,6 +17,8 @@ LearnScales = Literal["held_out", "elbo"]
 
 _LEAST_WARMUP, _MOST_WARMUP = 30, 150  # sweeps of `Gibbs`
 _MANY = 10  # ratings of a row, with which the least will do
+_MOST_THIN = 4  # sweeps of `Gibbs` for each draw
+_SWEPT = 50_000  # ratings, whose sweeps take so little time that there can be more
 
 
 @dataclass(frozen=True)
@@ -182,16 +184,16 @@ class Chains:
     n_draws: int = 500
     n_warmup: int | None = 500
     n_chains: int = 2
-    thin: int = 1
+    thin: int | None = 1
     n_jobs: int = 1
-    _chooses_warmup: ClassVar[bool] = False
+    _chooses_sweeps: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_integer("n_draws", self.n_draws, least=4, error=FitError)
-        if not (self.n_warmup is None and self._chooses_warmup):
-            require_integer("n_warmup", self.n_warmup, error=FitError)
         require_integer("n_chains", self.n_chains, error=FitError)
-        require_integer("thin", self.thin, error=FitError)
+        for name in ("n_warmup", "thin"):
+            if not (getattr(self, name) is None and self._chooses_sweeps):
+                require_integer(name, getattr(self, name), error=FitError)
         if self.n_jobs != -1:
             require_integer("n_jobs (unless it is -1)", self.n_jobs, error=FitError)
 
@@ -206,6 +208,18 @@ class Chains:
         if self.n_warmup is not None:
             return self.n_warmup
         return min(max(_LEAST_WARMUP * _MANY * n_rows // n_ratings, _LEAST_WARMUP), _MOST_WARMUP)
+
+    def thin_of(self, n_ratings: int) -> int:
+        """Return the number of steps of each chain for each of its draws.
+
+        Parameters
+        ----------
+        n_ratings : int
+            Number of training ratings.
+        """
+        if self.thin is not None:
+            return self.thin
+        return min(max(_SWEPT // n_ratings, 1), _MOST_THIN)
 
 
 @dataclass(frozen=True)
@@ -247,7 +261,11 @@ class Gibbs(Chains):
         proportion, up to 150.
     n_chains : int
         Number of chains. They start apart, at random factors and scales.
-    thin, n_jobs : int
+    thin : int, optional
+        Number of sweeps for each draw; the others are not kept. By default 1, but where a table
+        has fewer than 50,000 ratings, there are more sweeps in proportion, up to 4: they take
+        little time there, and draws that are further apart tell more.
+    n_jobs : int
         See `Chains`.
     track : Ratings or pandas.DataFrame, optional
         Pairs of training users and items whose predictions are averaged over all sweeps after the
@@ -262,14 +280,16 @@ class Gibbs(Chains):
     Examples
     --------
     >>> from pyro_pmf import Gibbs
-    >>> Gibbs(n_draws=200, thin=5).warmup_of(n_ratings=10_000, n_rows=2_000)
-    60
+    >>> method = Gibbs(n_draws=200)
+    >>> method.warmup_of(n_ratings=10_000, n_rows=2_000), method.thin_of(n_ratings=20_000)
+    (60, 2)
     """
 
     n_draws: int = 100
     n_warmup: int | None = None
+    thin: int | None = None
     track: Ratings | IntoFrame | None = None
-    _chooses_warmup: ClassVar[bool] = True
+    _chooses_sweeps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,7 +88,7 @@ def sample_chains(
         *(method.n_chains, method.n_draws, run.checkpoint), tasks[0].sharing, terms_of(model)
     )
     left = [task for task in tasks if not gathered.is_complete(task.number)]
-    of_one = tasks[0].n_warmup + method.n_draws * method.thin
+    of_one = tasks[0].n_warmup + method.n_draws * tasks[0].thin
     n_steps = [of_one * gathered.is_complete(task.number) for task in tasks]
     total = of_one * method.n_chains
     with (
@@ -206,11 +206,9 @@ def plan_chains(
     if sharing is not None:
         n_ratings, n_users = sharing.shard.n_all_pairs, sharing.shard.n_all_users
     n_warmup = method.warmup_of(n_ratings, max(n_users, ratings.n_items))
+    plan = (model, ratings, history, method, n_warmup, method.thin_of(n_ratings), run.started)
     seeds = np.random.SeedSequence(run.seed).generate_state(method.n_chains)
-    return [
-        ChainTask(k, int(seed), model, ratings, history, method, n_warmup, run.started, sharing)
-        for k, seed in enumerate(seeds)
-    ]
+    return [ChainTask(number, int(seed), *plan, sharing) for number, seed in enumerate(seeds)]
 
 
 def _sharing(ratings: Ratings, run: Conditions) -> Sharing | None:

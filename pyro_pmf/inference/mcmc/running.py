@@ -58,6 +58,8 @@ class ChainTask:
         Options of the sampler.
     n_warmup : int
         Number of steps before the draws.
+    thin : int
+        Number of steps for each draw.
     started : float
         `time.perf_counter` at the start of the fit.
     sharing : Sharing or None
@@ -71,6 +73,7 @@ class ChainTask:
     history: Pairs | None
     method: Gibbs | NUTS
     n_warmup: int
+    thin: int
     started: float
     sharing: Sharing | None = None
 
@@ -108,7 +111,7 @@ class RunningChain:
         n_past = self.n_steps - self._task.n_warmup
         if n_past > 0 and self._tracker is not None:
             self._tracker.add(self._kernel.draw()[0])
-        if n_past > 0 and n_past % self._method.thin == 0:
+        if n_past > 0 and n_past % self._task.thin == 0:
             draw, row = self._drawn()
             for name, value in draw.items():
                 self._latents[name][len(self._rows)] = value
