@@ -33,9 +33,10 @@ def test_defaults():
     }
     assert asdict(MAP()) == ascent
     assert asdict(VI()) == ascent | {"guide": None}
-    chains = {"n_chains": 2, "thin": 1, "n_jobs": 1}
-    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500} | chains
-    assert asdict(Gibbs()) == {"n_draws": 100, "n_warmup": None, "track": None} | chains
+    chains = {"n_chains": 2, "n_jobs": 1}
+    assert asdict(NUTS()) == {"n_draws": 500, "n_warmup": 500, "thin": 1} | chains
+    chosen = {"n_warmup": None, "thin": None}
+    assert asdict(Gibbs()) == {"n_draws": 100, "track": None} | chosen | chains
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,17 @@ def test_chains_have_more_sweeps_before_draws_where_rows_have_few_ratings(
     assert NUTS().warmup_of(n_ratings, n_rows) == 500
     with pytest.raises(FitError, match=r"n_warmup must be .*not None"):
         NUTS(n_warmup=None)
+
+
+@pytest.mark.parametrize(
+    ("n_ratings", "thin"), [(1, 4), (12_500, 4), (12_501, 3), (25_000, 2), (25_001, 1), (10**7, 1)]
+)
+def test_draws_are_further_apart_where_there_are_few_ratings(n_ratings, thin):
+    assert Gibbs().thin_of(n_ratings) == thin
+    assert Gibbs(thin=7).thin_of(n_ratings) == 7
+    assert NUTS().thin_of(n_ratings) == 1
+    with pytest.raises(FitError, match=r"thin must be .*not None"):
+        NUTS(thin=None)
 
 
 @pytest.mark.parametrize("method", [MAP, VI])

@@ -377,7 +377,7 @@ def test_a_model_that_gibbs_does_not_know_is_for_nuts(few):
 def planned(request, few):
     """A function that plans this many chains of a model with all its terms."""
     model = PMF(1, users="hierarchical", noise="shared")
-    size = {"n_draws": 4, "n_warmup": 5}
+    size = {"n_draws": 4, "n_warmup": 5, "thin": 1}
 
     def plan(n_chains, seed=0, sample=plan_chains):
         method = request.param(**size, n_chains=n_chains)
@@ -479,7 +479,7 @@ def test_a_callback_sees_each_step_of_each_chain(few, method):
         seen.append(progress)
         rmse.append(progress.posterior().evaluate(few)["rmse"])
 
-    size = {"n_draws": 4, "n_warmup": 2, "n_chains": 2}
+    size = {"n_draws": 4, "n_warmup": 2, "n_chains": 2, "thin": 1}
     watched = fit(LINEAR, few, method(**size), progress=False, callback=callback)
     assert [progress.step for progress in seen] == list(range(1, 13))
     assert {progress.elbo for progress in seen} == {None}
@@ -493,7 +493,7 @@ def test_a_chain_takes_the_sweeps_that_its_table_needs(few):
     steps = []
     method = Gibbs(n_draws=4, n_chains=1)
     fit(LINEAR, few, method, progress=False, callback=lambda p: steps.append(p.step))
-    assert steps[-1] == method.warmup_of(12, 5) + 4 == 129
+    assert steps[-1] == method.warmup_of(12, 5) + 4 * method.thin_of(12) == 125 + 16
 
 
 @pytest.mark.slow

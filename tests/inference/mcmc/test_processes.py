@@ -77,7 +77,7 @@ def model_that_calls(what):
 @pytest.mark.slow
 def test_chains_at_once_draw_what_they_draw_one_after_the_other():
     """Three chains in two processes; the callback sees the draws, and steps of all chains."""
-    method = Gibbs(n_draws=12, n_warmup=8, n_chains=3, track=TRACKED)
+    method = Gibbs(n_draws=12, n_warmup=8, n_chains=3, thin=1, track=TRACKED)
     seen = []
 
     def callback(progress):
