@@ -201,7 +201,7 @@ class Pairs:
         list of Pairs
             Consecutive blocks of the same matrix; together they are all pairs, in order.
         """
-        ends = self.pattern.row_pointers.cpu()
+        ends = _pointers(self.user, self.n_users).cpu()
         wanted = torch.arange(1, n_blocks) * (len(self) / n_blocks)
         after = torch.searchsorted(ends, wanted.ceil().int()).clamp(1, len(ends) - 1)
         below, above = ends[after - 1], ends[after]

@@ -57,20 +57,7 @@ class GaussianELBO(ELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        terms = {
-            name: _total(site, expected_log_prob(site["fn"], site["value"]))
-            for name, site in model_trace.nodes.items()
-            if _is_random_site(site)
-        }
-        for name, site in guide_trace.nodes.items():
-            if _is_random_site(site):
-                if name not in terms:
-                    raise NoClosedForm(f"the site {name!r} of the guide, not one of the model,")
-                if not site["fn"].has_rsample:
-                    raise NoClosedForm(f"the guide's site {name!r}, without path-wise gradients,")
-                terms[name] = terms[name] + _total(site, _entropy(site))
-        return terms
+        return elbo_by_site(*self._get_trace(model, guide, args, kwargs))
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> tuple[Trace, Trace]:
         return integrated_traces(model, guide, *args, **kwargs)
@@ -123,6 +110,23 @@ def integrated_traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tupl
                 raise NoClosedForm("mean() or var() of a random quantity") from error
             raise
     return model_trace, guide_trace
+
+
+def elbo_by_site(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+    """Return the parts of the ELBO; parameters and errors are those of `GaussianELBO.terms`."""
+    terms = {
+        name: _total(site, expected_log_prob(site["fn"], site["value"]))
+        for name, site in model_trace.nodes.items()
+        if _is_random_site(site)
+    }
+    for name, site in guide_trace.nodes.items():
+        if _is_random_site(site):
+            if name not in terms:
+                raise NoClosedForm(f"the site {name!r} of the guide, not one of the model,")
+            if not site["fn"].has_rsample:
+                raise NoClosedForm(f"the guide's site {name!r}, without path-wise gradients,")
+            terms[name] = terms[name] + _total(site, _entropy(site))
+    return terms
 
 
 def _entropy(site: dict[str, Any]) -> Tensor:

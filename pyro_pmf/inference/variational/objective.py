@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.sharing import Sharing
+from pyro_pmf.inference.variational.blocks import BlockedELBO, suits_blocks
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.sharing import (
@@ -48,6 +50,10 @@ from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import NoClosedForm
 from pyro_pmf.random_state import isolated_random_state
+
+# Ratings of a block, if the sum over them is one of blocks; see `BlockedELBO`. The tensors of a
+# block are then small enough for memory that is used again, without new pages at each step.
+_IN_A_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -338,7 +344,7 @@ def pose(
         initial = shared_initial(initial, sharing) if sharing else initial
         warm = None if start is None else WarmStart(start, terms, initial)
         guide = _guide(fitted, ratings, method, initial, warm)
-    elbo = _choose_elbo(fitted, guide, ratings)
+    elbo = _choose_elbo(stated, fitted, guide, ratings, method)
     return Objective(stated, fitted, guide, elbo, ratings, held, sharing)
 
 
@@ -377,13 +383,24 @@ def usual_scales(model: Callable[..., Any], ratings: Pairs, method: MAP | VI) ->
     return factor_scales(model, ratings.value)
 
 
-def _choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], ratings: Pairs) -> ELBO:
+def _choose_elbo(
+    stated: Callable[..., Any],
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    ratings: Pairs,
+    method: MAP | VI,
+) -> ELBO:
+    elbo = GaussianELBO()
+    n_blocks = math.ceil(len(ratings) / _IN_A_BLOCK)
+    in_turn = method.batches == 1 and ratings.device.type == "cpu"
+    if n_blocks > 1 and in_turn and suits_blocks(stated, ratings):
+        elbo = BlockedELBO(stated, ratings, n_blocks)
     try:
-        GaussianELBO().loss(model, guide, ratings)
+        elbo.loss(model, guide, ratings)
     except NoClosedForm as reason:
         warn(f"Falling back to Trace_ELBO, which samples: {reason} has no closed form here.")
         return Trace_ELBO()
-    return GaussianELBO()
+    return elbo
 
 
 class _Counted(Messenger):

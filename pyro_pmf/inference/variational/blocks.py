@@ -1,0 +1,171 @@
+"""The ELBO of many ratings, a block of users at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor
+
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.inference.variational.elbo import GaussianELBO, elbo_by_site, integrated_traces
+from pyro_pmf.model.given import GivenSampler
+from pyro_pmf.model.likelihoods import OURS
+from pyro_pmf.model.pmf import PMF
+from pyro_pmf.model.running import takes_history
+from pyro_pmf.moments.expectations import expected_log_prob
+from pyro_pmf.moments.gaussian import Uncertain, Value
+
+
+class Block(NamedTuple):
+    """Ratings of consecutive users.
+
+    Attributes
+    ----------
+    users : slice
+        The users, among all.
+    pairs : Pairs
+        Their ratings; rows are these users, from 0, columns are all items.
+    """
+
+    users: slice
+    pairs: Pairs
+
+
+class BlockedELBO(GaussianELBO):
+    """The ELBO of a `PMF`, whose expected log likelihood is summed block by block.
+
+    The numbers are those of `GaussianELBO`, added up in another order. The model runs on one
+    rating, which gives the moments of all latents. Given these, the statement of the model runs on
+    one block of users after another, and the gradient of a block is taken before the next one
+    begins. So intermediate results take the memory of a block, not that of a table.
+
+    Parameters
+    ----------
+    stated : PMF
+        The model, with a likelihood of this package.
+    ratings : Pairs
+        The training ratings. `terms` takes these and no others.
+    n_blocks : int
+        Number of blocks.
+    """
+
+    def __init__(self, stated: PMF, ratings: Pairs, n_blocks: int) -> None:
+        super().__init__()
+        self._stated, self._ratings = stated, ratings
+        self._blocks = blocks_of(ratings, n_blocks)
+        self._of_users = {term.site for term in stated.terms if term.plate == "users"}
+
+    def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
+        ratings = self._ratings
+        assert args == (ratings,)
+        assert ratings.value is not None
+        history = {"history": ratings} if takes_history(model) else {}
+        shape = ratings.n_users, ratings.n_items
+        one = Pairs(ratings.user[:1], ratings.item[:1], *shape, ratings.value[:1])
+        traces = integrated_traces(model, guide, one, **history)
+        latents = {
+            name: site["value"]
+            for name, site in traces[0].nodes.items()
+            if site["type"] == "sample" and name != "rating"
+        }
+        return elbo_by_site(*traces) | {"rating": self._expected_log_likelihood(latents)}
+
+    def _expected_log_likelihood(self, latents: Mapping[str, Value]) -> Tensor:
+        """Return the sum over all blocks, with its gradient in the moments of the latents."""
+        moments = [(name, x) for name, value in latents.items() for x in _moments(value)]
+        values, gradients = [], [list[Tensor]() for _ in moments]
+        for users, pairs in self._blocks:
+            leaves = [
+                (x.detach()[users] if name in self._of_users else x.detach()).requires_grad_()
+                for name, x in moments
+            ]
+            value = _expected_log_likelihood(self._stated, _with(latents, leaves), pairs)
+            values.append(value.detach())
+            if torch.is_grad_enabled():
+                parts = torch.autograd.grad(value, leaves, allow_unused=True)
+                for (name, _), sofar, part in zip(moments, gradients, parts, strict=True):
+                    if part is not None and name in self._of_users:
+                        sofar.append(part)
+                    elif part is not None:
+                        sofar[:] = [sum(sofar, start=part)]
+        used = [
+            (x, torch.cat(g) if name in self._of_users else g[0])
+            for (name, x), g in zip(moments, gradients, strict=True)
+            if g
+        ]
+        tensors, slopes = zip(*used, strict=True) if used else ((), ())
+        return _WithGradient.apply(torch.stack(values).sum(), slopes, *tensors)
+
+
+def suits_blocks(model: Callable[..., Any], ratings: Pairs) -> TypeGuard[PMF]:
+    """Return whether the statement of a model runs on a block of ratings alone."""
+    return type(model) is PMF and type(model.likelihood) in OURS and ratings.value is not None
+
+
+class _WithGradient(torch.autograd.Function):
+    """A number whose gradient in some tensors is known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slopes: tuple[Tensor, ...], *_: Tensor) -> Tensor:
+        ctx.slopes = slopes
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(grads[0] * slope for slope in ctx.slopes)
+
+
+def blocks_of(ratings: Pairs, n_blocks: int) -> list[Block]:
+    """Cut ratings into blocks of users, with about as many ratings each.
+
+    Parameters
+    ----------
+    ratings : Pairs
+        The ratings, by user.
+    n_blocks : int
+        Number of blocks; there are fewer where one user has more ratings than a block holds.
+
+    Returns
+    -------
+    list of Block
+        Together, all users and all ratings, in order.
+    """
+    cut = ratings.user_blocks(n_blocks)
+    firsts = [0, *(int(pairs.user[0]) for pairs in cut[1:]), ratings.n_users]
+    return [
+        Block(
+            slice(first, last),
+            Pairs(pairs.user - first, pairs.item, last - first, ratings.n_items, pairs.value),
+        )
+        for (first, last), pairs in zip(itertools.pairwise(firsts), cut, strict=True)
+    ]
+
+
+def _expected_log_likelihood(model: PMF, latents: Mapping[str, Value], pairs: Pairs) -> Tensor:
+    """Return the expected log likelihood of some ratings, given the moments of the latents."""
+    assert pairs.value is not None
+    sample = GivenSampler(model, latents, pairs, with_priors=False)
+    score, sigma, own = model.state(sample, pairs)
+    return expected_log_prob(model.likelihood(score, sigma, **own), pairs.value).sum()
+
+
+def _moments(value: Value) -> list[Tensor]:
+    """Return the tensors that a latent consists of: itself, or its mean and variance."""
+    if isinstance(value, Tensor):
+        return [value]
+    found: list[Tensor] = []
+    value.map(lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
+    return found
+
+
+def _with(latents: Mapping[str, Value], tensors: list[Tensor]) -> dict[str, Value]:
+    """Return latents that consist of other tensors, in the order of `_moments`."""
+    left = iter(tensors)
+    return {
+        name: value.map(lambda _: next(left)) if isinstance(value, Uncertain) else next(left)
+        for name, value in latents.items()
+    }
