@@ -209,6 +209,10 @@ class Pairs:
         bounds = [0, *(cut for cut in cuts if 0 < cut < len(self)), len(self)]
         return [self._between(*pair) for pair in itertools.pairwise(bounds)]
 
+    def first_pair(self) -> Pairs:
+        """Return the first pair, in the same matrix."""
+        return self._between(0, 1)
+
     def _between(self, start: int, end: int) -> Pairs:
         value = None if self.value is None else self.value[start:end]
         user, item = self.user[start:end], self.item[start:end]

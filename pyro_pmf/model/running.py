@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import pyro
 import pyro.distributions as dist
@@ -78,13 +78,20 @@ def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any
     likelihood = likelihood_of(model)
     if likelihood is not None and (fault := likelihood.fault(ratings.value)):
         raise FitError(f"Some ratings {fault}: {likelihood} cannot produce them.")
-    sites = sites_of(model, ratings)
+    # a PMF shows its latents on any rating; models of one's own may see all ratings at once
+    given = {"history": ratings} if runs_in_parts(model) else {}
+    sites = sites_of(model, ratings.first_pair() if given else ratings, **given)
     if "rating" not in sites or not sites["rating"].get("is_observed"):
         raise FitError(
             "The model needs a site 'rating' that is observed at the values of the ratings: "
             'pyro.sample("rating", ..., obs=ratings.value).'
         )
     return sites
+
+
+def runs_in_parts(model: Callable[..., Any]) -> TypeGuard[PMF]:
+    """Return whether a model is a `PMF` of this package: ratings are independent given latents."""
+    return type(model) is PMF and type(model.likelihood) in OURS
 
 
 def run(

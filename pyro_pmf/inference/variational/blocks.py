@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.variational.elbo import GaussianELBO, elbo_by_site, integrated_traces
 from pyro_pmf.model.given import GivenSampler
-from pyro_pmf.model.likelihoods import OURS
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import takes_history
 from pyro_pmf.moments.expectations import expected_log_prob
@@ -60,13 +59,9 @@ class BlockedELBO(GaussianELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
-        ratings = self._ratings
-        assert args == (ratings,)
-        assert ratings.value is not None
-        history = {"history": ratings} if takes_history(model) else {}
-        shape = ratings.n_users, ratings.n_items
-        one = Pairs(ratings.user[:1], ratings.item[:1], *shape, ratings.value[:1])
-        traces = integrated_traces(model, guide, one, **history)
+        assert args == (self._ratings,)
+        history = {"history": self._ratings} if takes_history(model) else {}
+        traces = integrated_traces(model, guide, self._ratings.first_pair(), **history)
         latents = {
             name: site["value"]
             for name, site in traces[0].nodes.items()
@@ -99,11 +94,6 @@ class BlockedELBO(GaussianELBO):
         ]
         tensors, slopes = zip(*used, strict=True) if used else ((), ())
         return _WithGradient.apply(torch.stack(values).sum(), slopes, *tensors)
-
-
-def suits_blocks(model: Callable[..., Any], ratings: Pairs) -> TypeGuard[PMF]:
-    """Return whether the statement of a model runs on a block of ratings alone."""
-    return type(model) is PMF and type(model.likelihood) in OURS and ratings.value is not None
 
 
 class _WithGradient(torch.autograd.Function):
@@ -139,7 +129,13 @@ def blocks_of(ratings: Pairs, n_blocks: int) -> list[Block]:
     return [
         Block(
             slice(first, last),
-            Pairs(pairs.user - first, pairs.item, last - first, ratings.n_items, pairs.value),
+            Pairs(
+                (pairs.user - first).int(),
+                pairs.item,
+                last - first,
+                ratings.n_items,
+                pairs.value,
+            ),
         )
         for (first, last), pairs in zip(itertools.pairwise(firsts), cut, strict=True)
     ]

@@ -28,7 +28,7 @@ from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.sharing import Sharing
-from pyro_pmf.inference.variational.blocks import BlockedELBO, suits_blocks
+from pyro_pmf.inference.variational.blocks import BlockedELBO
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.sharing import (
@@ -42,6 +42,7 @@ from pyro_pmf.model.pmf import for_point_estimate
 from pyro_pmf.model.running import (
     is_latent,
     require_possible,
+    runs_in_parts,
     takes_history,
     trace_of,
     with_history,
@@ -192,12 +193,36 @@ class Objective:
     @cached_property
     def stated_sites(self) -> dict[str, Distribution]:
         """Priors of the latent sites of the stated model, by site, without held sites."""
-        sites = trace_of(self.stated, self.ratings).iter_stochastic_nodes()
-        return {name: site["fn"] for name, site in sites if name not in self.held}
+        sites = self._sites(self.stated)
+        return {name: site["fn"] for name, site in sites.items() if name not in self.held}
 
     @cached_property
     def _latents(self) -> dict[str, Any]:
-        return dict(trace_of(self.model, self.ratings).iter_stochastic_nodes())
+        return self._sites(self.model)
+
+    def _sites(self, model: Callable[..., Any]) -> dict[str, Any]:
+        """Return Pyro's latent sites of a model."""
+        pairs, history = self.shown_by(model)
+        return dict(trace_of(model, pairs, **history).iter_stochastic_nodes())
+
+    def shown_by(self, model: Callable[..., Any]) -> tuple[Pairs, dict[str, Pairs]]:
+        """Return what to call a model or its guide with, to see all latents.
+
+        Parameters
+        ----------
+        model : callable
+            The stated or the fitted model.
+
+        Returns
+        -------
+        pairs : Pairs
+            One rating if that will do: it takes least memory.
+        history : dict of str to Pairs
+            Keyword arguments.
+        """
+        if runs_in_parts(self.stated) and takes_history(model):
+            return self.ratings.first_pair(), {"history": self.ratings}
+        return self.ratings, {}
 
     def is_of_scale(self, parameter: str) -> bool:
         """Return whether a parameter is of a positive site, by the names that autoguides give.
@@ -393,7 +418,7 @@ def _choose_elbo(
     elbo = GaussianELBO()
     n_blocks = math.ceil(len(ratings) / _IN_A_BLOCK)
     in_turn = method.batches == 1 and ratings.device.type == "cpu"
-    if n_blocks > 1 and in_turn and suits_blocks(stated, ratings):
+    if n_blocks > 1 and in_turn and runs_in_parts(stated):
         elbo = BlockedELBO(stated, ratings, n_blocks)
     try:
         elbo.loss(model, guide, ratings)

@@ -73,7 +73,8 @@ def _closed_form(objective: Objective) -> dict[str, Value] | None:
 
     For sites that the fit has reparametrized, these are the marginals.
     """
-    model, guide = integrated_traces(objective.model, objective.guide, objective.ratings)
+    pairs, history = objective.shown_by(objective.model)
+    model, guide = integrated_traces(objective.model, objective.guide, pairs, **history)
     values: dict[str, Value] = dict(objective.held)
     for name, prior in objective.stated_sites.items():
         value = model.nodes[name]["value"]
