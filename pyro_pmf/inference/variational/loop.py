@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -244,6 +245,7 @@ class Loop:
         if len(self._blocks) == 1:
             with pyro.validation_enabled(False):
                 recording = objective.recorded_gradient(self._leaves)
+        leaves = dict(zip(names, self._leaves, strict=True))
         if recording is not None and isinstance(guide, NormalGuide) and guide.owns(names):
 
             def inverse_fisher() -> Tensor:
@@ -258,33 +260,12 @@ class Loop:
                 method.max_steps,
                 tolerance,
                 self._space,
-                lambda: self._recentre(guide, dict(zip(names, self._leaves, strict=True))),
+                # not a method: without a cycle, all memory of the steps is free at their end
+                partial(_recentre, guide, leaves, objective, self._space),
             )
         schedule = Schedule(method.max_steps, tolerance, min_steps=2 * _DELAY_OF_ADAM)
         evaluate = self._space.total(recording or self._gradient_of_next_block)
         return Adam(evaluate, parameters, n_late, _DELAY_OF_ADAM, schedule, method.learning_rate)
-
-    def _recentre(self, guide: NormalGuide, leaves: dict[str, Tensor]) -> bool:
-        """Move the mean of the log noise of users or items into log sigma.
-
-        This changes no rating's noise, but the prior of the log noise is about zero. While sigma
-        is held, the log noise takes its place.
-        """
-        sigma = leaves.get(guide.parameter_name("locs", "sigma"))
-        if sigma is None:
-            return False
-        moved = False
-        for term in terms_of(self.objective.stated).noise:
-            s = leaves.get(guide.parameter_name("locs", term.site))
-            if s is not None:
-                with torch.no_grad():
-                    mean = self._space.mean(
-                        s, self._place(guide.parameter_name("locs", term.site)) == 0
-                    )
-                    s -= mean
-                    sigma += mean
-                moved = True
-        return moved
 
     def _gradient_of_next_block(self) -> tuple[Tensor, Tensor]:
         """Return loss and gradient of the next block; each pass has a new order of blocks."""
@@ -293,6 +274,29 @@ class Loop:
             n = len(self._blocks)
             left.extend(reversed(torch.randperm(n).tolist()) if n > 1 else [0])
         return self.objective.gradient(self._leaves, self._blocks[left.pop()], len(self._blocks))
+
+
+def _recentre(
+    guide: NormalGuide, leaves: dict[str, Tensor], objective: Objective, space: Space
+) -> bool:
+    """Move the mean of the log noise of users or items into log sigma; return if there was one.
+
+    This changes no rating's noise, but the prior of the log noise is about zero. While sigma is
+    held, the log noise takes its place.
+    """
+    sigma = leaves.get(guide.parameter_name("locs", "sigma"))
+    if sigma is None:
+        return False
+    moved = False
+    for term in terms_of(objective.stated).noise:
+        name = guide.parameter_name("locs", term.site)
+        if (s := leaves.get(name)) is not None:
+            with torch.no_grad():
+                mean = space.mean(s, objective.is_of_users(name))
+                s -= mean
+                sigma += mean
+            moved = True
+    return moved
 
 
 def fit_guide(
