@@ -360,10 +360,10 @@ def _learn_scales(
     stated = cast(PMF, for_point_estimate(model) if isinstance(method, MAP) else model)
     with isolated_random_state(run.seed):
         require_possible(stated, ratings)
-    usual = usual_scales(stated, ratings, method)
+    some = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed)
+    usual = usual_scales(stated, some, method)
     if not usual:
         return None, None
-    some = ratings.of_some_users(_MOST_TO_LEARN_FROM, run.seed)
     few = len(some) < _FEWEST_TO_HOLD_OUT
     train, test = (some, some) if few else some.split(0.1, run.seed)
     quick = replace(method, tolerance=_ROUGHER * method.tolerance, learn_scales=None)

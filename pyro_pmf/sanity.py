@@ -194,7 +194,7 @@ def _spread(learned: Learned) -> tuple[float, float]:
     if _is_log(learned):
         assert learned.ratings.rating is not None
         value = torch.from_numpy(learned.ratings.rating)
-    return float(value.double().std(correction=0)), float(value.max() - value.min())
+    return float(value.std(correction=0)), float(value.max() - value.min())
 
 
 def _with_known_tails(learned: AnyLearned, predicted: dict[str, _Predicted]) -> AnyLearned:

@@ -9,6 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.scratch import Scratch
+
+_SORTED = 1 << 22  # cells that are sorted at a time
+
 
 class Pattern(NamedTuple):
     """The sparsity pattern of the rating matrix (I in the papers), in CSR and in CSC order.
@@ -85,23 +89,53 @@ class Cells:
         Row and column of each cell; ``user`` must ascend.
     n_users, n_items : int
         Shape of the matrix.
+    scratch : Scratch, optional
+        Where the pattern is kept; in memory by default.
     """
 
-    def __init__(self, user: Tensor, item: Tensor, n_users: int, n_items: int) -> None:
+    def __init__(
+        self,
+        user: Tensor,
+        item: Tensor,
+        n_users: int,
+        n_items: int,
+        scratch: Scratch | None = None,
+    ) -> None:
         self.user, self.item = user, item
         self.n_users, self.n_items = n_users, n_items
+        self.scratch = scratch or Scratch()
 
     @cached_property
     def pattern(self) -> Pattern:
-        """The sparsity pattern of the cells."""
-        to_column_order = torch.argsort(self.item, stable=True)
+        """The sparsity pattern of the cells.
+
+        Cells are sorted some at a time, which takes the memory of some.
+        """
+        n, device = len(self.user), self.user.device
+        columns, rows, to_column_order, to_row_order = (
+            self.scratch.empty(n, torch.int32, device) for _ in range(4)
+        )
+        column_pointers = _pointers(self.item, self.n_items)
+        next_place = column_pointers[:-1].long()
+        for start in range(0, n, _SORTED):
+            item = self.item[start : start + _SORTED]
+            order = torch.argsort(item, stable=True)
+            counts = torch.bincount(item, minlength=self.n_items)
+            within = torch.arange(len(item), device=device)
+            within -= (counts.cumsum(0) - counts).repeat_interleave(counts)
+            place = next_place.repeat_interleave(counts).add_(within)
+            next_place += counts
+            columns[start : start + _SORTED] = item
+            rows[place] = self.user[start : start + _SORTED][order].int()
+            to_column_order[place] = (order + start).int()
+            to_row_order[start : start + _SORTED][order] = place.int()
         return Pattern(
             _pointers(self.user, self.n_users),
-            self.item.int(),
-            _pointers(self.item, self.n_items),
-            self.user[to_column_order].int(),
-            to_column_order.int(),
-            _inverse(to_column_order),
+            columns,
+            column_pointers,
+            rows,
+            to_column_order,
+            to_row_order,
         )
 
     @cached_property
@@ -119,7 +153,7 @@ class _WiderCells(Cells):
     """The same cells in a larger matrix; sorting them again takes as long as a step of a fit."""
 
     def __init__(self, cells: Cells, n_users: int, n_items: int) -> None:
-        super().__init__(cells.user, cells.item, n_users, n_items)
+        super().__init__(cells.user, cells.item, n_users, n_items, cells.scratch)
         self._cells = cells
 
     @cached_property
@@ -149,6 +183,8 @@ class Pairs:
     dtype : torch.dtype, optional
         Floating-point type of all that a model computes. By default the type of ``value``, or
         float32 without values.
+    scratch : Scratch, optional
+        Where arrays with an entry for each pair are kept; in memory by default.
     """
 
     def __init__(
@@ -159,11 +195,12 @@ class Pairs:
         n_items: int,
         value: Tensor | None = None,
         dtype: torch.dtype | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         self.user, self.item, self.value = user, item, value
         self.n_users, self.n_items = n_users, n_items
         self.dtype = dtype or (torch.float32 if value is None else value.dtype)
-        self._cells = Cells(user, item, n_users, n_items)
+        self._cells = Cells(user, item, n_users, n_items, scratch)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -172,6 +209,11 @@ class Pairs:
     def device(self) -> torch.device:
         """Device of the tensors."""
         return self.user.device
+
+    @property
+    def scratch(self) -> Scratch:
+        """Where arrays with an entry for each pair are kept."""
+        return self._cells.scratch
 
     @property
     def pattern(self) -> Pattern:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from pyro_pmf.data import splits
 from pyro_pmf.data.columns import Columns, select
+from pyro_pmf.data.encoding import encoded
 from pyro_pmf.data.frames import IntoFrame
-from pyro_pmf.data.ids import lookup, read_ids
+from pyro_pmf.data.ids import lookup
 from pyro_pmf.data.levels import Recorded, level_gap, spacing
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.partwise import collect
 from pyro_pmf.data.reading import cells_of, read_columns
+from pyro_pmf.data.scratch import Scratch
 from pyro_pmf.data.table import (
-    RowsByPair,
     read_ratings,
-    read_scale,
-    read_times,
     refuse,
     require_counts,
     require_spread,
@@ -32,6 +32,7 @@ from pyro_pmf.data.transforms import Affine, Name, Numbers, Transform, transform
 from pyro_pmf.errors import RatingsError
 
 _logger = logging.getLogger("pyro_pmf")
+_AT_ONCE = 1 << 20  # ratings
 
 
 class Ratings(Pairs):
@@ -107,6 +108,7 @@ class Ratings(Pairs):
         transform: Transform | None = None,
         recorded: Recorded | None = None,
         columns: Columns | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         self.columns = columns or Columns()
         self.user_ids, self.item_ids = user_ids, item_ids
@@ -116,11 +118,22 @@ class Ratings(Pairs):
         self.rating = rating
         value = None
         if rating is not None:
-            value = torch.from_numpy(self.to_value(rating)).to(user.device, dtype)
+            value = self._on_model_scale(rating, user.device, dtype, scratch or Scratch())
         if recorded is None:
             recorded = Recorded(None if rating is None else level_gap(rating, scale))
         self.recorded = recorded
-        super().__init__(user, item, len(user_ids), len(item_ids), value, dtype)
+        super().__init__(user, item, len(user_ids), len(item_ids), value, dtype, scratch)
+
+    def _on_model_scale(
+        self, rating: np.ndarray, device: torch.device, dtype: torch.dtype, scratch: Scratch
+    ) -> Tensor:
+        if not scratch.is_mapped:
+            return torch.from_numpy(self.to_value(rating)).to(device, dtype)
+        value = scratch.empty(len(rating), dtype)
+        for start in range(0, len(rating), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            value[some] = torch.from_numpy(self.to_value(rating[some]))
+        return value
 
     @classmethod
     def from_frame(
@@ -237,6 +250,66 @@ class Ratings(Pairs):
         return cls._of_table(table, columns, scale, on_duplicate, dtype, transform)
 
     @classmethod
+    def read_parts(
+        cls,
+        paths: Iterable[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        scale: tuple[float, float],
+        user: Hashable = "auto",
+        item: Hashable = "auto",
+        rating: Hashable = "auto",
+        on_duplicate: str = "error",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> Ratings:
+        """Read ratings that do not fit into memory; they are kept in files.
+
+        A fit by `MAP` or `VI` then reads them block by block at each step. Ids, and one row of
+        each latent for each user and item, are in memory.
+
+        Parameters
+        ----------
+        paths : iterable of path-like
+            Files as for `read`. All ratings of a user are in one of them; in a Parquet file, they
+            follow each other. A Parquet file is read some users after the others, any other file
+            whole.
+        folder : path-like
+            Where to keep the ratings: 70 bytes each, on a disk of this machine. The files have no
+            name, and are gone when the ratings are forgotten, or the process ends.
+        scale : tuple of float
+            The lowest and the highest possible rating, in rating units.
+        user, item, rating : hashable
+            The names of the columns, as for `read`, alike in all files.
+        on_duplicate, dtype, **options
+            As for `read`.
+
+        Returns
+        -------
+        Ratings
+            On the unit scale, without times.
+
+        Raises
+        ------
+        RatingsError
+            As for `read`; if a user is in two parts; if the folder cannot hold the ratings.
+        """
+        _require_dtype(dtype)
+        scratch = Scratch(folder)
+        found = collect(paths, scratch, (user, item, rating), scale, on_duplicate, options)
+        return cls(
+            found.user,
+            found.item,
+            found.user_ids,
+            found.item_ids,
+            found.scale,
+            found.rating.numpy(),
+            dtype=dtype,
+            recorded=Recorded(level_gap(found.levels, found.scale), scale_given=True),
+            columns=found.columns,
+            scratch=scratch,
+        )
+
+    @classmethod
     def from_matrix(
         cls,
         matrix: Any,
@@ -292,37 +365,25 @@ class Ratings(Pairs):
         transform: Name,
     ) -> Ratings:
         """Check and encode a table of the columns in use."""
-        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise RatingsError(
-                f"dtype={dtype} cannot be computed with: give torch.float32 or float64."
-            )
-        if not len(table):
-            raise RatingsError("The table has no rows: give at least two ratings that differ.")
-        user_index, user_ids = read_ids(table, columns.user)
-        item_index, item_ids = read_ids(table, columns.item)
-        ratings = None if columns.rating is None else read_ratings(table, columns.rating)
-        times = None if columns.time is None else read_times(table, columns.time)
-        bounds = read_scale(table, ratings, scale)
-        rows = RowsByPair.of(table, user_index, item_index, times, on_duplicate)
-        if ratings is not None:
-            ratings = rows.rating(ratings, bounds)
-            require_spread(table, ratings, rows.kept)
-            require_counts(table, ratings, rows.kept, transform)
-        if times is not None:
-            times = times.iloc[rows.kept].reset_index(drop=True)
+        _require_dtype(dtype)
+        rows = encoded(table, columns, scale, on_duplicate)
+        rating, bounds = rows.rating, rows.scale
+        if rating is not None:
+            require_spread(table, rating, rows.kept)
+            require_counts(table, rating, rows.kept, transform)
         if scale is None:
             _logger.info("The ratings are from %g to %g, which is taken for the scale.", *bounds)
         return cls(
-            torch.from_numpy(user_index[rows.kept]),
-            torch.from_numpy(item_index[rows.kept]),
-            user_ids,
-            item_ids,
+            torch.from_numpy(rows.user),
+            torch.from_numpy(rows.item),
+            rows.user_ids,
+            rows.item_ids,
             bounds,
-            ratings,
-            times,
+            rating,
+            rows.times,
             dtype,
-            transform_of(transform, ratings, bounds),
-            Recorded(None if ratings is None else level_gap(ratings, bounds), scale is not None),
+            transform_of(transform, rating, bounds),
+            Recorded(None if rating is None else level_gap(rating, bounds), scale is not None),
             columns,
         )
 
@@ -359,15 +420,16 @@ class Ratings(Pairs):
         dtype : torch.dtype, optional
             By default the type does not change.
         """
-        return self.replaced(
-            user=self.user.to(device), item=self.item.to(device), dtype=dtype or self.dtype
-        )
+        dtype, user, item = dtype or self.dtype, self.user.to(device), self.item.to(device)
+        if user is self.user and dtype == self.dtype:
+            return self
+        return self.replaced(user=user, item=item, dtype=dtype)
 
     def replaced(self, **changes: Any) -> Ratings:
         """Return these ratings with other arguments of the constructor, given by name."""
         ids = "user", "item", "user_ids", "item_ids"
         kept = "scale", "rating", "time", "dtype", "transform", "recorded", "columns"
-        names = ids + kept
+        names = ids + kept + (() if "user" in changes else ("scratch",))
         return Ratings(**({name: getattr(self, name) for name in names} | changes))
 
     def with_transform(self, name: Name) -> Ratings:
@@ -407,7 +469,8 @@ class Ratings(Pairs):
         if self.rating is None:
             return 0.0
         gap = self.recorded.gap if isinstance(self.transform, Affine) else None
-        return spacing(self.to_value(self.rating), gap and gap / self.transform.width)
+        some = self.rating[:: -(-len(self) // _AT_ONCE)]  # a million tell it as well as all
+        return spacing(self.to_value(some), gap and gap / self.transform.width)
 
     def to_value(self, x: Numbers) -> Numbers:
         """Map ratings in rating units to the model scale; any shape."""
@@ -692,6 +755,13 @@ class Ratings(Pairs):
         """Return the ratings and the times of the rows where ``keep`` is true."""
         rating = None if self.rating is None else self.rating[keep]
         return rating, None if self.time is None else self.time[keep].reset_index(drop=True)
+
+
+def _require_dtype(dtype: torch.dtype) -> None:
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise RatingsError(
+            f"dtype={dtype} cannot be computed with: give torch.float32 or float64."
+        )
 
 
 def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:

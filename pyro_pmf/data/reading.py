@@ -121,6 +121,72 @@ def read_columns(
     return table, columns
 
 
+def read_pieces(
+    path: str | os.PathLike[str],
+    user: Hashable,
+    item: Hashable,
+    rating: Hashable,
+    options: dict[str, Any],
+    n_rows: int,
+) -> Iterator[tuple[pd.DataFrame, Columns]]:
+    """Read the columns of ratings from a file: of Parquet, some users after the others.
+
+    Parameters
+    ----------
+    path, user, item, rating, options
+        As for `Ratings.read`.
+    n_rows : int
+        Number of rows of a Parquet file that are read at once.
+
+    Yields
+    ------
+    table : pandas.DataFrame
+        Columns that are used. The last user of a piece goes to the next one whole, if the rows of
+        each user follow each other.
+    columns : Columns
+        Their names.
+
+    Raises
+    ------
+    RatingsError
+        As for `Ratings.read`.
+    """
+    file, options = _file_of(path), dict(options)
+    if not _is_parquet(file):
+        yield read_columns(path, user, item, rating, None, options)
+        return
+    import pyarrow.parquet as pq
+
+    found = _header(file, options)
+    columns = Columns.recognised(found, user=user, item=item, rating=rating, time=None)
+    used = [columns.user, columns.item, columns.rating]
+    _logger.info("%s: %s", file, columns)
+    with _told(file, options):
+        batches = pq.ParquetFile(file).iter_batches(n_rows, columns=used)
+    left: pd.DataFrame | None = None
+    while True:
+        with _told(file, options):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            table = batch.to_pandas()
+        if left is not None:
+            table = pd.concat([left, table], ignore_index=True)
+        others = np.flatnonzero(table[columns.user] != table[columns.user].iloc[-1])
+        end = others[-1] + 1 if len(others) else 0
+        left = table.iloc[end:]
+        if end:
+            yield _piece(table.iloc[:end], used), columns
+    if left is not None:
+        yield _piece(left, used), columns
+
+
+def _piece(table: pd.DataFrame, used: list[Any]) -> pd.DataFrame:
+    piece = select(table.reset_index(drop=True), *used)
+    piece.attrs = {KIND: "file"}
+    return piece
+
+
 def cells_of(
     matrix: Any, user_ids: Sequence[Any] | None, item_ids: Sequence[Any] | None
 ) -> pd.DataFrame:

@@ -36,7 +36,7 @@ class Shard(Pairs):
         self, pairs: Pairs, first: int, n_all_users: int, n_all_pairs: int, item_counts: Tensor
     ) -> None:
         shape = pairs.n_users, pairs.n_items
-        super().__init__(pairs.user, pairs.item, *shape, pairs.value, pairs.dtype)
+        super().__init__(pairs.user, pairs.item, *shape, pairs.value, pairs.dtype, pairs.scratch)
         self.first, self.last = first, first + pairs.n_users
         self.n_all_users, self.n_all_pairs = n_all_users, n_all_pairs
         self._item_counts = item_counts

@@ -9,25 +9,25 @@ import torch
 from pyro_pmf.errors import FitError
 
 # Numbers held at the peak of a fit, each measured and rounded up; see benchmarks/steps.py.
-_PER_RATING = 16  # weights of I_ij and sparsity patterns, for any number of batches
-_PER_BATCH_RATING = 24  # means, variances and gradients of the scores in one step
+_PER_RATING = 16  # weights of I_ij and sparsity patterns
+_PER_RATING_AT_ONCE = 24  # means, variances and gradients of the scores
 _PER_PARAMETER = 40  # ten pairs of vectors that L-BFGS stores, gradients, intermediate results
 
 
 def fit_memory(
-    n_ratings: int, n_parameters: int, batches: int = 1, dtype: torch.dtype = torch.float32
+    n_kept: int, n_parameters: int, n_at_once: int, dtype: torch.dtype = torch.float32
 ) -> int:
     """Estimate the memory of a fit, besides the ratings themselves.
 
     Parameters
     ----------
-    n_ratings : int
-        Number of training ratings.
+    n_kept : int
+        Number of training ratings in memory: 0 if they are in files.
     n_parameters : int
         Number of parameters: the entries of the latents, twice if the guide has a mean and a
         standard deviation for each.
-    batches : int
-        Number of blocks of users, see `VI`.
+    n_at_once : int
+        Number of ratings that a step takes at once.
     dtype : torch.dtype
         Floating point type of the fit.
 
@@ -37,9 +37,7 @@ def fit_memory(
         Bytes.
     """
     numbers = (
-        _PER_RATING * n_ratings
-        + _PER_BATCH_RATING * n_ratings // batches
-        + _PER_PARAMETER * n_parameters
+        _PER_RATING * n_kept + _PER_RATING_AT_ONCE * n_at_once + _PER_PARAMETER * n_parameters
     )
     return numbers * dtype.itemsize
 

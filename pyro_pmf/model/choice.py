@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from scipy.stats import skew
 
 from pyro_pmf.data.levels import n_levels
@@ -19,6 +20,7 @@ from pyro_pmf.model.likelihoods import (
     NormalIdentity,
     NormalSigmoid,
     OrderedLogit,
+    fault_of,
 )
 from pyro_pmf.model.priors import Normal, Priors
 
@@ -124,9 +126,9 @@ def warn_of_far_prior(model: PMF, ratings: Ratings) -> None:
     prior = model.priors.mu
     if not (model.likelihood.has_mu and isinstance(prior, Normal)) or ratings.value is None:
         return
-    if model.likelihood.fault(ratings.value):
+    if fault_of(model.likelihood, ratings.value):
         return  # the fit refuses them
-    mean = float(ratings.value.double().mean())
+    mean = float(ratings.value.mean(dtype=torch.float64))
     if isinstance(model.likelihood, NegativeBinomialLog):
         what, score = "log of the mean rating", math.log(mean) if mean > 0 else -math.inf
     elif isinstance(model.likelihood, NormalIdentity):

@@ -23,6 +23,7 @@ from pyro_pmf.errors import PMFError
 from pyro_pmf.model.distributions import GammaPoisson, OrderedLogistic
 from pyro_pmf.moments.ceiling import below_ceiling
 
+_AT_ONCE = 1 << 20  # ratings that are checked at once
 _HEADROOM = 10.0  # of the mean of a count over the largest one of the table
 _LEAST_NOISE = 0.3  # sigma of a point estimate, in spreads of ratings that rounding may explain
 
@@ -237,6 +238,12 @@ class LikelihoodField:
     def __set__(self, model: object, value: Likelihood | Literal["auto"]) -> None:
         is_auto = isinstance(value, str) and value == "auto"
         model.__dict__[self._name] = Auto() if is_auto else value
+
+
+def fault_of(likelihood: Likelihood, value: Tensor) -> str | None:
+    """Return `Likelihood.fault` of many ratings, in the memory of some."""
+    faults = (likelihood.fault(some) for some in value.split(_AT_ONCE))
+    return next((fault for fault in faults if fault), None)
 
 
 def likelihood_of(model: Any) -> Likelihood | None:

@@ -22,7 +22,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
 from pyro_pmf.isolation import alone
 from pyro_pmf.model.given import Given, given_latents, is_plain, with_unknown_rows
-from pyro_pmf.model.likelihoods import OURS, Likelihood, likelihood_of
+from pyro_pmf.model.likelihoods import OURS, Likelihood, fault_of, likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.expectations import unwrapped
@@ -76,7 +76,7 @@ def require_possible(model: Callable[..., Any], ratings: Pairs) -> dict[str, Any
     """
     assert ratings.value is not None  # checked by `fit`
     likelihood = likelihood_of(model)
-    if likelihood is not None and (fault := likelihood.fault(ratings.value)):
+    if likelihood is not None and (fault := fault_of(likelihood, ratings.value)):
         raise FitError(f"Some ratings {fault}: {likelihood} cannot produce them.")
     # a PMF shows its latents on any rating; models of one's own may see all ratings at once
     given = {"history": ratings} if runs_in_parts(model) else {}

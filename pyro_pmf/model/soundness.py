@@ -23,7 +23,7 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.data.transforms import Affine, Log1p
 from pyro_pmf.model.header import is_known
 from pyro_pmf.model.learned import Learned
-from pyro_pmf.model.likelihoods import likelihood_of
+from pyro_pmf.model.likelihoods import fault_of, likelihood_of
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
 from pyro_pmf.model.running import is_latent, sites_of, takes_history
@@ -189,7 +189,7 @@ def _check_values(learned: Learned) -> None:
         _require(bool(np.isfinite(train.rating).all()), "a training rating is not finite")
         assert train.value is not None  # as there are ratings
         _require(bool(train.value.isfinite().all()), "a training rating cannot be transformed")
-        fault = None if likelihood is None else likelihood.fault(train.value)
+        fault = None if likelihood is None else fault_of(likelihood, train.value)
         _require(fault is None, f"some training ratings {fault}")
     if train.time is not None:
         _require(len(train.time) == len(train), "a pair has no time, or a time no pair")

@@ -48,7 +48,7 @@ def test_it_counts_what_the_guide_has(ratings, monkeypatch, method, parameters):
 
     Variational inference has 30 + 20 of noise and two standard deviations of these besides.
     """
-    needed = fit_memory(400, parameters)
+    needed = fit_memory(400, parameters, 400)
     for free, fits in ((needed, True), (needed - 1, False)):
         found = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
@@ -60,8 +60,10 @@ def test_it_counts_what_the_guide_has(ratings, monkeypatch, method, parameters):
 
 
 def test_batches_and_precision_change_it():
-    assert fit_memory(10**6, 10**5, batches=8) < fit_memory(10**6, 10**5)
-    assert fit_memory(10**6, 10**5, dtype=torch.float64) == 2 * fit_memory(10**6, 10**5)
+    whole = fit_memory(10**6, 10**5, 10**6)
+    assert fit_memory(10**6, 10**5, 10**6 // 8) < whole
+    assert fit_memory(0, 10**5, 10**6 // 8) < fit_memory(10**6, 10**5, 10**6 // 8)
+    assert fit_memory(10**6, 10**5, 10**6, torch.float64) == 2 * whole
 
 
 @pytest.mark.slow

@@ -124,17 +124,16 @@ def blocks_of(ratings: Pairs, n_blocks: int) -> list[Block]:
     list of Block
         Together, all users and all ratings, in order.
     """
-    cut = ratings.user_blocks(n_blocks)
+    cut, scratch = ratings.user_blocks(n_blocks), ratings.scratch
     firsts = [0, *(int(pairs.user[0]) for pairs in cut[1:]), ratings.n_users]
     return [
         Block(
             slice(first, last),
             Pairs(
-                (pairs.user - first).int(),
-                pairs.item,
-                last - first,
-                ratings.n_items,
+                *(scratch.keep((pairs.user - first).int()), pairs.item),
+                *(last - first, ratings.n_items),
                 pairs.value,
+                scratch=scratch,
             ),
         )
         for (first, last), pairs in zip(itertools.pairwise(firsts), cut, strict=True)

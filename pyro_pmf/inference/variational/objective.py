@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -38,7 +38,7 @@ from pyro_pmf.inference.variational.sharing import (
     shared_model,
 )
 from pyro_pmf.inference.variational.warm_start import Initial, Start, WarmStart
-from pyro_pmf.model.pmf import for_point_estimate
+from pyro_pmf.model.pmf import PMF, for_point_estimate
 from pyro_pmf.model.running import (
     is_latent,
     require_possible,
@@ -202,27 +202,8 @@ class Objective:
 
     def _sites(self, model: Callable[..., Any]) -> dict[str, Any]:
         """Return Pyro's latent sites of a model."""
-        pairs, history = self.shown_by(model)
+        pairs, history = shown_by(model, self.stated, self.ratings)
         return dict(trace_of(model, pairs, **history).iter_stochastic_nodes())
-
-    def shown_by(self, model: Callable[..., Any]) -> tuple[Pairs, dict[str, Pairs]]:
-        """Return what to call a model or its guide with, to see all latents.
-
-        Parameters
-        ----------
-        model : callable
-            The stated or the fitted model.
-
-        Returns
-        -------
-        pairs : Pairs
-            One rating if that will do: it takes least memory.
-        history : dict of str to Pairs
-            Keyword arguments.
-        """
-        if runs_in_parts(self.stated) and takes_history(model):
-            return self.ratings.first_pair(), {"history": self.ratings}
-        return self.ratings, {}
 
     def is_of_scale(self, parameter: str) -> bool:
         """Return whether a parameter is of a positive site, by the names that autoguides give.
@@ -339,9 +320,10 @@ def pose(
         sites = require_possible(stated, ratings)
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
     n_parameters = sum(x.numel() for x in latents.values()) * (1 if isinstance(method, MAP) else 2)
-    require_memory(
-        fit_memory(len(ratings), n_parameters, method.batches, ratings.dtype), ratings.device
-    )
+    n_blocks = _n_blocks(stated, ratings, method)
+    n_kept = 0 if ratings.scratch.is_mapped and n_blocks > 1 else len(ratings)
+    n_at_once = math.ceil(len(ratings) / max(method.batches, n_blocks))
+    require_memory(fit_memory(n_kept, n_parameters, n_at_once, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
     terms = terms_of(stated)
     known = None if history is None else history.to(ratings.device, ratings.dtype)
@@ -368,13 +350,39 @@ def pose(
         initial: Initial = with_large(learnt)
         initial = shared_initial(initial, sharing) if sharing else initial
         warm = None if start is None else WarmStart(start, terms, initial)
-        guide = _guide(fitted, ratings, method, initial, warm)
-    elbo = _choose_elbo(stated, fitted, guide, ratings, method)
+        guide = _guide(fitted, stated, ratings, method, initial, warm)
+    blocked = BlockedELBO(cast(PMF, stated), ratings, n_blocks) if n_blocks > 1 else None
+    elbo = _closed_form_or_not(blocked or GaussianELBO(), fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held, sharing)
+
+
+def shown_by(
+    model: Callable[..., Any], stated: Callable[..., Any], ratings: Pairs
+) -> tuple[Pairs, dict[str, Pairs]]:
+    """Return what to call a model or its guide with, to see all latents.
+
+    Parameters
+    ----------
+    model, stated : callable
+        The model, and the model as stated.
+    ratings : Pairs
+        The training ratings.
+
+    Returns
+    -------
+    pairs : Pairs
+        One rating if that will do: it takes least memory.
+    history : dict of str to Pairs
+        Keyword arguments.
+    """
+    if runs_in_parts(stated) and takes_history(model):
+        return ratings.first_pair(), {"history": ratings}
+    return ratings, {}
 
 
 def _guide(
     model: Callable[..., Any],
+    stated: Callable[..., Any],
     ratings: Pairs,
     method: MAP | VI,
     initial: Initial,
@@ -386,7 +394,8 @@ def _guide(
         return family(model, init_loc_fn=initial)
     guide = family(model, init_loc_fn=warm.value)
     if isinstance(guide, NormalGuide):
-        guide.set_up(ratings)
+        pairs, history = shown_by(model, stated, ratings)
+        guide.set_up(pairs, **history)
         warm.set_scales(guide)
     return guide
 
@@ -408,18 +417,18 @@ def usual_scales(model: Callable[..., Any], ratings: Pairs, method: MAP | VI) ->
     return factor_scales(model, ratings.value)
 
 
-def _choose_elbo(
-    stated: Callable[..., Any],
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    ratings: Pairs,
-    method: MAP | VI,
-) -> ELBO:
-    elbo = GaussianELBO()
-    n_blocks = math.ceil(len(ratings) / _IN_A_BLOCK)
+def _n_blocks(stated: Callable[..., Any], ratings: Pairs, method: MAP | VI) -> int:
+    """Return the number of blocks over which each step sums."""
+    own_guide = isinstance(method, VI) and method.guide is not None
     in_turn = method.batches == 1 and ratings.device.type == "cpu"
-    if n_blocks > 1 and in_turn and runs_in_parts(stated):
-        elbo = BlockedELBO(stated, ratings, n_blocks)
+    if own_guide or not (in_turn and runs_in_parts(stated)):
+        return 1
+    return math.ceil(len(ratings) / _IN_A_BLOCK)
+
+
+def _closed_form_or_not(
+    elbo: GaussianELBO, model: Callable[..., Any], guide: Callable[..., Any], ratings: Pairs
+) -> ELBO:
     try:
         elbo.loss(model, guide, ratings)
     except NoClosedForm as reason:

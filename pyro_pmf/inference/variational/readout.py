@@ -13,7 +13,7 @@ from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.initialization import is_real
 from pyro_pmf.inference.variational.elbo import GaussianELBO, integrated_traces
-from pyro_pmf.inference.variational.objective import Objective
+from pyro_pmf.inference.variational.objective import Objective, shown_by
 from pyro_pmf.model.running import run
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, NoClosedForm, Uncertain, Value
@@ -73,7 +73,7 @@ def _closed_form(objective: Objective) -> dict[str, Value] | None:
 
     For sites that the fit has reparametrized, these are the marginals.
     """
-    pairs, history = objective.shown_by(objective.model)
+    pairs, history = shown_by(objective.model, objective.stated, objective.ratings)
     model, guide = integrated_traces(objective.model, objective.guide, pairs, **history)
     values: dict[str, Value] = dict(objective.held)
     for name, prior in objective.stated_sites.items():

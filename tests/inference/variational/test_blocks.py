@@ -12,6 +12,7 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_pmf import (
@@ -179,10 +180,16 @@ def test_blocks_are_all_users_and_all_ratings_in_order(n_blocks):
         assert torch.equal(torch.cat(parts), getattr(ratings, name))
 
 
+@pytest.mark.filterwarnings("ignore:Falling back")
 @pytest.mark.parametrize(
     ("model", "method"),
-    [(PMF(1), VI(batches=2)), (PMF(1), MAP(batches=2)), (lambda ratings: PMF(1)(ratings), VI())],
-    ids=["batches of VI", "batches of MAP", "a model of one's own"],
+    [
+        (PMF(1), VI(batches=2)),
+        (PMF(1), MAP(batches=2)),
+        (PMF(1), VI(guide=AutoNormal)),
+        (lambda ratings: PMF(1)(ratings), VI()),
+    ],
+    ids=["batches of VI", "batches of MAP", "a guide", "a model of one's own"],
 )
 def test_what_is_not_cut(model, method, monkeypatch):
     in_blocks(monkeypatch)

@@ -1,0 +1,225 @@
+"""Ratings that are read part by part are those that are read at once, and stay in files."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_pmf import MAP, PMF, VI, NormalSigmoid, OrderedLogit, Ratings, RatingsError, fit
+from pyro_pmf.data import pairs, partwise, ratings
+from pyro_pmf.data.scratch import Scratch
+from pyro_pmf.inference.variational import objective
+
+SCALE = (0.5, 5.0)
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    """Ratings of 60 users on nine levels, in random order."""
+    generator = np.random.default_rng(0)
+    cells = generator.permutation(60 * 40)[:900]
+    rating = generator.integers(1, 10, len(cells)) / 2
+    table = {"userId": cells // 40 + 100, "movieId": cells % 40 * 7, "rating": rating}
+    return pd.DataFrame(table)
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Pieces of 50 rows, sorted 30 at a time."""
+    monkeypatch.setattr(partwise, "_AT_ONCE", 50)
+    monkeypatch.setattr(pairs, "_SORTED", 30)
+    monkeypatch.setattr(ratings, "_AT_ONCE", 40)
+
+
+def assert_same(found: Ratings, wanted: Ratings) -> None:
+    for name in ("user", "item", "value"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    assert found.user_ids.equals(wanted.user_ids)
+    assert found.item_ids.equals(wanted.item_ids)
+    np.testing.assert_array_equal(found.rating, wanted.rating)
+    told = "scale", "recorded", "transform", "dtype", "columns"
+    assert [getattr(found, x) for x in told] == [getattr(wanted, x) for x in told]
+    for ours, theirs in zip(found.pattern, wanted.pattern, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("ids", [int, str])
+def test_a_sorted_parquet_file_is_read_some_users_after_the_others(ids, frame, tmp_path, few_rows):
+    table = frame.astype({"userId": ids, "movieId": ids})
+    path = tmp_path / "all.parquet"
+    table.sort_values("userId", kind="stable").to_parquet(path, row_group_size=77, index=False)
+    found = Ratings.read_parts([path], tmp_path, scale=SCALE)
+    assert_same(found, Ratings.from_frame(table, "userId", "movieId", scale=SCALE))
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["all.parquet"]
+
+
+def test_files_of_any_kind_have_users_of_their_own(frame, tmp_path, few_rows):
+    """Users alternate between the files, so their ratings are put in between each other."""
+    of = frame["userId"] % 3
+    paths = [tmp_path / name for name in ("a.csv", "b.parquet", "c.tsv.gz")]
+    frame[of == 0].to_csv(paths[0], index=False)
+    frame[of == 1].sort_values("userId").to_parquet(paths[1])
+    frame[of == 2].to_csv(paths[2], index=False, sep="\t")
+    found = Ratings.read_parts(paths, tmp_path, scale=SCALE, dtype=torch.float64)
+    whole = Ratings.from_frame(frame, "userId", "movieId", scale=SCALE, dtype=torch.float64)
+    assert_same(found, whole)
+    assert found.time is None
+
+
+def test_repeated_pairs_are_treated_as_in_one_table(frame, tmp_path, few_rows):
+    twice = pd.concat([frame, frame.iloc[::3].assign(rating=5.0)]).sort_values(
+        "userId", kind="stable"
+    )
+    path = tmp_path / "twice.parquet"
+    twice.to_parquet(path)
+    for how in ("last", "mean"):
+        found = Ratings.read_parts([path], tmp_path, scale=SCALE, on_duplicate=how)
+        wanted = Ratings.from_frame(twice, "userId", "movieId", scale=SCALE, on_duplicate=how)
+        assert_same(found, wanted)
+    with pytest.raises(RatingsError, match="occurs more than once"):
+        Ratings.read_parts([path], tmp_path, scale=SCALE)
+
+
+def test_some_of_them_are_in_memory(frame, tmp_path):
+    path = tmp_path / "a.parquet"
+    frame.sort_values("userId").to_parquet(path)
+    mapped = Ratings.read_parts([path], tmp_path, scale=SCALE)
+    whole = Ratings.from_frame(frame, "userId", "movieId", scale=SCALE)
+    for found, wanted in zip(mapped.split(0.2, 1), whole.split(0.2, 1), strict=True):
+        assert not found.scratch.is_mapped
+        assert_same(found, wanted)
+    assert mapped.to("cpu", torch.float32) is mapped
+    assert mapped.to("cpu", torch.float64).dtype == torch.float64
+    assert mapped.with_transform("standardize").scratch.is_mapped
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size, in bytes, of the largest tensor that an operation makes."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)]
+        for x in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
+                self.nbytes = max(self.nbytes, x.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (PMF(1, likelihood=NormalSigmoid()), VI(max_steps=12)),
+        (PMF(1, likelihood=NormalSigmoid()), MAP(max_steps=12)),
+        (PMF(1, likelihood=OrderedLogit(10)), VI(max_steps=12, learn_scales=None)),
+    ],
+    ids=["VI", "MAP", "levels"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # so short a fit may be poor
+def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
+    model, method, tmp_path, few_rows, monkeypatch
+):
+    generator = np.random.default_rng(0)
+    cells = np.sort(generator.permutation(40 * 600)[:16000])
+    rating = generator.integers(1, 11, len(cells)) / 2
+    table = pd.DataFrame({"user": cells // 600, "item": cells % 600, "rating": rating})
+    path = tmp_path / "a.parquet"
+    table.to_parquet(path)
+    monkeypatch.setattr(objective, "_IN_A_BLOCK", 600)
+    monkeypatch.setattr("pyro_pmf.fitting._MOST_TO_LEARN_FROM", 800)
+    monkeypatch.setattr("pyro_pmf.sanity._N_RATINGS", 20)
+    monkeypatch.setattr("pyro_pmf.model.likelihoods._AT_ONCE", 100)
+    whole = fit(model, Ratings.from_frame(table, scale=SCALE), method, progress=False)
+    mapped = Ratings.read_parts([path], tmp_path, scale=SCALE)
+    with Largest() as watch:
+        found = fit(model, mapped, method, progress=False)
+    some = table[["user", "item"]].iloc[::50]
+    pd.testing.assert_frame_equal(found.predict(some), whole.predict(some))
+    np.testing.assert_array_equal(found.steps["elbo"], whole.steps["elbo"])
+    assert watch.nbytes < 4 * len(mapped)  # a number in single precision for each rating
+
+
+def test_saved_and_loaded_it_is_in_memory(frame, tmp_path):
+    from pyro_pmf import load
+
+    path = tmp_path / "a.parquet"
+    frame.sort_values("userId").to_parquet(path)
+    mapped = Ratings.read_parts([path], tmp_path, scale=SCALE)
+    posterior = fit(PMF(0), mapped, MAP(learn_scales=None), progress=False)
+    posterior.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert not again.ratings.scratch.is_mapped
+    pd.testing.assert_frame_equal(again.predict(frame), posterior.predict(frame))
+
+
+def with_names(frame, **names):
+    return frame.rename(columns=names)
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "message"),
+    [
+        (lambda f: [f[:500], f[400:]], {}, r"users have ratings in several parts, such as 1\d\d:"),
+        (lambda f: [f[f.userId < 130], f[f.userId > 129].astype({"userId": str})], {}, "all str"),
+        (lambda f: [f.assign(rating=9.0)], {}, "outside the scale"),
+        (lambda f: [f.assign(userId=f.userId.where(f.userId > 110))], {}, "have no id"),
+        (lambda f: [f, with_names(f, userId="who", movieId="what")], {}, "no one column"),
+        (lambda f: [f], {"scale": None}, "need scale="),
+        (lambda f: [f], {"folder": "nowhere"}, "cannot hold .* give folder="),
+        (lambda f: [f], {"dtype": int}, "cannot be computed with"),
+        (lambda f: [], {}, "at least one file"),
+    ],
+)
+def test_what_is_refused(parts, options, message, frame, tmp_path):
+    paths = []
+    for k, part in enumerate(parts(frame)):
+        paths.append(tmp_path / f"{k}.parquet")
+        part.sort_values(next(iter(part))).to_parquet(paths[-1])
+    given = {"folder": tmp_path, "scale": SCALE} | options
+    with pytest.raises(RatingsError, match=message):
+        Ratings.read_parts(paths, **given)
+
+
+def test_one_path_is_not_taken_for_its_letters(tmp_path):
+    with pytest.raises(RatingsError, match=r"Give the paths of all parts, such as \['a.csv'\]"):
+        Ratings.read_parts("a.csv", tmp_path, scale=SCALE)
+
+
+# --- scratch ---
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32, torch.float64])
+def test_vectors_in_files_are_vectors(dtype, tmp_path):
+    scratch = Scratch(tmp_path)
+    x = torch.arange(1000).to(dtype)
+    kept = scratch.keep(x)
+    assert torch.equal(kept, x)
+    assert kept.dtype == dtype
+    kept[3:5] = 7
+    assert kept[2:6].tolist() == [2, 7, 7, 5]
+    assert not list(tmp_path.iterdir())
+    assert len(scratch.empty(0, dtype)) == 0
+
+
+def test_in_memory_a_vector_is_itself():
+    x = torch.arange(3)
+    assert Scratch().keep(x) is x
+    assert not Scratch().is_mapped
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the file system cannot promise")
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RatingsError, match="No space left on device"):
+        Scratch(tmp_path).empty(10, torch.float32)
