@@ -295,10 +295,11 @@ class TestPrior:
     @pytest.mark.long
     def test_knows_which_pairs_were_rated(self):
         # W reaches the factors of users with training ratings; a new user gets it of one item.
+        # mu_U and mu_V vary as the rows of U and V do.
         pairs = pd.DataFrame({"user": ["ann", "new"], "item": [3, 3]})
         data = self.prior(pairs, 600, n_factors=8, biases=False, users="hierarchical")
         var = data["prior_predictive"]["rating"].to_numpy()[0].var(0) / 16
-        expected = 8 * 0.5**2 * (0.3**2 + 0.6**2) + 0.3**2 + 0.1**2
+        expected = 8 * (2 * 0.5**2) * (2 * 0.3**2 + 0.6**2) + 0.3**2 + 0.1**2
         np.testing.assert_allclose(var, expected, rtol=0.3)
 
     def test_without_pairs(self, posterior):

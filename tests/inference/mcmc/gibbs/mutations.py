@@ -337,9 +337,7 @@ _FORGOTTEN = {
         "log_prob = choices.sub_(total.mul_",
         "log_prob = choices.sub_(size.mul",
     ),
-    "levels out of order": Mutation(
-        "ordered", "rows of items", working, '("lower", "upper")', '("lower",)'
-    ),
+    "levels out of order": Mutation("ordered", "rows of items", working, '("level",)', "()"),
 }
 MUTATIONS = {
     **{f"without the Jacobian: {name}": x for name, x in _WITHOUT_ITS_JACOBIAN.items()},
