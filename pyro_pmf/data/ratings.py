@@ -421,9 +421,9 @@ class Ratings(Pairs):
             By default the type does not change.
         """
         dtype, user, item = dtype or self.dtype, self.user.to(device), self.item.to(device)
-        if user is self.user and dtype == self.dtype:
-            return self
-        return self.replaced(user=user, item=item, dtype=dtype)
+        if user is not self.user:
+            return self.replaced(user=user, item=item, dtype=dtype)
+        return self if dtype == self.dtype else self.replaced(dtype=dtype)
 
     def replaced(self, **changes: Any) -> Ratings:
         """Return these ratings with other arguments of the constructor, given by name."""
@@ -611,13 +611,16 @@ class Ratings(Pairs):
             Sorted ids, all those of these ratings among them.
         """
         user, item = (
-            torch.from_numpy(longer.get_indexer(shorter)).to(index.device)[index]
+            self.scratch.keep(
+                torch.from_numpy(longer.get_indexer(shorter)).to(index.device)[index]
+            )
             for longer, shorter, index in (
                 (user_ids, self.user_ids, self.user),
                 (item_ids, self.item_ids, self.item),
             )
         )
-        return self.replaced(user=user, item=item, user_ids=user_ids, item_ids=item_ids)
+        ids = {"user_ids": user_ids, "item_ids": item_ids}
+        return self.replaced(user=user, item=item, **ids, scratch=self.scratch)
 
     def of_some_users(self, n_ratings: int, seed: int = 0) -> Ratings:
         """Return the ratings of random users, at most about ``n_ratings`` of them.

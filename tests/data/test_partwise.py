@@ -96,7 +96,12 @@ def test_some_of_them_are_in_memory(frame, tmp_path):
         assert not found.scratch.is_mapped
         assert_same(found, wanted)
     assert mapped.to("cpu", torch.float32) is mapped
-    assert mapped.to("cpu", torch.float64).dtype == torch.float64
+    double = mapped.to("cpu", torch.float64)
+    assert double.scratch.is_mapped
+    assert_same(double, whole.to("cpu", torch.float64))
+    longer = [ids.append(ids[-1:] * 2) for ids in (whole.user_ids, whole.item_ids)]
+    assert mapped.indexed_by(*longer).scratch.is_mapped
+    assert_same(mapped.indexed_by(*longer), whole.indexed_by(*longer))
     assert mapped.with_transform("standardize").scratch.is_mapped
 
 

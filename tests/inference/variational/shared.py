@@ -119,12 +119,15 @@ def run_fits(folder: Path) -> None:
 
 
 def run_parts(folder: Path) -> None:
-    """Fit the ratings of own users: consecutive ones, and every second."""
+    """Fit the ratings of own users: consecutive ones, and every second, of which one has files."""
     rank, half = int(os.environ["RANK"]), RATINGS.n_users // 2
     user = FRAME["user"]
     found = {}
     for name, is_own in {"halves": (user >= half) == rank, "seconds": user % 2 == rank}.items():
         own = Ratings.from_frame(FRAME[is_own], scale=RATINGS.scale)
+        if name == "seconds" and rank:
+            FRAME[is_own].sort_values("user").to_parquet(folder / "own.parquet")
+            own = Ratings.read_parts([folder / "own.parquet"], folder, scale=RATINGS.scale)
         options = {"dtype": torch.float64, "progress": False}
         posterior = fit(HIERARCHICAL, own, HELD, **options)
         posterior.save(folder / name)
