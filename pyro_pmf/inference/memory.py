@@ -22,7 +22,7 @@ def fit_memory(
     Parameters
     ----------
     n_kept : int
-        Number of training ratings in memory: 0 if they are in files.
+        Number of training ratings whose numbers are in memory.
     n_parameters : int
         Number of parameters: the entries of the latents, twice if the guide has a mean and a
         standard deviation for each.

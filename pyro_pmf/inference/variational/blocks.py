@@ -72,35 +72,34 @@ class BlockedELBO(GaussianELBO):
     def _expected_log_likelihood(self, latents: Mapping[str, Value]) -> Tensor:
         """Return the sum over all blocks, with its gradient in the moments of the latents."""
         moments = [(name, x) for name, value in latents.items() for x in _moments(value)]
-        values, gradients = [], [list[Tensor]() for _ in moments]
+        # what is held has no gradient, and is computed with once if all its entries are equal
+        varying = [k for k, (_, x) in enumerate(moments) if x.requires_grad]
+        values, gradients = [], {k: list[Tensor]() for k in varying}
         for users, pairs in self._blocks:
             leaves = [
-                (x.detach()[users] if name in self._of_users else x.detach()).requires_grad_()
-                for name, x in moments
+                x.detach()[users] if name in self._of_users else x.detach() for name, x in moments
             ]
+            for k in varying:
+                leaves[k].requires_grad_()
             value = _expected_log_likelihood(self._stated, _with(latents, leaves), pairs)
             values.append(value.detach())
-            if torch.is_grad_enabled():
-                parts = torch.autograd.grad(value, leaves, allow_unused=True)
-                for (name, _), sofar, part in zip(moments, gradients, parts, strict=True):
-                    if part is not None and name in self._of_users:
-                        sofar.append(part)
+            if value.requires_grad:
+                parts = torch.autograd.grad(value, [leaves[k] for k in varying], allow_unused=True)
+                for k, part in zip(varying, parts, strict=True):
+                    if part is not None and moments[k][0] in self._of_users:
+                        gradients[k].append(part)
                     elif part is not None:
-                        sofar[:] = [sum(sofar, start=part)]
-        used = [
-            (x, torch.cat(g) if name in self._of_users else g[0])
-            for (name, x), g in zip(moments, gradients, strict=True)
-            if g
-        ]
-        tensors, slopes = zip(*used, strict=True) if used else ((), ())
-        return _WithGradient.apply(torch.stack(values).sum(), slopes, *tensors)
+                        gradients[k] = [sum(gradients[k], start=part)]
+        slopes = {k: torch.cat(g) if len(g) > 1 else g[0] for k, g in gradients.items() if g}
+        tensors = [moments[k][1] for k in slopes]
+        return _WithGradient.apply(torch.stack(values).sum(), [*slopes.values()], *tensors)
 
 
 class _WithGradient(torch.autograd.Function):
     """A number whose gradient in some tensors is known."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, slopes: tuple[Tensor, ...], *_: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *_: Tensor) -> Tensor:
         ctx.slopes = slopes
         return value.clone()
 

@@ -321,7 +321,8 @@ def pose(
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
     n_parameters = sum(x.numel() for x in latents.values()) * (1 if isinstance(method, MAP) else 2)
     n_blocks = _n_blocks(stated, ratings, method)
-    n_kept = 0 if ratings.scratch.is_mapped and n_blocks > 1 else len(ratings)
+    in_files = ratings.scratch.is_mapped and n_blocks > 1
+    n_kept = len(ratings) // 4 if in_files else len(ratings)  # weights of I_ij
     n_at_once = math.ceil(len(ratings) / max(method.batches, n_blocks))
     require_memory(fit_memory(n_kept, n_parameters, n_at_once, ratings.dtype), ratings.device)
     held: dict[str, Tensor] = {}
