@@ -3,10 +3,14 @@
 python -m benchmarks.sharing                    # 100,000 to 30 million ratings: 25 minutes
 python -m benchmarks.sharing --ratings 10000000 --held-out
 python -m benchmarks.sharing --method gibbs --ratings 100000 1000000          # no model of cost
+python -m benchmarks.sharing --method map --processes 1
+python -m benchmarks.sharing --in-files --processes 1 --ratings 1000000 10000000 30000000
 
 The ratings are simulated; the model has hierarchical users. Each process has one thread, and
-reads the rows of its own users. Seconds are the median of the later steps, the optimiser included;
-memory is the peak of a process from its start, the table included.
+reads the rows of its own users. Seconds are the median of the later steps, the optimiser included.
+Memory is the peak of a process from its start, the table included. With ``--in-files``, ratings
+are kept in files (`Ratings.read_parts`), and memory is what the process has for itself, without the
+pages of files that the system takes back when it needs them.
 
 The model of cost is a sum, see `features`, and the seconds of the exchange. It is fitted to all
 sizes but those held out, with relative errors (non-negative least squares).
@@ -22,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -36,7 +41,7 @@ from scipy.optimize import nnls
 
 from benchmarks import machine
 from benchmarks.one import memory
-from pyro_pmf import PMF, VI, Fixed, Gibbs, NormalSigmoid, Priors, Ratings, fit
+from pyro_pmf import MAP, PMF, VI, Fixed, Gibbs, NormalSigmoid, Priors, Ratings, fit
 from pyro_pmf.datasets import simulate
 from pyro_pmf.reducer import reducer_of_world
 
@@ -66,30 +71,32 @@ def main() -> None:
     parser.add_argument("--factors", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--method", choices=["vi", "gibbs"], default="vi")
+    parser.add_argument("--method", choices=["vi", "map", "gibbs"], default="vi")
+    parser.add_argument("--in-files", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, metavar=("TABLE", "FACTORS"))
     options = parser.parse_args()
     if options.one:
-        measure(Path(options.one[0]), int(options.one[1]), options.steps, options.method)
+        one = Path(options.one[0]), int(options.one[1]), options.steps, options.method
+        measure(*one, options.in_files)
         return
-    cases = []
+    cases, is_usual = [], options.method == "vi" and not options.in_files
     for n in options.ratings:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "ratings.parquet"
             apart([sys.executable, "-c", _PROGRAM.format(n=n, table=table)])
             # few sizes tell what a factor costs
-            many = options.method == "vi" and n in (1_000_000, 3_000_000)
+            many = is_usual and n in (1_000_000, 3_000_000)
             factors = options.factors if many else options.factors[-1:]
             for k in factors:
                 for size in options.processes:
-                    cases.append(case(table, n, k, size, options.steps, options.method))
+                    how = options.steps, options.method, options.in_files
+                    cases.append(case(table, n, k, size, *how))
                     print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
-    is_gibbs = options.method == "gibbs"
-    report = render_sweeps(cases) if is_gibbs else render(cases, options.held_out)
+    report = render(cases, options.held_out) if is_usual else render_plain(cases)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "sharing_gibbs.md" if is_gibbs else "sharing.md"
-    (options.out / name).write_text(report)
+    name = "in_files" if options.in_files else f"sharing_{options.method}"
+    (options.out / f"{'sharing' if is_usual else name}.md").write_text(report)
     print(report)
 
 
@@ -111,11 +118,14 @@ def write(n: int, table: str) -> None:
     frame.sort_values("user").to_parquet(table, row_group_size=100_000)
 
 
-def case(table: Path, n: int, factors: int, size: int, steps: int, method: str) -> dict[str, Any]:
+def case(
+    table: Path, n: int, factors: int, size: int, steps: int, method: str, in_files: bool
+) -> dict[str, Any]:
     """Measure one number of processes."""
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone"]
     command = [sys.executable, *(launcher if size > 1 else []), "-m", "benchmarks.sharing"]
     command += ["--one", str(table), str(factors), "--steps", str(steps), "--method", method]
+    command += ["--in-files"] * in_files
     found = json.loads(apart(command).splitlines()[-1])
     return {"n": n, "factors": factors, "size": size, **found}
 
@@ -134,20 +144,40 @@ def own_rows(table: Path) -> pd.DataFrame:
     return pd.read_parquet(table, filters=[("user", ">=", first), ("user", "<", last)])
 
 
-def measure(table: Path, factors: int, steps: int, method: str) -> None:
+class OwnMemory(threading.Thread):
+    """Watches the memory that a process has for itself, in MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+
+    def run(self) -> None:
+        """Look a hundred times a second."""
+        while True:
+            self.peak = max(self.peak, memory("RssAnon"))
+            time.sleep(0.01)
+
+
+def measure(table: Path, factors: int, steps: int, method: str, in_files: bool) -> None:
     """Fit, and print what the first process found."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # a fit this short has not converged
-    train = Ratings.from_frame(own_rows(table), scale=SCALE)
+    watch = OwnMemory()
+    if in_files:
+        watch.start()
+        train = Ratings.read_parts([table], table.parent, scale=SCALE)
+    else:
+        train = Ratings.from_frame(own_rows(table), scale=SCALE)
     model = PMF(factors, users="hierarchical", likelihood=NormalSigmoid(rounding=0.0))
     half = steps // 2
     options = {
         "vi": VI(max_steps=steps, learn_scales=None),
+        "map": MAP(max_steps=steps, learn_scales=None),
         "gibbs": Gibbs(n_draws=steps - half, n_warmup=half, n_chains=1),
     }
     posterior = fit(model, train, options[method], progress=False)
     reducer = reducer_of_world()
-    peak = float(reducer.largest(torch.tensor(memory("VmHWM"))))
+    peak = float(reducer.largest(torch.tensor(watch.peak if in_files else memory("VmHWM"))))
     numbers = torch.zeros(2 * posterior.ratings.n_items * (2 * factors + 2))  # V, W, c, t
     exchange = []
     for _ in range(5):
@@ -202,21 +232,22 @@ def head() -> list[str]:
     ]
 
 
-def render_sweeps(cases: list[dict[str, Any]]) -> str:
-    """Return the report of the sampler."""
+def render_plain(cases: list[dict[str, Any]]) -> str:
+    """Return a report without a model of cost."""
     alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
     lines = [
         *head(),
-        "| ratings | K | processes | s a sweep | times as fast | GiB a process |",
-        "|" + "---|" * 6,
+        "| ratings | K | processes | s a step | ns a rating | times as fast | GiB a process |",
+        "|" + "---|" * 7,
     ]
     for c in cases:
         one = alone.get((c["n"], c["factors"]), c)
         lines.append(
             f"| {c['n']:,} | {c['factors']} | {c['size']} | {c['seconds']:.3g} | "
-            f"{one['seconds'] / c['seconds']:.2f} | {c['memory'] / 1024:.2f} |"
+            f"{c['seconds'] / c['n'] * 1e9:.0f} | {one['seconds'] / c['seconds']:.2f} | "
+            f"{c['memory'] / 1024:.2f} |"
         )
-    told = "*Seconds a sweep*: median of the later half of the sweeps."
+    told = "*Seconds a step*, or a sweep: median of the later half of them."
     return "\n".join([*lines, "", told]) + "\n"
 
 
