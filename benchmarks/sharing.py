@@ -9,8 +9,8 @@ python -m benchmarks.sharing --in-files --processes 1 --ratings 1000000 10000000
 The ratings are simulated; the model has hierarchical users. Each process has one thread, and
 reads the rows of its own users. Seconds are the median of the later steps, the optimiser included.
 Memory is the peak of a process from its start, the table included. With ``--in-files``, ratings
-are kept in files (`Ratings.read_parts`), and memory is what the process has for itself, without the
-pages of files that the system takes back when it needs them.
+are kept in files (`Ratings.read_parts`), and memory is what the process has for itself, without
+the pages of files that the system takes back when it needs them.
 
 The model of cost is a sum, see `features`, and the seconds of the exchange. It is fitted to all
 sizes but those held out, with relative errors (non-negative least squares).

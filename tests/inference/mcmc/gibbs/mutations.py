@@ -337,11 +337,6 @@ _FORGOTTEN = {
         "log_prob = choices.sub_(total.mul_",
         "log_prob = choices.sub_(size.mul",
     ),
-    "levels out of order": Mutation(
-        *("ordered", "rows of items", working),
-        "self if order is None else self._changed(lambda x: x.index_select(0, order))",
-        "self",
-    ),
 }
 MUTATIONS = {
     **{f"without the Jacobian: {name}": x for name, x in _WITHOUT_ITS_JACOBIAN.items()},
