@@ -85,16 +85,13 @@ def collect(
     RatingsError
         As for `Ratings.read_parts`.
     """
-    if isinstance(paths, str | os.PathLike):
-        raise RatingsError(f"Give the paths of all parts, such as [{str(paths)!r}].")
-    if scale is None:
-        raise RatingsError("Ratings that are read in parts need scale=(lowest, highest).")
+    _require_whole(paths, names, scale)
     parts: list[_Part] = []
     levels, bounds, columns = np.empty(0), (0.0, 1.0), Columns()
     for path in paths:
         for table, columns in read_pieces(path, *names, options, _AT_ONCE):
             rows = encoded(table, columns, scale, on_duplicate)
-            assert rows.rating is not None
+            assert rows.rating is not None  # there is such a column
             bounds = rows.scale
             if len(levels) < _MOST_LEVELS:
                 levels = np.union1d(levels, rows.rating)
@@ -107,6 +104,16 @@ def collect(
     user_ids, item_ids = _all_users(parts, columns), _all_items(parts, columns)
     together = _put_together(parts, user_ids, item_ids, scratch)
     return Collected(*together, user_ids, item_ids, levels, bounds, columns)
+
+
+def _require_whole(paths: Any, names: tuple[Hashable, ...], scale: Any) -> None:
+    """Refuse arguments that `Ratings.read` takes, but that say too little of ratings in parts."""
+    if isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable):
+        raise RatingsError(f"Give the paths of all parts, such as [{str(paths)!r}].")
+    if scale is None:
+        raise RatingsError("Ratings that are read in parts need scale=(lowest, highest).")
+    if names[-1] is None:
+        raise RatingsError("Pairs that are read in parts need a column of ratings: give rating=.")
 
 
 def _all_users(parts: list[_Part], columns: Columns) -> pd.Index:

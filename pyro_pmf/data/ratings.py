@@ -294,6 +294,8 @@ class Ratings(Pairs):
             As for `read`; if a user is in two parts; if the folder cannot hold the ratings.
         """
         _require_dtype(dtype)
+        if not isinstance(folder, str | os.PathLike) or not os.path.isdir(folder):
+            raise RatingsError(f"{folder!r} is no folder to keep ratings in: give folder=.")
         scratch = Scratch(folder)
         found = collect(paths, scratch, (user, item, rating), scale, on_duplicate, options)
         return cls(

@@ -178,7 +178,9 @@ def with_names(frame, **names):
         (lambda f: [f.assign(userId=f.userId.where(f.userId > 110))], {}, "have no id"),
         (lambda f: [f, with_names(f, userId="who", movieId="what")], {}, "no one column"),
         (lambda f: [f], {"scale": None}, "need scale="),
-        (lambda f: [f], {"folder": "nowhere"}, "cannot hold .* give folder="),
+        (lambda f: [f], {"rating": None}, "need a column of ratings"),
+        (lambda f: [f], {"folder": "nowhere"}, "is no folder .* give folder="),
+        (lambda f: [f], {"folder": None}, "is no folder .* give folder="),
         (lambda f: [f], {"dtype": int}, "cannot be computed with"),
         (lambda f: [], {}, "at least one file"),
     ],
@@ -196,6 +198,8 @@ def test_what_is_refused(parts, options, message, frame, tmp_path):
 def test_one_path_is_not_taken_for_its_letters(tmp_path):
     with pytest.raises(RatingsError, match=r"Give the paths of all parts, such as \['a.csv'\]"):
         Ratings.read_parts("a.csv", tmp_path, scale=SCALE)
+    with pytest.raises(RatingsError, match="Give the paths of all parts"):
+        Ratings.read_parts(7, tmp_path, scale=SCALE)
 
 
 # --- scratch ---
