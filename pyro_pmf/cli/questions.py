@@ -38,6 +38,8 @@ def given_file(path: Path | None) -> Path | None:
     """
     if path is None or not (path == Path("-") or path.is_fifo()):
         return path
+    if path == Path("-") and sys.stdin is None:
+        fail("-: stdin is closed")
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = folder / "stdin"

@@ -353,7 +353,7 @@ def _run(arguments: list[str], here: Path) -> tuple[object, str, str]:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(said),
         patch.object(sys, "argv", ["pyro-pmf", *arguments]),
-        patch.object(sys, "stdin", io.StringIO()),
+        patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO())),
     ):
         try:
             cli.main()
