@@ -52,7 +52,7 @@ def is_quick(request, monkeypatch) -> bool:
     """Whether fits by name do not choose scales, which takes most of the time, and draw less."""
     if request.param == "quick":
         monkeypatch.setitem(methods._BY_NAME, "vi", VI(learn_scales=None))
-        monkeypatch.setitem(methods._BY_NAME, "gibbs", Gibbs(n_draws=20, n_warmup=20))
+        monkeypatch.setitem(methods._BY_NAME, "gibbs", Gibbs(n_draws=20, n_warmup=20, thin=1))
     return request.param == "quick"
 
 

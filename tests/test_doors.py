@@ -200,7 +200,7 @@ def test_every_table_with_a_row_a_pair_keeps_the_index(posterior, labels):
 
 def test_tracked_pairs_and_histories_and_criticism_of_other_tables(ratings):
     frame = pl.from_pandas(shop())
-    method = Gibbs(n_draws=30, n_warmup=2, track=frame.head(4), n_chains=1)
+    method = Gibbs(n_draws=30, n_warmup=2, track=frame.head(4), n_chains=1, thin=1)
     with_history = fit(
         PMF(1, noise="shared"), ratings, method, history=frame.head(2), progress=False
     )

@@ -39,7 +39,7 @@ LINEAR = PMF(
 METHODS = {
     "vi": VI(learn_scales=None, tolerance=1e-5),
     "map": MAP(learn_scales=None, tolerance=1e-6),
-    "gibbs": Gibbs(n_draws=30, n_warmup=40, n_chains=2),
+    "gibbs": Gibbs(n_draws=30, n_warmup=40, n_chains=2, thin=1),
 }
 NEW = pd.DataFrame(
     {"user": [90, 90, 90, 91, 91], "item": [1, 4, 6, 2, 4], "rating": [1.3, 0.2, -0.4, 0.9, 1.1]}
@@ -138,7 +138,7 @@ def test_draws_of_a_new_user_are_of_the_exact_gaussian(posteriors):
 def test_rows_that_are_learnt_again_are_as_they_were(model, how):
     """The rating of an old pair is given again: nothing is new, so rows keep their moments."""
     ratings = stars(model)
-    method = {"vi": VI(learn_scales=None, tolerance=1e-4), "gibbs": Gibbs(40, 40)}[how]
+    method = {"vi": VI(learn_scales=None, tolerance=1e-4), "gibbs": Gibbs(40, 40, thin=1)}[how]
     posterior = fit(model, ratings, method, progress=False)
     again = posterior.fold_in(ratings.to_frame().groupby("user").head(1))
     assert len(again.ratings) == len(ratings)

@@ -128,7 +128,7 @@ def test_a_long_tail_is_told():
     unbounded = NegativeBinomialLog(ceiling=math.inf)
     model = PMF(1, noise="shared", likelihood=unbounded, priors=priors)
     with pytest.warns(UserWarning, match=RUN_AWAY):
-        assert not fit(model, ratings, Gibbs(30, 30), progress=False).converged
+        assert not fit(model, ratings, Gibbs(30, 30, thin=1), progress=False).converged
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,17 @@ def test_a_long_tail_is_told():
 def test_a_tail_without_end_is_refused_and_the_remedy_works(transform, likelihood, seed):
     ratings = Ratings.from_frame(zero_inflated(), transform=transform)
     with pytest.raises(FitError, match=RUN_AWAY):
-        fit(PMF(1, likelihood=likelihood), ratings, Gibbs(30, 30), seed=seed, progress=False)
+        fit(
+            PMF(1, likelihood=likelihood),
+            ratings,
+            Gibbs(30, 30, thin=1),
+            seed=seed,
+            progress=False,
+        )
     bounded = Ratings.from_frame(zero_inflated(), transform="unit")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fit(PMF(1), bounded, Gibbs(30, 30), progress=False)
+        fit(PMF(1), bounded, Gibbs(30, 30, thin=1), progress=False)
     assert not any("range of the ratings" in str(w.message) for w in said)
 
 
@@ -151,10 +157,10 @@ def test_the_ceiling_of_counts_bounds_their_tail():
     ratings = Ratings.from_frame(zero_inflated(), transform="count")
     unbounded = PMF(1, likelihood=NegativeBinomialLog(ceiling=math.inf))
     with pytest.raises(FitError, match=r"NegativeBinomialLog\(\)\), whose ceiling"):
-        fit(unbounded, ratings, Gibbs(30, 30), progress=False)
+        fit(unbounded, ratings, Gibbs(30, 30, thin=1), progress=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The prediction of")
-        posterior = fit(PMF(1, likelihood=NegativeBinomialLog()), ratings, Gibbs(30, 30))
+        posterior = fit(PMF(1, likelihood=NegativeBinomialLog()), ratings, Gibbs(30, 30, thin=1))
     stranger = posterior.predict(pd.DataFrame({"user": [-1], "item": [-1]}))
     assert stranger["mean"][0] < 10 * ratings.rating.max()
 

@@ -62,7 +62,7 @@ def folder() -> Path:
     rng = np.random.default_rng(0)
     methods: dict[str, Any] = {
         "map.pmf": MAP(max_steps=30, learn_scales=None),
-        "draws.pmf": Gibbs(n_draws=4, n_warmup=4),
+        "draws.pmf": Gibbs(n_draws=4, n_warmup=4, thin=1),
         "texts.pmf": VI(max_steps=10, learn_scales=None),
     }
     for name, ids in _POSTERIORS.items():

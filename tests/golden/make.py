@@ -33,7 +33,7 @@ def golden_fits() -> dict[str, Posterior]:
     model = PMF(1, users="hierarchical", noise="item")
     method = VI(max_steps=20, learn_scales=None)
     levels = PMF(1, noise="shared", likelihood=OrderedLogit(5))
-    chains = Gibbs(n_draws=4, n_warmup=4, n_chains=2)
+    chains = Gibbs(n_draws=4, n_warmup=4, n_chains=2, thin=1)
     plain = Ratings.from_frame(FRAME, scale=(1, 5))
     numbers = Ratings.from_frame(FRAME, transform="count")
     counts = PMF(1, noise="shared", likelihood=NegativeBinomialLog())

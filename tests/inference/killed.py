@@ -44,7 +44,7 @@ FITS = {
     "gibbs": (
         PMF(2, "hierarchical"),
         RATINGS,
-        Gibbs(n_draws=12, n_warmup=8, track=TRACKED),
+        Gibbs(n_draws=12, n_warmup=8, track=TRACKED, thin=1),
     ),
     "gibbs-levels": (
         PMF(1, likelihood=OrderedLogit(5)),

@@ -159,7 +159,7 @@ def test_a_guide_of_ones_own_goes_on_from_the_checkpoint(tmp_path):
 def test_a_history_and_a_type_go_on(tmp_path):
     options = {
         "model": PMF(1, "hierarchical"),
-        "method": Gibbs(n_draws=5, n_warmup=5),
+        "method": Gibbs(n_draws=5, n_warmup=5, thin=1),
         "history": pd.DataFrame({"user": [0, 99], "item": [3, 4]}),
         "dtype": torch.float64,
         "seed": 5,
@@ -180,7 +180,7 @@ def test_a_model_of_ones_own_goes_on(tmp_path):
 
 def test_draws_are_written_once(tmp_path):
     """Each part has the draws since the last one, so writes take no longer as draws add up."""
-    method = Gibbs(n_draws=10, n_warmup=2, n_chains=2)
+    method = Gibbs(n_draws=10, n_warmup=2, n_chains=2, thin=1)
     quick(Checkpoint(tmp_path, 0), method=method)
     parts = sorted(tmp_path.glob("draws-*"))
     assert len(parts) == 20
@@ -189,7 +189,7 @@ def test_draws_are_written_once(tmp_path):
 
 
 def test_nothing_is_written_between_two_times(tmp_path):
-    method = Gibbs(n_draws=10, n_warmup=2, n_chains=2)
+    method = Gibbs(n_draws=10, n_warmup=2, n_chains=2, thin=1)
     quick(tmp_path, method=method)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == [
@@ -244,7 +244,7 @@ def test_an_unfinished_fit_is_not_overwritten(tmp_path):
 
 
 def test_a_finished_fit_makes_room_for_another(tmp_path):
-    method = Gibbs(n_draws=6, n_warmup=2, n_chains=3)
+    method = Gibbs(n_draws=6, n_warmup=2, n_chains=3, thin=1)
     quick(tmp_path, method=method)
     assert len(list(tmp_path.glob("draws-*"))) == 3
     other = quick(tmp_path, method=replace(method, n_chains=1))
@@ -287,7 +287,7 @@ def test_another_fit_is_refused(tmp_path, options, named):
 
 
 def test_another_history_is_refused(tmp_path):
-    options = {"model": PMF(1, "hierarchical"), "method": Gibbs(n_draws=5, n_warmup=5)}
+    options = {"model": PMF(1, "hierarchical"), "method": Gibbs(n_draws=5, n_warmup=5, thin=1)}
     break_off(tmp_path, **options, history=pd.DataFrame({"user": [0], "item": [3]}))
     with pytest.raises(StorageError, match="history was"):
         quick(tmp_path, resume=True, **options)
@@ -341,7 +341,7 @@ def test_a_damaged_state_is_refused(tmp_path, damage, resume):
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "other"])
 def test_damaged_draws_are_refused(tmp_path, damage):
-    method = Gibbs(n_draws=5, n_warmup=2, n_chains=1)
+    method = Gibbs(n_draws=5, n_warmup=2, n_chains=1, thin=1)
     break_off(tmp_path, 6, method=method)
     part, other = (tmp_path / f"draws-0000{k}.safetensors" for k in (0, 1))
     if damage == "absent":
@@ -402,7 +402,9 @@ def test_a_full_disk_is_refused_at_the_start(tmp_path, monkeypatch):
         quick(tmp_path)
 
 
-@pytest.mark.parametrize("method", [QUICK, Gibbs(n_draws=6, n_warmup=4, n_chains=2)], ids=str)
+@pytest.mark.parametrize(
+    "method", [QUICK, Gibbs(n_draws=6, n_warmup=4, n_chains=2, thin=1)], ids=str
+)
 def test_a_disk_that_fills_up_ends_no_fit(tmp_path, monkeypatch, method):
     """One warning, the last checkpoint is kept, and the fit ends as it would have."""
     fsync = os.fsync
@@ -423,7 +425,7 @@ def test_a_disk_that_fills_up_ends_no_fit(tmp_path, monkeypatch, method):
 
 def test_a_disk_that_has_room_again_misses_nothing(tmp_path, monkeypatch):
     """Full at the end of the first chain, whose last draws are then written with the second."""
-    method, fsync = Gibbs(n_draws=6, n_warmup=4, n_chains=2), os.fsync
+    method, fsync = Gibbs(n_draws=6, n_warmup=4, n_chains=2, thin=1), os.fsync
 
     def fill(progress):
         if progress.step in (8, 12):
@@ -512,7 +514,7 @@ def test_interrupted_chains_return_their_draws(tmp_path, name, step, n_draws, n_
 
 @pytest.mark.parametrize("step", [2, 7])
 def test_chains_without_draws_have_nothing_to_return(tmp_path, step):
-    method = Gibbs(n_draws=8, n_warmup=4, n_chains=2)
+    method = Gibbs(n_draws=8, n_warmup=4, n_chains=2, thin=1)
     with pytest.raises(KeyboardInterrupt, match=r"before a chain had 4 draws.*resume=True"):
         quick(tmp_path, method=method, callback=press_at(step))
     seen = []
@@ -522,7 +524,7 @@ def test_chains_without_draws_have_nothing_to_return(tmp_path, step):
 
 
 def test_an_interruption_at_the_last_step_is_none(tmp_path):
-    for method, last in ((QUICK, 20), (Gibbs(n_draws=6, n_warmup=4, n_chains=1), 10)):
+    for method, last in ((QUICK, 20), (Gibbs(n_draws=6, n_warmup=4, n_chains=1, thin=1), 10)):
         assert digest(quick(method=method, callback=press_at(last))) == digest(
             quick(method=method)
         )

@@ -99,7 +99,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.inference import progress
 
 def fits():
-    fit(PMF(1), ratings, Gibbs(n_chains=1, n_warmup=2, n_draws=4))
+    fit(PMF(1), ratings, Gibbs(n_chains=1, n_warmup=2, n_draws=4, thin=1))
     fit(PMF(1), ratings, VI(max_steps=4))
 
 progress._EVERY = 0

@@ -185,7 +185,7 @@ def zero_inflated(seed):
 
 # Draws of these have such sds without a ceiling; all twenty tables take minutes.
 QUICK = {"vi": (), "gibbs": (2, 5, 8)}
-METHODS = {"vi": VI(learn_scales=None), "gibbs": Gibbs(n_draws=60, n_chains=2)}
+METHODS = {"vi": VI(learn_scales=None), "gibbs": Gibbs(n_draws=60, n_chains=2, thin=1)}
 TABLES = [
     pytest.param(
         method,

@@ -111,7 +111,7 @@ def test_a_model_without_its_choice_does_not_run_and_says_what_does():
     assert "likelihood=OrderedLogit(n_levels=5)" in repr(model)
 
 
-@pytest.mark.parametrize("method", [VI(max_steps=30), Gibbs(5, 5)], ids=["vi", "gibbs"])
+@pytest.mark.parametrize("method", [VI(max_steps=30), Gibbs(5, 5, thin=1)], ids=["vi", "gibbs"])
 def test_a_fit_makes_the_choice_and_says_it(method):
     ratings = table(STARS)
     auto = PMF(0, likelihood="auto", noise="shared")

@@ -161,7 +161,7 @@ CONTEXTS: dict[str, Callable[[], Any]] = {
 METHODS = {
     "VI": VI(max_steps=4, learn_scales=None),
     "MAP": MAP(max_steps=4, learn_scales=None),
-    "Gibbs": Gibbs(n_draws=6, n_warmup=4),
+    "Gibbs": Gibbs(n_draws=6, n_warmup=4, thin=1),
     "NUTS": NUTS(n_draws=4, n_warmup=2),
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.errors import FitError
 from pyro_pmf.inference.initialization import is_real
+from pyro_pmf.inference.variational.blocks import BlockedELBO
 from pyro_pmf.inference.variational.elbo import GaussianELBO, integrated_traces
 from pyro_pmf.inference.variational.objective import Objective, shown_by
 from pyro_pmf.model.running import run
@@ -73,7 +74,12 @@ def _closed_form(objective: Objective) -> dict[str, Value] | None:
 
     For sites that the fit has reparametrized, these are the marginals.
     """
-    pairs, history = shown_by(objective.model, objective.stated, objective.ratings)
+    of_one = isinstance(objective.elbo, BlockedELBO)  # then the guide takes a history, too
+    pairs, history = (
+        shown_by(objective.model, objective.stated, objective.ratings)
+        if of_one
+        else (objective.ratings, {})
+    )
     model, guide = integrated_traces(objective.model, objective.guide, pairs, **history)
     values: dict[str, Value] = dict(objective.held)
     for name, prior in objective.stated_sites.items():

@@ -50,14 +50,14 @@ RATINGS = {
     name: simulate(model, N_USERS, N_ITEMS, N_RATINGS, seed=4)[0] for name, model in MODELS.items()
 }
 TRACKED = RATINGS["levels"].to_frame()[["user", "item"]].iloc[::9]
-FEW = Gibbs(n_draws=16, n_warmup=8, n_chains=2)
+FEW = Gibbs(n_draws=16, n_warmup=8, n_chains=2, thin=1)
 TRACKING = replace(FEW, track=TRACKED)
 KILLED_AT = 24 + 11  # of 24 steps a chain: in the second one, after some draws
 
 
 def drawn(name: str, n_draws: int) -> Posterior:
     """Draw from the posterior of one of `MODELS`, in float64."""
-    method = Gibbs(n_draws=n_draws, n_warmup=30, n_chains=1)
+    method = Gibbs(n_draws=n_draws, n_warmup=30, n_chains=1, thin=1)
     return fit(MODELS[name], RATINGS[name], method, dtype=torch.float64, progress=False)
 
 
@@ -106,7 +106,7 @@ def run_parts(folder: Path) -> None:
     found["same"] = digest(posterior) == digest(again)
     one = frame[frame["user"] == frame["user"].iloc[0]]
     refused = {
-        "track": {"ratings": own, "method": Gibbs(n_draws=4, track=frame[is_own])},
+        "track": {"ratings": own, "method": Gibbs(n_draws=4, track=frame[is_own], thin=1)},
         "nuts": {"method": NUTS()},
         "jobs": {"method": Gibbs(n_jobs=2)},
         "one user": {"ratings": Ratings.from_frame(one, scale=RATINGS["levels"].scale)},

@@ -558,7 +558,7 @@ def test_gibbs_and_nuts_draw_from_one_posterior():
 def test_gibbs_finds_factors_and_predicts_better_than_biases():
     train, test = films_of(2)
     model = PMF(2, likelihood=OrderedLogit(5))
-    drawn = fit(model, train, Gibbs(n_draws=40, n_warmup=30), progress=False)
+    drawn = fit(model, train, Gibbs(n_draws=40, n_warmup=30, thin=1), progress=False)
     assert drawn.n_draws == 80
     assert drawn.latents["U"].dtype == train.dtype
     biases = fit(PMF(0, likelihood=OrderedLogit(5)), train, progress=False)

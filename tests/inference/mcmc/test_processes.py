@@ -96,7 +96,7 @@ def test_chains_at_once_draw_what_they_draw_one_after_the_other():
 @needs_signals
 def test_a_chain_that_is_killed_goes_on_after_ctrl_c(tmp_path):
     """In processes, in processes again until Ctrl-C, and one after the other at last."""
-    method = Gibbs(n_draws=150, n_warmup=20, n_chains=2, track=TRACKED)
+    method = Gibbs(n_draws=150, n_warmup=20, n_chains=2, track=TRACKED, thin=1)
     options = {"checkpoint": Checkpoint(tmp_path, 0.1), "resume": True}
 
     killed = []

@@ -52,7 +52,7 @@ def exact(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
 def test_the_posterior_of_mu_and_biases(dtype):
     """About 400 effective draws."""
     ratings = simulate(LINEAR, 5, 4, 12, seed=3)[0].to("cpu", dtype)
-    method = Gibbs(n_draws=400, n_warmup=40, n_chains=1)
+    method = Gibbs(n_draws=400, n_warmup=40, n_chains=1, thin=1)
     latents = fit(LINEAR, ratings, method, seed=1, progress=False).latents
     draws = torch.cat([latents[name].reshape(400, -1) for name in ("mu", "b", "c")], 1)
     worst, limit = worst_z(whiten(draws.double().numpy(), *exact(ratings)), is_chain=True)

@@ -161,7 +161,7 @@ def test_noise_at_its_ends(likelihood, value):
 def test_predictions_of_odd_tables(name):
     """They lie between the lowest and the highest rating, and the spread is at most the range."""
     ratings = Ratings.from_frame(TABLES[name](), scale=(0.0, 1.0))
-    method = Gibbs(n_draws=20, n_warmup=20, n_chains=1)
+    method = Gibbs(n_draws=20, n_warmup=20, n_chains=1, thin=1)
     posterior = fit(PMF(3, likelihood="auto", **BOTH), ratings, method, progress=False)
     predicted = posterior.predict(ratings)
     assert predicted["mean"].between(-0.2, 1.2).all()
