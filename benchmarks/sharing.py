@@ -219,10 +219,10 @@ def fitted(cases: list[dict[str, Any]]) -> np.ndarray:
     return nnls(np.array(rows) * weights[:, None], np.ones(len(cases)))[0]
 
 
-def head() -> list[str]:
+def head(title: str) -> list[str]:
     """Return the first lines of a report."""
     return [
-        "# Processes that share a fit",
+        f"# {title}",
         "",
         f"`{' '.join(['python -m benchmarks.sharing', *sys.argv[1:]])}`, "
         f"{datetime.date.today().isoformat()}",
@@ -236,7 +236,7 @@ def render_plain(cases: list[dict[str, Any]]) -> str:
     """Return a report without a model of cost."""
     alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
     lines = [
-        *head(),
+        *head("Seconds and memory of a step"),
         "| ratings | K | processes | s a step | ns a rating | times as fast | GiB a process |",
         "|" + "---|" * 7,
     ]
@@ -257,7 +257,7 @@ def render(cases: list[dict[str, Any]], held_out: list[int]) -> str:
     cost = fitted(used if used else cases)
     alone = {(c["n"], c["factors"]): c for c in cases if c["size"] == 1}
     lines = [
-        *head(),
+        *head("Processes that share a fit"),
         "| ratings | K | processes | s a step | ns a rating | times as fast | exchange, ms | "
         "GiB a process | of one | ELBO differs by | model, s |",
         "|" + "---|" * 11,
