@@ -63,6 +63,8 @@ def posterior_of(name: str, options: argparse.Namespace) -> Posterior:
         "c": (m,),
         "s": (n,),
         "t": (m,),
+        "mu_U": (k,),
+        "mu_V": (k,),
     }
     if options.rows == "hierarchical":
         shapes |= {"W": (m, k), "Z": (n, k)}

@@ -9,7 +9,7 @@ the mean and the sd of the score and of the log of the noise (`Interpolated`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ Moments = tuple[Tensor, Tensor]  # mean and variance
 _NODES = 129, 17, 13  # of a table over the mean of a score, its sd, and the log of the noise
 _MARGIN = 0.05  # beyond the moments of the first pairs, for those of later ones; in their range
 _SAME = 1e-6  # a moment that varies less is one number
+_TILE = 512, 256  # users and items whose scores are summed over draws, in a processor's cache
 _THREADED = 16  # torch shares the work of an interpolation out by parts of a batch
 
 
@@ -47,7 +48,13 @@ class Side(NamedTuple):
 
     def rows(self, index: Tensor) -> Side:
         """Return some rows; ``index`` is a Tensor, int64, shape (n_rows,)."""
-        return Side(*((mean[index], var[index]) for mean, var in self))
+        axes = -2, -1, -1
+        return Side(
+            *(
+                (mean.index_select(axis, index), var.index_select(axis, index))
+                for axis, (mean, var) in zip(axes, self, strict=True)
+            )
+        )
 
 
 class Scores:
@@ -72,29 +79,25 @@ class Scores:
         Mean and variance of the log of the noise that all ratings share.
     own : dict of str to Tensor
         The likelihood's own latents.
-    values : mapping of str to Tensor, Gaussian or LogGaussian
-        The latents.
-    priors : dict of str to Distribution
-        Normal prior of each term's rows, by site.
     """
 
     def __init__(self, model: PMF, latents: Mapping[str, Value], history: Pairs) -> None:
-        shape = history.n_users, history.n_items
-        one = Pairs(history.user[:1], history.item[:1], *shape, dtype=history.dtype)
-        at = given(model, latents, one, history, with_priors=True)
-        assert at.arguments is not None  # a PMF calls its likelihood
-        self.own = at.arguments[2]
-        zero = torch.zeros((), dtype=history.dtype)
-        self.mu = moments_of(at.values["mu"]) if "mu" in at.values else (zero, zero)
-        sigma = at.values.get("sigma", zero + 1)
-        if isinstance(sigma, LogGaussian):
-            self.sigma = sigma.log_mean, sigma.log_var
-        else:
-            self.sigma = cast(Tensor, sigma).log(), zero
-        self.priors = at.priors
-        self.values = latents
-        self.users = _side(model, latents, "users", shape[0], zero)
-        self.items = _side(model, latents, "items", shape[1], zero)
+        self.mu, self.sigma, self.own = _shared(model, latents, history)
+        self.users = _side(model, latents, "users", history)
+        self.items = _side(model, latents, "items", history)
+
+    def dense(self, user: Tensor, item: Tensor) -> Dense:
+        """Return the moments of the scores of each of some users with each of some items.
+
+        Parameters
+        ----------
+        user, item : Tensor, int64
+            Indices of users and of items.
+        """
+        users, items = self.users.rows(user), self.items.rows(item)
+        log, log_var = users.log_noise
+        logs = (log + self.sigma[0], log_var + self.sigma[1]), items.log_noise
+        return Dense(self.moments(users, items), *logs)
 
     def moments(self, users: Side, items: Side) -> Moments:
         """Return mean and variance of the score of each of some users with each of some items.
@@ -107,16 +110,94 @@ class Scores:
         Returns
         -------
         mean, var : Tensor, shape (n_users, n_items)
-            ``var`` is expanded from one zero where all is known.
         """
         (U, U_var), (b, b_var), _ = users
         (V, V_var), (c, c_var), _ = items
         mean = torch.addmm(c, U, V.T).add_(b[:, None]).add_(self.mu[0])
-        known = (U_var, V_var, b_var, c_var, self.mu[1])
-        if not any(bool(var.any()) for var in known):
-            return mean, self.mu[1].expand(mean.shape)
         left, right = torch.cat([U_var, U**2], 1), torch.cat([V**2 + V_var, V_var], 1)
         return mean, torch.addmm(c_var, left, right.T).add_(b_var[:, None]).add_(self.mu[1])
+
+
+class DrawnScores:
+    """The scores of a `PMF` in each of some draws of its latents.
+
+    Parameters
+    ----------
+    model : PMF
+        The model.
+    latents : mapping of str to Tensor, shape (n_draws, ...)
+        Draws, with a row for each user and item of the matrix of ``history`` (`completed`).
+    history : Pairs
+        The pairs with I_ij = 1, in a matrix that may have more users and items.
+
+    Attributes
+    ----------
+    users, items : Side
+        The rows of every user and item of the matrix, after a first dimension of draws.
+    mu, log_sigma : Tensor, shape (n_draws,)
+        Mean score, and the log of the noise that all ratings share.
+    own : dict of str to Tensor
+        Means of the likelihood's own latents.
+    """
+
+    def __init__(self, model: PMF, latents: Mapping[str, Tensor], history: Pairs) -> None:
+        n_draws = len(next(iter(latents.values())))
+        each = [
+            _shared(model, {site: x[k] for site, x in latents.items()}, history)
+            for k in range(n_draws)
+        ]
+        self.mu = torch.stack([mu for (mu, _), _, _ in each])
+        self.log_sigma = torch.stack([log for _, (log, _), _ in each])
+        self.own = {
+            name: torch.stack([own[name] for _, _, own in each]).mean(0) for name in each[0][2]
+        }
+        self.users = _side(model, latents, "users", history, (n_draws,))
+        self.items = _side(model, latents, "items", history, (n_draws,))
+
+    def dense(self, user: Tensor, item: Tensor) -> Dense:
+        """Return moments over draws, as `Scores.dense`.
+
+        Scores are summed for a tile of users and items at a time, which stays in a processor's
+        cache while all draws are added.
+        """
+        mean = self.mu.new_empty(len(user), len(item))
+        var = torch.empty_like(mean)
+        for some_users in torch.arange(len(user)).split(_TILE[0]):
+            (U, _), (b, _), _ = self.users.rows(user[some_users])
+            b = b + self.mu[:, None]
+            left = torch.cat([U, b[..., None], torch.ones_like(b)[..., None]], -1)
+            rows = slice(int(some_users[0]), int(some_users[-1]) + 1)
+            for some_items in torch.arange(len(item)).split(_TILE[1]):
+                (V, _), (c, _), _ = self.items.rows(item[some_items])
+                right = torch.cat([V, torch.ones_like(c)[..., None], c[..., None]], -1)
+                columns = slice(int(some_items[0]), int(some_items[-1]) + 1)
+                mean[rows, columns], var[rows, columns] = _moments_of_products(left, right.mT)
+        s = self.users.log_noise[0].index_select(1, user) + self.log_sigma[:, None]
+        t = self.items.log_noise[0].index_select(1, item)
+        logs = [(x.mean(0), x.var(0, unbiased=False)) for x in (s, t)]
+        return Dense((mean, var), *logs)
+
+
+def _moments_of_products(left: Tensor, right: Tensor) -> Moments:
+    """Return mean and variance over draws of matrix products.
+
+    Parameters
+    ----------
+    left, right : Tensor, shape (n_draws, n, k) and (n_draws, k, m)
+        Factors of each draw.
+
+    Returns
+    -------
+    mean, var : Tensor, shape (n, m)
+    """
+    product = left.new_empty(left.shape[1], right.shape[2])
+    total, squares = torch.zeros_like(product), torch.zeros_like(product)
+    for a, b in zip(left, right, strict=True):
+        torch.mm(a, b, out=product)
+        total.add_(product)
+        squares.addcmul_(product, product)
+    mean = total.div_(len(left))
+    return mean, squares.div_(len(left)).addcmul_(mean, mean, value=-1).clamp_(min=0)
 
 
 class Dense(NamedTuple):
@@ -133,53 +214,6 @@ class Dense(NamedTuple):
     score: Moments
     user_log: Moments
     item_log: Moments
-
-    @classmethod
-    def of(cls, parts: list[Scores], user: Tensor, item: Tensor) -> Self:
-        """Return the moments over draws, or of a closed form, which is one part.
-
-        Parameters
-        ----------
-        parts : list of Scores
-            One for each draw. Only sums over draws are held.
-        user, item : Tensor, int64
-            Indices of users and of items.
-        """
-        score = _Sum()
-        logs = _Sum(), _Sum()
-        for scores in parts:
-            users, items = scores.users.rows(user), scores.items.rows(item)
-            score.add(*scores.moments(users, items))
-            mean, var = users.log_noise
-            logs[0].add(mean + scores.sigma[0], var + scores.sigma[1])
-            logs[1].add(*items.log_noise)
-        return cls(score.moments(), logs[0].moments(), logs[1].moments())
-
-
-class _Sum:
-    """Mean and variance over parts, of quantities with a mean and a variance in each."""
-
-    def __init__(self) -> None:
-        self._n = 0
-
-    def add(self, mean: Tensor, var: Tensor) -> None:
-        self._n += 1
-        if self._n == 1:
-            self._mean, self._var, self._square = mean, var, None
-            return
-        if self._square is None:
-            self._square = self._var + self._mean**2
-            self._mean = self._mean.clone()
-        self._mean += mean
-        self._square.addcmul_(mean, mean)
-        if bool(var.any()):
-            self._square += var
-
-    def moments(self) -> Moments:
-        if self._square is None:
-            return self._mean, self._var
-        mean = self._mean / self._n
-        return mean, (self._square / self._n).addcmul_(mean, mean, value=-1).clamp_(min=0)
 
 
 class Interpolated:
@@ -346,10 +380,34 @@ def moments_of(value: Value) -> Moments:
     return value.mean, value.var
 
 
-def _side(model: PMF, values: Mapping[str, Value], plate: Plate, size: int, zero: Tensor) -> Side:
-    none = zero.expand(size)
+def _shared(
+    model: PMF, latents: Mapping[str, Value], history: Pairs
+) -> tuple[Moments, Moments, dict[str, Any]]:
+    """Return what all scores share: `Scores.mu`, `Scores.sigma` and `Scores.own`."""
+    shape = history.n_users, history.n_items
+    one = Pairs(history.user[:1], history.item[:1], *shape, dtype=history.dtype)
+    at = given(model, latents, one, history)
+    assert at.arguments is not None  # a PMF calls its likelihood
+    zero = torch.zeros((), dtype=history.dtype)
+    mu = moments_of(at.values["mu"]) if "mu" in at.values else (zero, zero)
+    sigma = at.values.get("sigma", zero + 1)
+    if isinstance(sigma, LogGaussian):
+        return mu, (sigma.log_mean, sigma.log_var), at.arguments[2]
+    return mu, (cast(Tensor, sigma).log(), zero), at.arguments[2]
+
+
+def _side(
+    model: PMF,
+    values: Mapping[str, Value],
+    plate: Plate,
+    history: Pairs,
+    lead: tuple[int, ...] = (),
+) -> Side:
+    """Return the rows of a plate, each with leading dimensions."""
+    size = {"users": history.n_users, "items": history.n_items}[plate]
+    none = torch.zeros((), dtype=history.dtype).expand(*lead, size)
     kinds: dict[type, Moments] = {
-        Factor: (zero.expand(size, 0), zero.expand(size, 0)),
+        Factor: (none[..., None].expand(*lead, size, 0), none[..., None].expand(*lead, size, 0)),
         Bias: (none, none),
         LogNoise: (none, none),
     }

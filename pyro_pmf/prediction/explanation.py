@@ -31,7 +31,7 @@ from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import rows_of
 from pyro_pmf.prediction.dense import Moments, Scores, Side, moments_of, rating_of
 from pyro_pmf.prediction.mixture import mixture
-from pyro_pmf.prediction.rated import completed, sums_of
+from pyro_pmf.prediction.rated import complete, completed, sums_of
 
 _DRAWS = 100  # of a posterior of draws; each takes a step of its own
 _STEPS = 20  # of Newton's method, from a drawn row to the mode of its density
@@ -119,7 +119,8 @@ class _UserRow:
 
     def __init__(self, learned: Learned, latents: Any, i: int, cells: slice) -> None:
         self._learned, self._model = learned, cast(PMF, learned.model)
-        self._scores = Scores(self._model, latents, learned.seen)
+        self._latents, self._priors = complete(self._model, latents, learned.seen)
+        self._scores = Scores(self._model, self._latents, learned.seen)
         self._user = _double(self._scores.users.rows(torch.tensor([i])))
         self._items = _double(self._scores.items.rows(learned.ratings.item[cells]))
         value = learned.ratings.value
@@ -150,7 +151,7 @@ class _UserRow:
         for kind in (Factor, Bias):
             for term in self._model.terms:
                 if type(term) is kind and term.plate == "users":
-                    prior = self._scores.priors[term.site]
+                    prior = self._priors[term.site]
                     scale: Any = prior.scale
                     precision = (
                         scale.mean_precision if isinstance(scale, LogGaussian) else scale**-2
@@ -171,7 +172,7 @@ class _UserRow:
         term = None if factors is None else sums_of(self._model).get(factors[0].site)
         if term is None:
             return shift
-        effects = moments_of(self._scores.values[term.site])[0].double()
+        effects = moments_of(self._latents[term.site])[0].double()
         history, k = self._learned.seen, effects.shape[1]
         n = history.user_counts[i].double()
         whole = self._loc[:k] - self._mean_of_rows()
@@ -189,7 +190,7 @@ class _UserRow:
         factors = self._model.terms.factors
         if factors is None or not self._model.means:
             return 0.0
-        return moments_of(self._scores.values[factors[0].mean])[0].double().reshape(-1)
+        return moments_of(self._latents[factors[0].mean])[0].double().reshape(-1)
 
     def _at(self, row: Tensor) -> _Fit:
         """Return the contributions of the ratings to the density about a row."""

@@ -2,8 +2,9 @@
 
 Only what is listed is computed in full. The aim is first interpolated for every item (`dense`),
 which gives each user a list that is somewhat too long. The aim of its items is then computed
-exactly. The error of the interpolation is seen there, and items that were left out are computed as
-well if they might be better. Other models than a `PMF` compute every item exactly.
+exactly. The errors of the interpolation are seen there, and items that were left out are computed
+as well unless their errors would have to be unusual for them to be better. Other models than a
+`PMF` compute every item exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import ids_of, located, rows_of
-from pyro_pmf.prediction.dense import Dense, Interpolated, Scores
+from pyro_pmf.prediction.dense import DrawnScores, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.mixture import mixture
 from pyro_pmf.prediction.predictive import PosteriorPredictive
@@ -39,7 +40,7 @@ _Pairs = tuple[Tensor, Tensor, Tensor]  # positions of users and of items, and s
 Aim = Callable[[PosteriorPredictive], Tensor]  # of each pair, the higher the better
 _CELLS = 1 << 22  # pairs whose moments are held at a time
 _MORE = 20  # items of a list beyond twice those that are wanted
-_BEYOND = 0.5  # errors of items left out, beyond those of items listed; in their range
+_N_SD = 3.0  # by which the error of an item left out may differ from those of the user's others
 _INTERVAL = 0.9
 _LOWEST = torch.finfo(torch.float64).min
 
@@ -204,23 +205,17 @@ class _Lists:
             guess, length = self._dense.of(rows), min(2 * self._n + _MORE, n_candidates)
         self._choice.bar(guess, rows)
         none = torch.empty(0, dtype=torch.int64)
-        best, todo = (none, none, none.double()), torch.arange(len(rows))
+        best, errors = (none, none, none.double()), _Errors(len(rows))
         bound = torch.full((len(rows),), _LOWEST, dtype=torch.float64)
-        low, high = torch.full_like(bound, torch.inf), torch.full_like(bound, -torch.inf)
-        while len(todo):
-            top = guess[todo].topk(length, 1)
-            near = top.values >= bound[todo, None]
-            row, column = todo[:, None].expand(near.shape)[near], top.indices[near]
+        row, column = _highest(guess, bound, length)
+        while len(row):
             score = self._exact(rows[row], column)
-            error = score - guess[row, column]
-            low.scatter_reduce_(0, row, error, "amin")
-            high.scatter_reduce_(0, row, error, "amax")
+            errors.add(row, score - guess[row, column])
             guess[row, column] = -torch.inf  # computed
             best, least = _best(_joined(best, (row, column, score)), self._n, len(rows))
-            margin = _margin(low[todo], high[todo])
-            bound = (least - margin).nan_to_num(nan=_LOWEST)  # above minus infinity
-            todo = todo[guess[todo].amax(1) >= bound[todo]] if n_candidates else none
+            bound = (least - errors.largest()).nan_to_num(nan=_LOWEST)  # above minus infinity
             length = min(4 * length, n_candidates)
+            row, column = _highest(guess, bound, length)
         return rows[best[0]], best[1], best[2]
 
     def _exact(self, row: Tensor, column: Tensor) -> Tensor:
@@ -241,34 +236,56 @@ class _Guess:
         self._choice = choice
         history = learned.seen.within(choice.n_rows, learned.ratings.n_items)
         full = replace(learned, latents=completed(learned, history, seed))
-        latents = [full.latents] if full.n_draws is None else full.draws()
-        self._parts = [Scores(model, each, history) for each in latents]
-        owns = [scores.own for scores in self._parts]
-        own: dict[str, Any] = owns[0]
-        if len(owns) > 1:
-            own = {name: torch.stack([each[name] for each in owns]).mean(0) for name in own}
+        self._scores: Scores | DrawnScores
+        if full.n_draws is None:
+            self._scores = Scores(model, full.latents, history)
+        else:
+            drawn = {site: x for site, x in full.latents.items() if isinstance(x, Tensor)}
+            self._scores = DrawnScores(model, drawn, history)
 
         def function(fn: Distribution) -> Tensor:
             return aim(mixture(mixture_of(fn), transform))
 
-        self._table = Interpolated(model, own, function, history.dtype)
+        self._table = Interpolated(model, self._scores.own, function, history.dtype)
 
     def of(self, rows: Tensor) -> Tensor:
         """Return the aim of each of some users with each item, shape (n_rows, n_candidates)."""
         if not len(self._choice.item) or not len(rows):
             return torch.empty(len(rows), len(self._choice.item))
-        dense = Dense.of(self._parts, self._choice.user[rows], self._choice.item)
-        return self._table.at(dense)
+        return self._table.at(self._scores.dense(self._choice.user[rows], self._choice.item))
 
 
-def _margin(low: Tensor, high: Tensor) -> float:
-    """Return how far the guess of an item that was left out may be too low.
+class _Errors:
+    """How far the guesses of some users' items were too low, where they were computed."""
 
-    It is the largest error of those computed, and half their range beyond it. ``low`` and ``high``
-    are the least and the largest error of each user.
-    """
-    least, largest = float(low.min()), float(high.max())
-    return largest + _BEYOND * (largest - least)
+    def __init__(self, n_rows: int) -> None:
+        self._n, self._sum, self._squares = torch.zeros(3, n_rows, dtype=torch.float64)
+
+    def add(self, row: Tensor, error: Tensor) -> None:
+        self._n.index_add_(0, row, torch.ones_like(error))
+        self._sum.index_add_(0, row, error)
+        self._squares.index_add_(0, row, error**2)
+
+    def largest(self) -> Tensor:
+        """Return how far the guess of an item that was left out may be too low, shape (n_rows,).
+
+        It is the user's mean error and `_N_SD` standard deviations of it. Over draws, the errors
+        are mostly noise of their number: to rule out every item would take nearly all of them.
+        """
+        mean = self._sum / self._n
+        return mean + _N_SD * (self._squares / self._n - mean**2).clamp(min=0).sqrt()
+
+
+def _highest(guess: Tensor, bound: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return row and column of the guesses that reach their row's bound, at most n of a row."""
+    near = guess >= bound[:, None]
+    crowded = (near.sum(1) > n).nonzero().flatten()
+    if len(crowded):
+        top = guess[crowded].topk(n, 1).indices
+        near[crowded] = False
+        near[crowded[:, None], top] = True
+    row, column = near.nonzero(as_tuple=True)
+    return row, column
 
 
 def _joined(first: _Pairs, second: _Pairs) -> _Pairs:

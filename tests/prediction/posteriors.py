@@ -31,16 +31,18 @@ KINDS = "closed", "point", "draws"
 AT_LEAST = {"BernoulliLogit": 1.0}  # 4 otherwise
 
 
-def posterior_of(name="NormalSigmoid", kind="closed", seed=0, n_draws=12, **options):
+def posterior_of(
+    name="NormalSigmoid", kind="closed", seed=0, n_draws=12, n_items=N_ITEMS, **options
+):
     """A posterior of random latents; nobody has rated the last item.
 
     Users are 100, 101, ..., items "film00", "film01", ...
     """
     rng = np.random.default_rng(seed)
-    user, item = np.nonzero(rng.random((N_USERS, N_ITEMS - 1)) < 0.3)
+    user, item = np.nonzero(rng.random((N_USERS, n_items - 1)) < 0.3)
     high = 1 if name == "BernoulliLogit" else 5
     rating = rng.integers(1 if high == 5 else 0, high + 1, len(user)).astype(float)
-    ids = pd.Index(range(100, 100 + N_USERS)), pd.Index([f"film{j:02}" for j in range(N_ITEMS)])
+    ids = pd.Index(range(100, 100 + N_USERS)), pd.Index([f"film{j:02}" for j in range(n_items)])
     plain = Ratings(
         torch.tensor(user),
         torch.tensor(item),
@@ -54,7 +56,7 @@ def posterior_of(name="NormalSigmoid", kind="closed", seed=0, n_draws=12, **opti
     model = PMF(K, likelihood=likelihood, **options)
     latents = {}
     for term in model.terms:
-        n = N_USERS if term.plate == "users" else N_ITEMS
+        n = N_USERS if term.plate == "users" else n_items
         shape = (n, K) if term.is_vector else (n,)
         latents[term.site] = Gaussian(
             torch.tensor(rng.normal(size=shape) * 0.5),

@@ -14,7 +14,7 @@ from posteriors import AT_LEAST, KINDS, LIKELIHOODS, N_ITEMS, every_pair, poster
 
 from pyro_pmf import PMF, PMFError, Posterior, RatingsError
 from pyro_pmf.model.likelihoods import NormalSigmoid
-from pyro_pmf.prediction import recommendation
+from pyro_pmf.prediction import dense, recommendation
 from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.random_state import isolated_random_state
 
@@ -85,6 +85,7 @@ def test_sampled_negatives_are_no_pairs_that_were_met():
 def short(monkeypatch):
     """Lists hardly longer than wanted, so that the guess has to prove itself."""
     monkeypatch.setattr(recommendation, "_MORE", -3)
+    monkeypatch.setattr(recommendation, "_N_SD", 10.0)  # few errors, so that their sd is not known
     monkeypatch.setattr(recommendation, "_CELLS", 4 * N_ITEMS)  # and several blocks of users
 
 
@@ -110,6 +111,31 @@ def test_means_and_probabilities_are_those_of_predict(name, kind, options, short
         for part in ("mean", "sd", "lower", "upper", "known_user"):
             np.testing.assert_array_equal(found[part], again[part])
         assert found["known_user"].tolist() == [user != 999 for user in found["user"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "strategy", "seed"), [("BernoulliLogit", "ucb", 1), ("NegativeBinomialLog", "lcb", 0)]
+)
+def test_items_left_out_are_hardly_better(name, strategy, seed, monkeypatch):
+    """Of 800 items by 100 draws: what lists lose, as a share of what is between first and last.
+
+    The noise of the draws is no part of the guess, and lists of hardly more than ten miss items.
+    """
+    posterior = posterior_of(name, "draws", seed, n_draws=100, n_items=800)
+    monkeypatch.setattr(recommendation, "_MORE", -5)
+    usual_n_sd = recommendation._N_SD
+
+    def scores(n_sd):
+        monkeypatch.setattr(recommendation, "_N_SD", n_sd)
+        users = posterior.ratings.user_ids
+        found = posterior.recommend(users, 10, strategy, exclude_seen=False)
+        return found["score"].to_numpy().reshape(-1, 10)
+
+    whole, usual, first = scores(1e9), scores(usual_n_sd), scores(-1e9)
+    distance = (whole[:, 0] - whole[:, -1]).mean()
+    assert 0 <= (whole - usual).mean() < 1e-4 * distance
+    assert (whole - first).mean() > 2e-3 * distance
 
 
 @pytest.mark.slow
@@ -325,13 +351,34 @@ def test_models_of_ones_own_compute_every_pair():
 def test_the_draws_are_never_all_held(monkeypatch):
     """Moments are summed draw by draw: no tensor has an axis of draws, users and items."""
     posterior = posterior_of("OrderedLogit", "draws", n_draws=50)
-    sizes = []
-    add = recommendation.Dense.of.__globals__["_Sum"].add
+    shapes = []
+    summed = dense._moments_of_products
 
-    def watched(self, mean, var):
-        add(self, mean, var)
-        sizes.extend(x.numel() for x in vars(self).values() if isinstance(x, torch.Tensor))
+    def watched(left, right):
+        shapes.extend([tuple(left.shape), tuple(right.shape)])
+        return summed(left, right)
 
-    monkeypatch.setattr(recommendation.Dense.of.__globals__["_Sum"], "add", watched)
-    posterior.recommend(posterior.ratings.user_ids)
-    assert max(sizes) == posterior.ratings.n_users * N_ITEMS
+    monkeypatch.setattr(dense, "_TILE", (4, 5))
+    monkeypatch.setattr(dense, "_moments_of_products", watched)
+    found = posterior.recommend(posterior.ratings.user_ids)
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(found, posterior.recommend(posterior.ratings.user_ids))
+    assert max(shape[0] for shape in shapes) == 50
+    assert max(shape[1] for shape in shapes[::2]) == 4
+    assert max(shape[2] for shape in shapes[1::2]) == 5
+
+
+def test_moments_over_draws_are_those_of_every_pair():
+    posterior = posterior_of("OrderedLogit", "draws", n_draws=50)
+    latents, train = posterior.latents, posterior.ratings
+    user, item = torch.tensor([3, 0, 7]), torch.tensor([1, 4])
+    scores = dense.DrawnScores(posterior.model, latents, train)
+    found = scores.dense(user, item)
+    U, V = latents["U"][:, user].double(), latents["V"][:, item].double()
+    drawn = torch.einsum("dik,djk->dij", U, V)
+    for site, index, axis in (("b", user, 2), ("c", item, 1)):
+        if site in latents:
+            drawn += latents[site][:, index].double().unsqueeze(axis)
+    torch.testing.assert_close(found.score[0].double(), drawn.mean(0), atol=1e-5, rtol=1e-5)
+    var = drawn.var(0, unbiased=False)
+    torch.testing.assert_close(found.score[1].double(), var, atol=1e-5, rtol=1e-4)
