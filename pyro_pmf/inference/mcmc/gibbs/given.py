@@ -79,10 +79,10 @@ def _draw_rows(
         state.compute_scores()
         if k == 0:
             _find(state, side, other)
-        else:
-            RowUpdate(state, side, other).begin_anew()
-        for _ in range(_EACH):
-            _update(state, side, other, safe=False, adapt=False)
+        RowUpdate(state, side, other).begin_anew(_EACH)
+        if side.has(LogNoise):
+            draw_log_noise(state, side)
+        state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)
         rows = side.F, side.b, side.s
         for kind, value in zip((Factor, Bias, LogNoise), rows, strict=True):
             if side.has(kind):
@@ -93,14 +93,10 @@ def _draw_rows(
 def _find(state: State, side: Side, other: Side) -> None:
     """Bring the rows to where they belong from their prior means."""
     for _ in range(_SAFE):
-        _update(state, side, other, safe=True, adapt=False)
+        RowUpdate(state, side, other)(safe=True, adapt=False)
         state.centre = state.score
     for _ in range(_ADAPTED):
-        _update(state, side, other, safe=False, adapt=True)
-
-
-def _update(state: State, side: Side, other: Side, safe: bool, adapt: bool) -> None:
-    RowUpdate(state, side, other)(safe, adapt)
-    if side.has(LogNoise) and not safe:
-        draw_log_noise(state, side)
-    state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)
+        RowUpdate(state, side, other)(safe=False, adapt=True)
+        if side.has(LogNoise):
+            draw_log_noise(state, side)
+        state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)

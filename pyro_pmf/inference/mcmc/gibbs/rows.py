@@ -78,7 +78,7 @@ class RowUpdate:
         )
         ones = other.F.new_ones(len(other.F), 1 if side.has(Bias) else 0)
         self._columns = torch.cat([other.F, ones], 1)
-        self._old = torch.cat([side.F, side.b[:, None][:, : ones.shape[1]]], 1)
+        self._old = self._rows()
         self._offset = self._score - side.tiles.dot(self._old, self._columns)
 
     def __call__(self, safe: bool, adapt: bool) -> float:
@@ -104,11 +104,24 @@ class RowUpdate:
         self._take(rows, score, log_prob, accepted)
         return float(accepted.double().mean())
 
-    def begin_anew(self) -> None:
-        """Draw the rows from the approximation at the centre, whatever they are, uncorrected."""
-        if self._old.shape[1]:
-            gaussian = self._approximate(self._centre, safe=True)
-            self._take(*self._draw(gaussian, independent=True), None, gaussian.is_sound)
+    def begin_anew(self, n_updates: int) -> None:
+        """Draw the rows from the approximation at the centre, whatever they are, and correct them.
+
+        Parameters
+        ----------
+        n_updates : int
+            Updates after the draw. The approximation serves all of them, since it depends on no
+            row, and nothing else changes.
+        """
+        if not self._old.shape[1]:
+            return
+        gaussian = self._approximate(self._centre, safe=True)
+        exact = self._likelihood.is_quadratic
+        self._take(*self._draw(gaussian, independent=True), None, gaussian.is_sound)
+        for _ in range(0 if exact else n_updates):
+            self._score = self._ordered(self._state.score)
+            self._old = self._rows()
+            self._take(*self._trajectory(gaussian, adapt=False))
 
     def _approximate(self, at: Tensor, safe: bool) -> _Gaussian:
         side, columns = self._side, self._columns
@@ -222,6 +235,11 @@ class RowUpdate:
             state.compute_log_prob()
         else:
             state.log_prob = log_prob
+
+    def _rows(self) -> Tensor:
+        """Return the rows as they are in the state, (F_i, b_i)."""
+        side = self._side
+        return torch.cat([side.F, side.b[:, None]], 1) if side.has(Bias) else side.F
 
     def _score_of(self, rows: Tensor) -> Tensor:
         return self._side.tiles.dot(rows, self._columns).add_(self._offset)
