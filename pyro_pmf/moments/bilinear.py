@@ -24,6 +24,7 @@ from pyro_pmf.data.pairs import Pattern
 _NARROW = 8  # factors; fewer are padded with zeros
 _CHUNK = 1 << 18  # cells per chunk without sparse kernels
 _TOGETHER = 1 << 18  # rows, columns or cells of all draws that are multiplied in one call
+_FEW = 64  # cells, for which calls take longer than products
 _LINE = 16  # products of factors in one call: a line of the cache, so that a table of them fits
 
 
@@ -58,6 +59,8 @@ def dot(
     operands = tuple(x for x in (U, V, b, c) if x is not None)
     if has_torch_function(operands):
         return handle_torch_function(dot, operands, U, V, pattern, b, c)
+    if len(pattern.columns) <= _FEW and not torch.is_grad_enabled():
+        return _few_products(U, V, pattern, b, c)
     # (U_i, b_i, 1) . (V_j, 1, c_j): one product; gathering b and c apart would double the cost
     left, right = [U], [V]
     if b is not None:
@@ -135,6 +138,18 @@ def unpacked(lower: Tensor) -> Tensor:
     place = i.new_empty(k, k)
     place[i, j] = place[j, i] = torch.arange(len(i), device=lower.device)
     return lower.index_select(1, place.flatten()).unflatten(1, (k, k))
+
+
+def _few_products(
+    U: Tensor, V: Tensor, pattern: Pattern, b: Tensor | None, c: Tensor | None
+) -> Tensor:
+    """Return `dot` for a few cells, without what the products of many need."""
+    row, column = _rows(pattern.row_pointers), pattern.columns
+    products = (U.index_select(-2, row) * V.index_select(-2, column)).sum(-1)
+    for bias, index in ((b, row), (c, column)):
+        if bias is not None:
+            products = products + bias.index_select(-1, index)
+    return products
 
 
 def _ones(like: Tensor) -> Tensor:

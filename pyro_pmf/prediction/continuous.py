@@ -92,9 +92,10 @@ class ContinuousPredictive(PosteriorPredictive):
         low, high = of_parts.amin(-2), of_parts.amax(-2)
         x = self._average(of_parts)
         for _ in range(_NEWTON_STEPS):
-            excess = self._value_cdf(x) - p
+            reached, density = self._value_cdf_and_density(x)
+            excess = reached - p
             low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-            newton = x - excess / self._value_density(x)
+            newton = x - excess / density
             inside = (newton >= low) & (newton <= high)
             previous, x = x, torch.where(inside, newton, (low + high) / 2)
             if not ((x - previous).abs() > _TOLERANCE).any():
@@ -142,8 +143,13 @@ class ContinuousPredictive(PosteriorPredictive):
             return (self._drawn <= for_each_part(x)).to(x.dtype).mean(-2)
         return self._average(self.parts.cdf(for_each_part(x)))
 
-    def _value_density(self, x: Tensor) -> Tensor:
-        return self._average(self.parts.log_prob(for_each_part(x)).exp())
+    def _value_cdf_and_density(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts, x = self.parts, for_each_part(x)
+        if not isinstance(parts, Normal):
+            return self._average(parts.cdf(x)), self._average(parts.log_prob(x).exp())
+        z = (x - parts.loc) / parts.scale  # once for both
+        density = z.square().mul_(-0.5).exp_().div_(parts.scale * math.sqrt(2 * math.pi))
+        return self._average(torch.special.ndtr(z)), self._average(density)
 
 
 def _log_probability_between(part: Distribution, low: Tensor, high: Tensor) -> Tensor:
