@@ -17,6 +17,7 @@ from pyro_pmf.inference.mcmc.gathering import Begun, Chain
 from pyro_pmf.inference.mcmc.gibbs.kernel import GibbsKernel
 from pyro_pmf.inference.mcmc.nuts import NUTSKernel
 from pyro_pmf.inference.mcmc.tracking import Tracker
+from pyro_pmf.inference.memory import freed_memory_kept
 from pyro_pmf.inference.methods import NUTS, Gibbs
 from pyro_pmf.inference.sharing import Sharing
 from pyro_pmf.model.running import with_history
@@ -209,7 +210,8 @@ def run_chain(
     Chain
         Draws of the chain.
     """
-    with isolated_random_state(task.seed), pyro.get_param_store().scope():
+    scope = pyro.get_param_store().scope()
+    with isolated_random_state(task.seed), scope, freed_memory_kept():
         chain = RunningChain(task)
         if begun is not None and begun.state is not None:
             chain.restore(begun)

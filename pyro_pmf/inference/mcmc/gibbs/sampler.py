@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import Pairs, Pattern
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs import invariances
 from pyro_pmf.inference.mcmc.gibbs.axis import Axes
 from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
@@ -17,6 +17,7 @@ from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.scales import draw_factor_scales, draw_scales
 from pyro_pmf.inference.mcmc.gibbs.state import Side
 from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate, draw_effects
+from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
@@ -66,11 +67,13 @@ class Sampler:
         self.model = model
         self.state = initial_state(model, ratings, generator, axes)
         self.n_sweeps = 0
+        tiles = self.state.users.tiles, self.state.items.tiles
+        if history is not ratings and any(side.has(SumOverSeen) for side, _ in self.state.sides):
+            tiles = Tiles(history.pattern, 1), Tiles(history.pattern.T)
+        counts = history.user_counts, history.item_counts
         self._sums = [
-            self._sums_of(side, pattern)
-            for (side, _), pattern in zip(
-                self.state.sides, (history.pattern, history.pattern.T), strict=True
-            )
+            self._sums_of(self.state.users, *tiles, counts[0]),
+            self._sums_of(self.state.items, *tiles[::-1], counts[1]),
         ]
         self._compensations = [
             self._compensation_of(side, sums)
@@ -148,13 +151,13 @@ class Sampler:
         weight = 1 / (min(n + 2, _MEMORY) if past_adaptation < 0 else past_adaptation + _MEMORY)
         state.centre = torch.lerp(state.centre, state.score, weight)
 
-    def _sums_of(self, side: Side, history: Pattern) -> SumsUpdate | None:
+    def _sums_of(
+        self, side: Side, tiles: Tiles, transposed: Tiles, counts: Tensor
+    ) -> SumsUpdate | None:
         if not side.has(SumOverSeen):
             return None
-        counts = history.row_pointers.diff()
-        n = side.columns.sum(counts)
-        weights = self.model.divide_by(n.double()).reciprocal().to(self.state.score)
-        return SumsUpdate(history, weights.repeat_interleave(counts), side.rows, side.columns)
+        weights = self.model.divide_by(counts.double()).reciprocal().to(self.state.score)
+        return SumsUpdate(tiles, transposed, weights, side.rows, side.columns)
 
     def _compensation_of(self, side: Side, sums: SumsUpdate | None) -> Compensation:
         scales, effects = self.state.scales, side.terms.get(SumOverSeen)

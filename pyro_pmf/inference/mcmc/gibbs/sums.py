@@ -10,11 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import Pattern
 from pyro_pmf.inference.mcmc.gibbs.axis import Axis
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
+from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.model.terms import Factor, SumOverSeen
-from pyro_pmf.moments.bilinear import weighted_sum
 
 _DENSE = 1200  # rows or columns up to which the system is decomposed once
 _CHUNK = 256  # columns of a product with the identity
@@ -29,24 +28,26 @@ class SumsUpdate:
 
     Parameters
     ----------
-    pattern : Pattern
-        The pairs with I_ij = 1, with a row for each row of the side.
-    weights : Tensor, shape (n_cells,)
-        Entries of A in row order: 1 / d(n_i).
+    tiles, transposed : Tiles
+        The pairs with I_ij = 1, with a row for each row of the side, and one for each column.
+    weights : Tensor, shape (n_rows,)
+        The entries of A in each row: 1 / d(n_i).
     rows, columns : Axis, optional
         Rows and columns of A; by default, this process has all of them.
     """
 
     def __init__(
         self,
-        pattern: Pattern,
+        tiles: Tiles,
+        transposed: Tiles,
         weights: Tensor,
         rows: Axis | None = None,
         columns: Axis | None = None,
     ) -> None:
-        self._pattern, self._weights = pattern, weights
-        self._transposed = self._weights.index_select(0, pattern.to_column_order)
-        n_rows, n_columns = len(pattern.row_pointers) - 1, len(pattern.column_pointers) - 1
+        self._tiles, self._transposed = tiles, transposed
+        self._weights = weights[:, None]
+        self._ones = weights.new_ones(len(tiles.pattern.columns))
+        n_rows, n_columns = tiles.n_rows, transposed.n_rows
         self._rows, self._columns = rows or Axis(n_rows), columns or Axis(n_columns)
         # each process solves the whole system, so that its rows are in each process
         narrow = n_rows <= n_columns and not self._rows.is_spread
@@ -60,7 +61,7 @@ class SumsUpdate:
             self._values, self._vectors = values.clamp_(min=0).to(weights), vectors.to(weights)
         else:
             axis = self._rows if self._by_rows else self._columns
-            basis = axis.normal_like(self._weights.new_empty(size, min(_DEFLATED, size)))
+            basis = axis.normal_like(weights.new_empty(size, min(_DEFLATED, size)))
             for _ in range(_POWER_STEPS):
                 basis = torch.linalg.qr(self._gram(basis))[0]
             self._values, rotation = torch.linalg.eigh(basis.T @ self._gram(basis))
@@ -68,11 +69,11 @@ class SumsUpdate:
 
     def forward(self, W: Tensor) -> Tensor:
         """Return A W, shape (n_rows, n_columns of W)."""
-        return self._columns.sum(weighted_sum(self._weights, W, self._pattern))
+        return self._columns.sum(self._tiles.weighted_sum(self._ones, W)) * self._weights
 
     def backward(self, F: Tensor) -> Tensor:
         """Return A^T F."""
-        return self._rows.sum(weighted_sum(self._transposed, F, self._pattern.T))
+        return self._rows.sum(self._transposed.weighted_sum(self._ones, F * self._weights))
 
     def draw(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:
         """Draw W from its conditional distribution.
@@ -88,8 +89,8 @@ class SumsUpdate:
         -------
         Tensor, shape (n_columns, n_factors)
         """
-        n_columns = len(self._pattern.column_pointers) - 1
-        W = self._columns.normal_like(factors.new_empty(n_columns, factors.shape[1]))
+        shape = self._transposed.n_rows, factors.shape[1]
+        W = self._columns.normal_like(factors.new_empty(*shape))
         W.mul_(effect_variance**0.5)
         noise = self._rows.normal_like(factors).mul_(variance**0.5)
         return W + self.regress(factors - self.forward(W) - noise, variance, effect_variance)

@@ -28,13 +28,15 @@ class Tiles:
     ----------
     pattern : Pattern
         The pairs in the order of the tiles; it has a row for each row of each tile.
+    n_rows : int
+        Number of rows of the side.
     """
 
     def __init__(self, pattern: Pattern, n_tiles: int | None = None) -> None:
-        self._n_rows = len(pattern.row_pointers) - 1
+        self.n_rows = len(pattern.row_pointers) - 1
         self._n_columns = len(pattern.column_pointers) - 1
         if n_tiles is None:
-            enough = len(pattern.columns) // (_FEWEST * max(self._n_rows, 1))
+            enough = len(pattern.columns) // (_FEWEST * max(self.n_rows, 1))
             n_tiles = min(-(-self._n_columns // _TILE), enough)
             n_tiles = max(n_tiles, 1) if pattern.columns.device.type == "cpu" else 1
         self._n_tiles = n_tiles
@@ -85,4 +87,4 @@ class Tiles:
     def _together(self, sums: Tensor) -> Tensor:
         if self._n_tiles == 1:
             return sums
-        return sums.view(self._n_tiles, self._n_rows, -1).sum(0)
+        return sums.view(self._n_tiles, self.n_rows, -1).sum(0)

@@ -20,6 +20,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import sums
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate
+from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 
 SD = {"sigma": 0.2, "sigma_b": 0.5, "sigma_c": 0.3}
 LINEAR = PMF(
@@ -106,17 +107,18 @@ N_DRAWS = 4000
 VARIANCE, EFFECT_VARIANCE = 0.3, 0.7
 
 
-def matrix(n_rows: int, n_columns: int) -> tuple[SumsUpdate, np.ndarray]:
+def matrix(
+    n_rows: int, n_columns: int, dtype: torch.dtype = torch.float64
+) -> tuple[SumsUpdate, np.ndarray]:
     """Return sums over a random pattern with an empty row and an empty column, and A."""
     generator = np.random.default_rng(2)
     seen = generator.random((n_rows, n_columns)) < 0.4
     seen[-1], seen[:, 1] = False, False
     user, item = (torch.from_numpy(x) for x in seen.nonzero())
     pattern = Pairs(user, item, n_rows, n_columns).pattern
-    weights = torch.from_numpy(generator.uniform(0.2, 1.0, len(user)))
-    dense = np.zeros((n_rows, n_columns))
-    dense[seen] = weights.numpy()
-    return SumsUpdate(pattern, weights), dense
+    weights = torch.from_numpy(generator.uniform(0.2, 1.0, n_rows)).to(dtype)
+    tiles = Tiles(pattern, 2), Tiles(pattern.T, 3)
+    return SumsUpdate(*tiles, weights), seen * weights.double().numpy()[:, None]
 
 
 @pytest.fixture(params=["dense", "conjugate gradients"])
@@ -148,8 +150,7 @@ def test_effects_given_factors(shape, solver):
 @pytest.mark.parametrize("variances", [(1e-4, 1.0), (1.0, 1e-4), (0.3, 0.7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_conditional_means_of_effects(shape, variances, dtype, solver):
-    update, A = matrix(*shape)
-    update = SumsUpdate(update._pattern, update._weights.to(dtype))
+    update, A = matrix(*shape, dtype)
     factors = np.random.default_rng(3).normal(size=(shape[0], 2))
     found = update.regress(torch.from_numpy(factors).to(dtype), *variances)
     ridge = variances[0] / variances[1]
