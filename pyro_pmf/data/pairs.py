@@ -80,6 +80,29 @@ class Pattern(NamedTuple):
         )
 
 
+class CellBlocks(NamedTuple):
+    """The cells of a matrix by blocks of users, which sums of many cells go through in turn.
+
+    Attributes
+    ----------
+    users : tuple of slice
+        The users of each block; together all users, in order.
+    patterns : tuple of Pattern
+        The cells of each block, with a row for each of its users.
+    is_transposed : bool
+        Whether the rows of the matrix are the items.
+    """
+
+    users: tuple[slice, ...]
+    patterns: tuple[Pattern, ...]
+    is_transposed: bool = False
+
+    @property
+    def T(self) -> CellBlocks:
+        """The cells of the transposed matrix."""
+        return self._replace(is_transposed=not self.is_transposed)
+
+
 class Cells:
     """The observed cells of a rating matrix; their orders are computed once and cached.
 
@@ -201,6 +224,7 @@ class Pairs:
         self.n_users, self.n_items = n_users, n_items
         self.dtype = dtype or (torch.float32 if value is None else value.dtype)
         self._cells = Cells(user, item, n_users, n_items, scratch)
+        self._blocks: CellBlocks | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -219,6 +243,11 @@ class Pairs:
     def pattern(self) -> Pattern:
         """The sparsity pattern of the pairs."""
         return self._cells.pattern
+
+    @property
+    def cells(self) -> Pattern | CellBlocks:
+        """The pattern, or that of each of some blocks; see `in_blocks`."""
+        return self._blocks or self.pattern
 
     @property
     def user_counts(self) -> Tensor:
@@ -250,6 +279,18 @@ class Pairs:
         cuts = torch.unique(torch.where(wanted - below < above - wanted, below, above)).tolist()
         bounds = [0, *(cut for cut in cuts if 0 < cut < len(self)), len(self)]
         return [self._between(*pair) for pair in itertools.pairwise(bounds)]
+
+    def in_blocks(self, blocks: CellBlocks) -> Pairs:
+        """Return the same pairs without values, whose sums go through blocks of users.
+
+        Parameters
+        ----------
+        blocks : CellBlocks
+            The same pairs.
+        """
+        again = self.without_values()
+        again._blocks = blocks
+        return again
 
     def first_pair(self) -> Pairs:
         """Return the first pair, in the same matrix."""

@@ -19,6 +19,7 @@ _PER_RATING_AT_ONCE = 24  # means, variances and gradients of the scores
 _PER_PARAMETER = 40  # ten pairs of vectors that L-BFGS stores, gradients, intermediate results
 # Of glibc's mallopt; see malloc.h. It maps arrays of 32 MB and more, and no number raises this.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_FEWEST = 1 << 20  # ratings, whose float64 arrays the system may get back
 _USUAL_MAPS, _LARGEST_THRESHOLD, _LARGEST_INT = 65536, 1 << 25, (1 << 31) - 1
 
 
@@ -100,16 +101,21 @@ def require_memory(
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def freed_memory_kept(n_ratings: int) -> Iterator[None]:
     """Use the memory of freed arrays again within a block, before the system gets it back.
 
     glibc returns an array of 32 MB or more as soon as it is freed, and the next one costs a page
-    fault for every 4 KB: a quarter of a sweep over ten million ratings. After the block, the
-    process has the settings that freeing one large array brings about. Without glibc, nothing
-    happens.
+    fault for every 4 KB: a quarter of a sweep over ten million ratings, and half of a step of MAP
+    over thirty million. After the block, the process has the settings that freeing one large array
+    brings about. Without glibc, or where arrays are smaller, nothing happens.
+
+    Parameters
+    ----------
+    n_ratings : int
+        Number of ratings, for each of which arrays have a number.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
+    if n_ratings < _FEWEST or libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield
         return
     libc.mallopt(_MMAP_MAX, 0)

@@ -63,7 +63,7 @@ from pyro_pmf.model.terms import (
     item_factors,
     user_factors,
 )
-from pyro_pmf.moments.bilinear import weighted_sum
+from pyro_pmf.moments.bilinear import cell_sum
 
 Rows = Literal["independent", "hierarchical"]
 Noise = Literal["shared", "user", "item", "user_and_item"]
@@ -306,11 +306,9 @@ class PMF:
         if W is None:
             return None
         is_users = plate == "users"
-        cells = seen.pattern if is_users else seen.pattern.T
         n = seen.user_counts if is_users else seen.item_counts
-        d = self.divide_by(n.to(W.dtype))
-        weights = d.reciprocal().repeat_interleave(cells.row_pointers.diff())
-        return weighted_sum(weights, W, cells)
+        d = self.divide_by(n.clamp(min=1).to(W.dtype))
+        return cell_sum(W, seen.cells if is_users else seen.cells.T) / d[:, None]
 
 
 def for_point_estimate(model: Callable[..., Any]) -> Callable[..., Any]:

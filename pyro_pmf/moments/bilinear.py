@@ -1,7 +1,8 @@
-"""Two operators over the observed cells; each appears in the gradient of the other.
+"""Operators over the observed cells; each appears in the gradient of another, or of itself.
 
 `dot` maps two factor matrices to one number per cell (a sampled dense-dense product, SDDMM).
-`weighted_sum` maps one number per cell and a factor matrix to rows (a sparse-dense product, SpMM).
+`weighted_sum` maps one number per cell and a factor matrix to rows (a sparse-dense product, SpMM),
+and `cell_sum` does so with ones for the numbers.
 Time and memory grow with the number of observed cells, not of all cells. Where torch has the
 sparse kernels, no (n_cells, n_factors) intermediate is made.
 """
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.data.pairs import CellBlocks, Pattern
 
 _NARROW = 8  # factors; fewer are padded with zeros
 _CHUNK = 1 << 18  # cells per chunk without sparse kernels
@@ -96,6 +97,37 @@ def weighted_sum(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
     if has_torch_function((weights, V)):
         return handle_torch_function(weighted_sum, (weights, V), weights, V, pattern)
     return _spmm(weights, V, *pattern)
+
+
+def cell_sum(V: Tensor, cells: Pattern | CellBlocks) -> Tensor:
+    """Return sum_j V_j for each row i, over its observed cells.
+
+    Parameters
+    ----------
+    V : Tensor, shape (..., n_columns, n_factors)
+        Factors of the columns.
+    cells : Pattern or CellBlocks
+        The observed cells. Blocks keep the rows that are gathered in a processor's cache.
+
+    Returns
+    -------
+    Tensor, shape (..., n_rows, n_factors)
+        As for `weighted_sum`.
+
+    Raises
+    ------
+    NoClosedForm
+        If ``V`` is random without being a `Gaussian` with independent entries.
+    """
+    if has_torch_function((V,)):
+        return handle_torch_function(cell_sum, (V,), V, cells)
+    if not isinstance(cells, CellBlocks):
+        return _cell_sum(V, *cells)
+    if not cells.is_transposed:
+        return torch.cat([cell_sum(V, pattern) for pattern in cells.patterns], -2)
+    parts = zip(cells.users, cells.patterns, strict=True)
+    first, *others = (cell_sum(V[..., users, :], pattern.T) for users, pattern in parts)
+    return sum(others, start=first)
 
 
 def gram(weights: Tensor, V: Tensor, pattern: Pattern) -> Tensor:
@@ -245,8 +277,10 @@ def _batched(
 _PATTERN = ", ".join(f"Tensor {name}" for name in Pattern._fields)
 torch.library.define("pyro_pmf::sddmm", f"(Tensor U, Tensor V, {_PATTERN}) -> Tensor")
 torch.library.define("pyro_pmf::spmm", f"(Tensor weights, Tensor V, {_PATTERN}) -> Tensor")
+torch.library.define("pyro_pmf::cell_sum", f"(Tensor V, {_PATTERN}) -> Tensor")
 _sddmm = torch.ops.pyro_pmf.sddmm.default
 _spmm = torch.ops.pyro_pmf.spmm.default
+_cell_sum = torch.ops.pyro_pmf.cell_sum.default
 
 
 @torch.library.impl("pyro_pmf::sddmm", "default")
@@ -268,6 +302,13 @@ def _(weights: Tensor, V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Ten
     return _batched(lambda w, v: _sparse_product(w, v, row_pointers, columns), weights, 1, V, 2)
 
 
+@torch.library.impl("pyro_pmf::cell_sum", "default")
+def _(V: Tensor, row_pointers: Tensor, columns: Tensor, *_: Tensor) -> Tensor:
+    """Return sum_j V_j for each row i."""
+    ones = V.new_ones(len(columns))
+    return _batched(lambda w, v: _sparse_product(w, v, row_pointers, columns), ones, 1, V, 2)
+
+
 @torch.library.register_fake("pyro_pmf::sddmm")
 def _(U: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
     lead = torch.broadcast_shapes(U.shape[:-2], V.shape[:-2])
@@ -278,6 +319,11 @@ def _(U: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
 def _(weights: Tensor, V: Tensor, *pattern: Tensor) -> Tensor:
     lead = torch.broadcast_shapes(weights.shape[:-1], V.shape[:-2])
     return V.new_empty((*lead, pattern[0].shape[0] - 1, V.shape[-1]))
+
+
+@torch.library.register_fake("pyro_pmf::cell_sum")
+def _(V: Tensor, *pattern: Tensor) -> Tensor:
+    return V.new_empty((*V.shape[:-2], pattern[0].shape[0] - 1, V.shape[-1]))
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -308,9 +354,21 @@ def _spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dweights, dV, *(None,) * len(cells)
 
 
+def _save_pattern(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.pattern = Pattern(*inputs[1:])
+
+
+def _cell_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    cells: Pattern = ctx.pattern
+    return _cell_sum(grad, *cells.T), *(None,) * len(cells)
+
+
 def _in_column_order(values: Tensor, cells: Pattern) -> Tensor:
     return values.index_select(-1, cells.to_column_order)  # twice as fast as values[..., order]
 
 
 torch.library.register_autograd("pyro_pmf::sddmm", _sddmm_backward, setup_context=_save)
 torch.library.register_autograd("pyro_pmf::spmm", _spmm_backward, setup_context=_save)
+torch.library.register_autograd(
+    "pyro_pmf::cell_sum", _cell_sum_backward, setup_context=_save_pattern
+)

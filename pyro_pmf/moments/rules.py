@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-from pyro_pmf.data.pairs import Pattern
-from pyro_pmf.moments.bilinear import dot, weighted_sum
+from pyro_pmf.data.pairs import CellBlocks, Pattern
+from pyro_pmf.moments.bilinear import cell_sum, dot, weighted_sum
 from pyro_pmf.moments.ceiling import BelowCeiling, below_ceiling
 from pyro_pmf.moments.gaussian import (
     RULES,
@@ -62,6 +62,13 @@ def _weighted_sum(weights: Tensor, V: Value, pattern: Pattern) -> Gaussian:
         raise NoClosedForm("a sum with random weights, or of rows that depend on each other")
     mean, var = weighted_sum(weights, v.mean, pattern), weighted_sum(weights**2, v.var, pattern)
     return Gaussian(mean, var, v.sites, independent=False)
+
+
+def _cell_sum(V: Value, cells: Pattern | CellBlocks) -> Gaussian:
+    v = _as_gaussian(V)
+    if not v.independent:
+        raise NoClosedForm("a sum of rows that depend on each other")
+    return Gaussian(cell_sum(v.mean, cells), cell_sum(v.var, cells), v.sites, independent=False)
 
 
 def _as_gaussian(value: Value) -> Gaussian:
@@ -153,6 +160,7 @@ RULES.update(
         torch.broadcast_tensors: _broadcast,
         dot: _dot,
         weighted_sum: _weighted_sum,
+        cell_sum: _cell_sum,
         below_ceiling: _below_ceiling,
     }
 )

@@ -211,7 +211,7 @@ def run_chain(
         Draws of the chain.
     """
     scope = pyro.get_param_store().scope()
-    with isolated_random_state(task.seed), scope, freed_memory_kept():
+    with isolated_random_state(task.seed), scope, freed_memory_kept(len(task.ratings)):
         chain = RunningChain(task)
         if begun is not None and begun.state is not None:
             chain.restore(begun)

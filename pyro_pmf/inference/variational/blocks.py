@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.pairs import CellBlocks, Pairs
 from pyro_pmf.inference.variational.elbo import GaussianELBO, elbo_by_site, integrated_traces
 from pyro_pmf.model.given import GivenSampler
 from pyro_pmf.model.pmf import PMF
@@ -55,12 +55,14 @@ class BlockedELBO(GaussianELBO):
         super().__init__()
         self._stated, self._ratings = stated, ratings
         self._blocks = blocks_of(ratings, n_blocks)
+        users, pairs = zip(*self._blocks, strict=True)
+        self._seen = ratings.in_blocks(CellBlocks(users, tuple(each.pattern for each in pairs)))
         self._of_users = {term.site for term in stated.terms if term.plate == "users"}
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
         assert args == (self._ratings,)
-        history = {"history": self._ratings} if takes_history(model) else {}
+        history = {"history": self._seen} if takes_history(model) else {}
         traces = integrated_traces(model, guide, self._ratings.first_pair(), **history)
         latents = {
             name: site["value"]

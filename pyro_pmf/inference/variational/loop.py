@@ -19,6 +19,7 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.interruption import interruption
+from pyro_pmf.inference.memory import freed_memory_kept
 from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.packing import filled
 from pyro_pmf.inference.progress import progress_bar
@@ -342,7 +343,8 @@ def fit_guide(
         zero, or Ctrl-C ends the fit early. In the last case, it returns its present parameters.
     """
     train = ratings.to(run.device, run.dtype)
-    with isolated_random_state(run.seed), pyro.get_param_store().scope():
+    scope = pyro.get_param_store().scope()
+    with isolated_random_state(run.seed), scope, freed_memory_kept(len(train)):
         objective = _pose(model, train, method, run, scales, start)
         loop = Loop(objective, method, run, train)
         if not terms_of(objective.stated):
