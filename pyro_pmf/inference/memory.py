@@ -114,8 +114,9 @@ def freed_memory_kept(n_ratings: int) -> Iterator[None]:
     n_ratings : int
         Number of ratings, for each of which arrays have a number.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if n_ratings < _FEWEST or libc is None or not hasattr(libc, "gnu_get_libc_version"):
+    matters = n_ratings >= _FEWEST and sys.platform == "linux"
+    libc = ctypes.CDLL(None) if matters else None
+    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield
         return
     libc.mallopt(_MMAP_MAX, 0)

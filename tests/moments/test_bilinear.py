@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.pairs import CellBlocks, Pairs
 from pyro_pmf.moments import bilinear
-from pyro_pmf.moments.bilinear import dot, gram, unpacked, weighted_sum
+from pyro_pmf.moments.bilinear import cell_sum, dot, gram, unpacked, weighted_sum
 
 N, M, K = 5, 4, 3
 USER = torch.tensor([0, 0, 1, 1, 1, 3, 3])  # rows 2 and 4 are empty
@@ -131,6 +131,27 @@ def test_gram_matrices_are_those_of_the_dense_rows(n_factors):
         torch.testing.assert_close(got[row], X.T @ torch.diag(w) @ X)
 
 
+def in_blocks():
+    """The cells as blocks of users 0 and 1, and 2 to 4."""
+    first = Pairs(USER[:5], ITEM[:5], 2, M).pattern
+    return CellBlocks(
+        (slice(0, 2), slice(2, 5)), (first, Pairs(USER[5:] - 2, ITEM[5:], 3, M).pattern)
+    )
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("cells", [Pairs(USER, ITEM, N, M).pattern, in_blocks()])
+def test_sums_over_cells_are_those_of_the_dense_matrix(cells, transposed, lead):
+    seen = torch.zeros(N, M, dtype=torch.float64)
+    seen[USER, ITEM] = 1.0
+    seen, cells = (seen.T, cells.T) if transposed else (seen, cells)
+    V = torch.randn(*lead, seen.shape[1], K, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(cell_sum(V, cells), seen @ V)
+    assert gradcheck(lambda x: cell_sum(x, cells), V)
+    assert gradgradcheck(lambda x: cell_sum(x, cells) ** 2, V)
+
+
 def test_no_cells_and_no_factors():
     nothing = torch.zeros(0, dtype=torch.int64)
     empty = Pairs(nothing, nothing, N, M).pattern
@@ -233,6 +254,7 @@ def test_torch_finds_no_fault_with_the_operators(lead_a, lead_b):
     weights = torch.randn(*lead_a, len(USER), requires_grad=True)
     torch.library.opcheck(bilinear._sddmm, (U, V, *pattern))
     torch.library.opcheck(bilinear._spmm, (weights, V, *pattern))
+    torch.library.opcheck(bilinear._cell_sum, (V, *pattern))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
