@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.shards import Shard
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.centring import centring
 from pyro_pmf.inference.initialization import is_positive, with_large
@@ -424,7 +425,8 @@ def _n_blocks(stated: Callable[..., Any], ratings: Pairs, method: MAP | VI) -> i
     in_turn = method.batches == 1 and ratings.device.type == "cpu"
     if own_guide or not (in_turn and runs_in_parts(stated)):
         return 1
-    return math.ceil(len(ratings) / _IN_A_BLOCK)
+    # processes that share a fit may share a cache, too
+    return math.ceil(len(ratings) / (_IN_A_BLOCK // (2 if isinstance(ratings, Shard) else 1)))
 
 
 def _closed_form_or_not(
