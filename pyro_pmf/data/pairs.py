@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from functools import cached_property
 from typing import NamedTuple
@@ -281,14 +282,14 @@ class Pairs:
         return [self._between(*pair) for pair in itertools.pairwise(bounds)]
 
     def in_blocks(self, blocks: CellBlocks) -> Pairs:
-        """Return the same pairs without values, whose sums go through blocks of users.
+        """Return the same pairs, whose sums go through blocks of users.
 
         Parameters
         ----------
         blocks : CellBlocks
             The same pairs.
         """
-        again = self.without_values()
+        again = copy.copy(self)  # a shard stays one
         again._blocks = blocks
         return again
 
