@@ -47,22 +47,19 @@ class BlockedELBO(GaussianELBO):
         The model, with a likelihood of this package.
     ratings : Pairs
         The training ratings. `terms` takes these and no others.
-    n_blocks : int
-        Number of blocks.
+    blocks : list of Block
+        The same ratings, as `blocks_of` cuts them.
     """
 
-    def __init__(self, stated: PMF, ratings: Pairs, n_blocks: int) -> None:
+    def __init__(self, stated: PMF, ratings: Pairs, blocks: list[Block]) -> None:
         super().__init__()
-        self._stated, self._ratings = stated, ratings
-        self._blocks = blocks_of(ratings, n_blocks)
-        users, pairs = zip(*self._blocks, strict=True)
-        self._seen = ratings.in_blocks(CellBlocks(users, tuple(each.pattern for each in pairs)))
+        self._stated, self._ratings, self._blocks = stated, ratings, blocks
         self._of_users = {term.site for term in stated.terms if term.plate == "users"}
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the ELBO by site: expected log density, plus the entropy of a latent's guide."""
         assert args == (self._ratings,)
-        history = {"history": self._seen} if takes_history(model) else {}
+        history = {"history": self._ratings} if takes_history(model) else {}
         traces = integrated_traces(model, guide, self._ratings.first_pair(), **history)
         latents = {
             name: site["value"]
@@ -139,6 +136,12 @@ def blocks_of(ratings: Pairs, n_blocks: int) -> list[Block]:
         )
         for (first, last), pairs in zip(itertools.pairwise(firsts), cut, strict=True)
     ]
+
+
+def cells_of(blocks: list[Block]) -> CellBlocks:
+    """Return the cells of blocks of users that are together all users."""
+    users, pairs = zip(*blocks, strict=True)
+    return CellBlocks(users, tuple(each.pattern for each in pairs))
 
 
 def _expected_log_likelihood(model: PMF, latents: Mapping[str, Value], pairs: Pairs) -> Tensor:

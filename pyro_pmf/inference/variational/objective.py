@@ -29,7 +29,7 @@ from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.sharing import Sharing
-from pyro_pmf.inference.variational.blocks import BlockedELBO
+from pyro_pmf.inference.variational.blocks import BlockedELBO, blocks_of, cells_of
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.sharing import (
@@ -317,11 +317,14 @@ def pose(
         If the deterministic ELBO does not apply.
     """
     stated = for_point_estimate(model) if isinstance(method, MAP) else model
+    n_blocks = _n_blocks(stated, ratings, method)
+    blocks = blocks_of(ratings, n_blocks) if n_blocks > 1 else []
+    if blocks:
+        ratings = ratings.in_blocks(cells_of(blocks))
     with isolated_random_state(0):  # it draws for its own users, and shared values start alike
         sites = require_possible(stated, ratings)
     latents = {name: site["value"] for name, site in sites.items() if is_latent(site)}
     n_parameters = sum(x.numel() for x in latents.values()) * (1 if isinstance(method, MAP) else 2)
-    n_blocks = _n_blocks(stated, ratings, method)
     in_files = ratings.scratch.is_mapped and n_blocks > 1
     n_kept = len(ratings) // 4 if in_files else len(ratings)  # weights of I_ij
     n_at_once = math.ceil(len(ratings) / max(method.batches, n_blocks))
@@ -353,7 +356,7 @@ def pose(
         initial = shared_initial(initial, sharing) if sharing else initial
         warm = None if start is None else WarmStart(start, terms, initial)
         guide = _guide(fitted, stated, ratings, method, initial, warm)
-    blocked = BlockedELBO(cast(PMF, stated), ratings, n_blocks) if n_blocks > 1 else None
+    blocked = BlockedELBO(cast(PMF, stated), ratings, blocks) if blocks else None
     elbo = _closed_form_or_not(blocked or GaussianELBO(), fitted, guide, ratings)
     return Objective(stated, fitted, guide, elbo, ratings, held, sharing)
 

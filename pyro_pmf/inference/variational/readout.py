@@ -15,7 +15,7 @@ from pyro_pmf.inference.initialization import is_real
 from pyro_pmf.inference.variational.blocks import BlockedELBO
 from pyro_pmf.inference.variational.elbo import GaussianELBO, integrated_traces
 from pyro_pmf.inference.variational.objective import Objective, shown_by
-from pyro_pmf.model.running import run
+from pyro_pmf.model.running import run, runs_in_parts
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import Gaussian, NoClosedForm, Uncertain, Value
 
@@ -109,7 +109,9 @@ def _predict_from(objective: Objective, values: Mapping[str, Value]) -> None:
     n, m = train.n_users, train.n_items
     user, item = torch.tensor([[0, 0, n], [0, m, 0]], device=train.device)
     pairs = Pairs(user, item, n + 1, m + 1, dtype=train.dtype)
-    run(objective.stated, values, pairs, train.within(n + 1, m + 1))
+    # in a PMF, one pair has the same operations as all
+    seen = train.first_pair() if runs_in_parts(objective.stated) else train
+    run(objective.stated, values, pairs, seen.within(n + 1, m + 1))
 
 
 def _draws(objective: Objective, n_draws: int) -> dict[str, Tensor]:
