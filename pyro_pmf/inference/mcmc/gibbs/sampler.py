@@ -156,7 +156,8 @@ class Sampler:
     ) -> SumsUpdate | None:
         if not side.has(SumOverSeen):
             return None
-        weights = self.model.divide_by(counts.double()).reciprocal().to(self.state.score)
+        weights = self.model.divide_by(counts.clamp(min=1).double()).reciprocal()
+        weights = weights.to(self.state.score)  # a row without pairs has a sum of 0
         return SumsUpdate(tiles, transposed, weights, side.rows, side.columns)
 
     def _compensation_of(self, side: Side, sums: SumsUpdate | None) -> Compensation:

@@ -30,6 +30,23 @@ def sampler_of(model: PMF, history: Pairs | None = None) -> Sampler:
     return Sampler(model, ratings, history or ratings, np.random.default_rng(1))
 
 
+@pytest.mark.parametrize("knows_more", [False, True])
+def test_users_and_items_without_pairs_have_no_sums(knows_more):
+    user, item = torch.tensor([[0, 0, 1, 1, 3, 3], [0, 1, 1, 3, 0, 3]])
+    ratings = Pairs(user, item, 5, 6, torch.linspace(0, 1, 6).double())
+    history = Pairs(*torch.tensor([[0, 1, 3], [1, 4, 5]]), 5, 6, dtype=torch.float64)
+    sampler = Sampler(
+        PMF(2, **BOTH), ratings, history if knows_more else ratings, np.random.default_rng(0)
+    )
+    for _ in range(20):
+        sampler.sweep()
+    state, draw = sampler.state, sampler.draw()
+    assert all(bool(x.isfinite().all()) for x in draw.values())
+    assert torch.equal(state.users.M[4], draw["mu_U"])
+    assert torch.equal(state.items.M[2], draw["mu_V"])
+    assert not torch.allclose(state.users.M[0], draw["mu_U"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_and_likelihoods_are_those_of_the_draw(name):
