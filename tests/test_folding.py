@@ -8,11 +8,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy.stats import kstest
 
 from pyro_pmf import (
     MAP,
     PMF,
     VI,
+    BernoulliLogit,
     FitError,
     Fixed,
     Gibbs,
@@ -20,6 +22,7 @@ from pyro_pmf import (
     NormalIdentity,
     OrderedLogit,
     PMFError,
+    Posterior,
     Priors,
     Ratings,
     RatingsError,
@@ -363,3 +366,31 @@ def test_merged_tables(table):
     pd.testing.assert_frame_equal(both.to_frame(), expected, check_dtype=False)
     assert both.transform == table.transform
     assert both.scale == table.scale
+
+
+@pytest.mark.statistical
+def test_drawn_rows_are_exact_where_the_approximation_is_not():
+    """Two times yes, which make the posterior of a bias skew: 500 users, 20 draws of each.
+
+    The distance of the distribution functions is 0.13 without corrections, and 0.013 with them.
+    That of 10,000 exact draws is above 0.03 with a probability of 3e-8.
+    """
+    n_draws, n_new = 20, 500
+    model = PMF(0, biases="user", likelihood=BernoulliLogit(), noise="shared")
+    old = pd.DataFrame({"user": "old", "item": ["a", "b"], "rating": [0.0, 1.0]})
+    latents = {
+        "b": torch.zeros(n_draws, 1),
+        "sigma_b": torch.full((n_draws,), 3.0),
+        "mu": torch.full((n_draws,), 0.5),
+    }
+    steps = pd.DataFrame({"step": [1], "elbo": [0.0], "seconds": [0.0]})
+    ratings = Ratings.from_frame(old, scale=(0, 1))
+    posterior = Posterior(model, ratings, latents, n_draws, steps, True)
+    users = [f"new {i}" for i in range(n_new)]
+    new = pd.DataFrame({"user": np.repeat(users, 2), "item": ["a", "b"] * n_new, "rating": 1.0})
+    folded = posterior.fold_in(new)
+    drawn = folded.latents["b"][:, folded.ratings.user_ids.get_indexer(users)]
+    grid = np.linspace(-15, 25, 20_001)
+    density = np.exp(-(grid**2) / 18) / (1 + np.exp(-(0.5 + grid))) ** 2
+    shares = np.interp(drawn.numpy().ravel(), grid, density.cumsum() / density.sum())
+    assert kstest(shares, "uniform").statistic < 0.03

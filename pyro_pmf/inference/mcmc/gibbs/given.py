@@ -21,7 +21,7 @@ from pyro_pmf.random_state import isolated_random_state
 
 _SAFE = 6  # first updates, which find the rows from anywhere
 _ADAPTED = 8  # further ones, in which steps adapt
-_EACH = 2  # updates for each draw; a row is hardly correlated after one
+_EACH = 3  # updates for each draw; a row is hardly correlated after one
 _MEMORY = 30  # updates that the running mean of the scores remembers
 
 
