@@ -1,10 +1,12 @@
-"""Time the steps of a fit that processes share, fit a model of cost to it, and print the report.
+r"""Time the steps of a fit that processes share, fit a model of cost to it, and print the report.
 
 python -m benchmarks.sharing                    # 100,000 to 30 million ratings: 25 minutes
 python -m benchmarks.sharing --ratings 10000000 --held-out
 python -m benchmarks.sharing --method gibbs --ratings 100000 1000000          # no model of cost
 python -m benchmarks.sharing --method map --processes 1
 python -m benchmarks.sharing --in-files --processes 1 --ratings 1000000 10000000 30000000
+python -m benchmarks.sharing --in-files --processes 1 --method gibbs --factors 16 \
+    --ratings 1000000 10000000 30000000
 
 The ratings are simulated; the model has hierarchical users. Each process has one thread, and
 reads the rows of its own users. Seconds are the median of the later steps, the optimiser included.
@@ -95,8 +97,9 @@ def main() -> None:
                     print(json.dumps(cases[-1]), file=sys.stderr, flush=True)
     report = render(cases, options.held_out) if is_usual else render_plain(cases)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "in_files" if options.in_files else f"sharing_{options.method}"
-    (options.out / f"{'sharing' if is_usual else name}.md").write_text(report)
+    name = "in_files" if options.in_files else "sharing"
+    name += "" if options.method == "vi" else f"_{options.method}"
+    (options.out / f"{name}.md").write_text(report)
     print(report)
 
 

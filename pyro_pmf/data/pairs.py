@@ -55,7 +55,7 @@ class Pattern(NamedTuple):
             self.to_column_order,
         )
 
-    def tiled(self, n_tiles: int) -> Pattern:
+    def tiled(self, n_tiles: int, scratch: Scratch | None = None) -> Pattern:
         """Cut the columns into tiles, and return the pattern with the rows of one after another.
 
         A sum over a row is then one of ``n_tiles`` sums, each over a range of columns that lie
@@ -65,19 +65,22 @@ class Pattern(NamedTuple):
         ----------
         n_tiles : int
             Number of tiles; ``n_tiles * n_rows`` rows come of them.
+        scratch : Scratch, optional
+            Where the pattern is kept; in memory by default.
         """
         n_rows, n_columns = len(self.row_pointers) - 1, len(self.column_pointers) - 1
         tile = self.columns.long() * n_tiles // n_columns
         row = torch.arange(n_rows, device=tile.device).repeat_interleave(self.row_pointers.diff())
         row.add_(tile, alpha=n_rows)
         order = torch.argsort(row, stable=True)
+        keep = (scratch or Scratch()).keep
         return Pattern(
             _pointers(row, n_tiles * n_rows),
-            self.columns[order],
+            keep(self.columns[order]),
             self.column_pointers,
-            row[self.to_column_order].int(),
-            _inverse(order)[self.to_column_order],
-            self.to_row_order[order],
+            keep(row[self.to_column_order].int()),
+            keep(_inverse(order)[self.to_column_order]),
+            keep(self.to_row_order[order]),
         )
 
 

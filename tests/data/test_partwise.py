@@ -11,12 +11,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_pmf import MAP, PMF, VI, NormalSigmoid, OrderedLogit, Ratings, RatingsError, fit
-from pyro_pmf.data import pairs, partwise, ratings
+from pyro_pmf import (
+    MAP,
+    PMF,
+    VI,
+    Gibbs,
+    NormalSigmoid,
+    OrderedLogit,
+    Ratings,
+    RatingsError,
+    fit,
+)
+from pyro_pmf.data import blocks, pairs, partwise, ratings
 from pyro_pmf.data.scratch import Scratch
-from pyro_pmf.inference.variational import objective
 
 SCALE = (0.5, 5.0)
+DRAWS = Gibbs(n_draws=4, n_warmup=16, n_chains=1, thin=1)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +135,10 @@ class Largest(TorchDispatchMode):
         (PMF(1, likelihood=NormalSigmoid()), VI(max_steps=12)),
         (PMF(1, likelihood=NormalSigmoid()), MAP(max_steps=12)),
         (PMF(1, likelihood=OrderedLogit(10)), VI(max_steps=12, learn_scales=None)),
+        (PMF(1, likelihood=NormalSigmoid()), DRAWS),
+        (PMF(1, likelihood=OrderedLogit(10)), DRAWS),
     ],
-    ids=["VI", "MAP", "levels"],
+    ids=["VI", "MAP", "levels", "draws", "draws of levels"],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # so short a fit may be poor
 def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
@@ -138,7 +150,8 @@ def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
     table = pd.DataFrame({"user": cells // 600, "item": cells % 600, "rating": rating})
     path = tmp_path / "a.parquet"
     table.to_parquet(path)
-    monkeypatch.setattr(objective, "_IN_A_BLOCK", 600)
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", 2000 if method is DRAWS else 600)
+    monkeypatch.setattr("pyro_pmf.inference.mcmc.gibbs.initial._AT_ONCE", 100)
     monkeypatch.setattr("pyro_pmf.fitting._MOST_TO_LEARN_FROM", 800)
     monkeypatch.setattr("pyro_pmf.sanity._N_RATINGS", 20)
     monkeypatch.setattr("pyro_pmf.model.likelihoods._AT_ONCE", 100)
@@ -148,7 +161,8 @@ def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
         found = fit(model, mapped, method, progress=False)
     some = table[["user", "item"]].iloc[::50]
     pd.testing.assert_frame_equal(found.predict(some), whole.predict(some))
-    np.testing.assert_array_equal(found.steps["elbo"], whole.steps["elbo"])
+    told = "log_likelihood" if method is DRAWS else "elbo"
+    np.testing.assert_array_equal(found.steps[told], whole.steps[told])
     assert watch.nbytes < 4 * len(mapped)  # a number in single precision for each rating
 
 

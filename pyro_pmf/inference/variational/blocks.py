@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_pmf.data.pairs import CellBlocks, Pairs
+from pyro_pmf.data.blocks import Block
+from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.variational.elbo import GaussianELBO, elbo_by_site, integrated_traces
 from pyro_pmf.model.given import GivenSampler
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.running import takes_history
 from pyro_pmf.moments.expectations import expected_log_prob
 from pyro_pmf.moments.gaussian import Uncertain, Value
-
-
-class Block(NamedTuple):
-    """Ratings of consecutive users.
-
-    Attributes
-    ----------
-    users : slice
-        The users, among all.
-    pairs : Pairs
-        Their ratings; rows are these users, from 0, columns are all items.
-    """
-
-    users: slice
-    pairs: Pairs
 
 
 class BlockedELBO(GaussianELBO):
@@ -105,43 +90,6 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *(grads[0] * slope for slope in ctx.slopes)
-
-
-def blocks_of(ratings: Pairs, n_blocks: int) -> list[Block]:
-    """Cut ratings into blocks of users, with about as many ratings each.
-
-    Parameters
-    ----------
-    ratings : Pairs
-        The ratings, by user.
-    n_blocks : int
-        Number of blocks; there are fewer where one user has more ratings than a block holds.
-
-    Returns
-    -------
-    list of Block
-        Together, all users and all ratings, in order.
-    """
-    cut, scratch = ratings.user_blocks(n_blocks), ratings.scratch
-    firsts = [0, *(int(pairs.user[0]) for pairs in cut[1:]), ratings.n_users]
-    return [
-        Block(
-            slice(first, last),
-            Pairs(
-                *(scratch.keep((pairs.user - first).int()), pairs.item),
-                *(last - first, ratings.n_items),
-                pairs.value,
-                scratch=scratch,
-            ),
-        )
-        for (first, last), pairs in zip(itertools.pairwise(firsts), cut, strict=True)
-    ]
-
-
-def cells_of(blocks: list[Block]) -> CellBlocks:
-    """Return the cells of blocks of users that are together all users."""
-    users, pairs = zip(*blocks, strict=True)
-    return CellBlocks(users, tuple(each.pattern for each in pairs))
 
 
 def _expected_log_likelihood(model: PMF, latents: Mapping[str, Value], pairs: Pairs) -> Tensor:

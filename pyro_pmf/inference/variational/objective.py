@@ -19,8 +19,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_pmf.data.blocks import blocks_of, cells_of, number_of_blocks
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.data.shards import Shard
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.centring import centring
 from pyro_pmf.inference.initialization import is_positive, with_large
@@ -29,7 +29,7 @@ from pyro_pmf.inference.methods import MAP, VI
 from pyro_pmf.inference.recording import NotRecordable, Recording
 from pyro_pmf.inference.scales import Scales, factor_scales, map_scales
 from pyro_pmf.inference.sharing import Sharing
-from pyro_pmf.inference.variational.blocks import BlockedELBO, blocks_of, cells_of
+from pyro_pmf.inference.variational.blocks import BlockedELBO
 from pyro_pmf.inference.variational.elbo import GaussianELBO
 from pyro_pmf.inference.variational.guides import NormalGuide
 from pyro_pmf.inference.variational.sharing import (
@@ -52,10 +52,6 @@ from pyro_pmf.model.terms import TAU, terms_of
 from pyro_pmf.moments.expectations import unwrapped
 from pyro_pmf.moments.gaussian import NoClosedForm
 from pyro_pmf.random_state import isolated_random_state
-
-# Ratings of a block, if the sum over them is one of blocks; see `BlockedELBO`. The tensors of a
-# block are then small enough for memory that is used again, without new pages at each step.
-_IN_A_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -428,8 +424,7 @@ def _n_blocks(stated: Callable[..., Any], ratings: Pairs, method: MAP | VI) -> i
     in_turn = method.batches == 1 and ratings.device.type == "cpu"
     if own_guide or not (in_turn and runs_in_parts(stated)):
         return 1
-    # processes that share a fit may share a cache, too
-    return math.ceil(len(ratings) / (_IN_A_BLOCK // (2 if isinstance(ratings, Shard) else 1)))
+    return number_of_blocks(ratings)
 
 
 def _closed_form_or_not(

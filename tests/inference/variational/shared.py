@@ -36,8 +36,8 @@ from pyro_pmf import (
     Ratings,
     fit,
 )
+from pyro_pmf.data import blocks
 from pyro_pmf.datasets import simulate
-from pyro_pmf.inference.variational import objective
 from pyro_pmf.reducer import is_first, reducer_of_world
 
 STRONG = Priors(sigma=Fixed(0.1), tau=Fixed(1.0), sigma_U=Fixed(1.0), sigma_V=Fixed(1.0))
@@ -95,7 +95,7 @@ def fitted(name: str) -> Posterior:
     start = fitted("vi") if name == "begun" else None
     options = {"dtype": torch.float64, "progress": False, "start": start}
     in_blocks = name in IN_BLOCKS and reducer_of_world().size > 1
-    with mock.patch.object(objective, "_IN_A_BLOCK", 60 if in_blocks else 1 << 20):
+    with mock.patch.object(blocks, "_IN_A_BLOCK", 60 if in_blocks else 1 << 20):
         return fit(model, ratings, method, **more, **options)
 
 

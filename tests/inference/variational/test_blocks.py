@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import weakref
 from dataclasses import replace
 
@@ -27,9 +26,10 @@ from pyro_pmf import (
     Ratings,
     fit,
 )
+from pyro_pmf.data import blocks
 from pyro_pmf.datasets import simulate
-from pyro_pmf.inference.variational import loop, objective
-from pyro_pmf.inference.variational.blocks import BlockedELBO, blocks_of
+from pyro_pmf.inference.variational import loop
+from pyro_pmf.inference.variational.blocks import BlockedELBO
 from pyro_pmf.inference.variational.objective import pose
 from pyro_pmf.random_state import isolated_random_state
 
@@ -62,7 +62,7 @@ def drawn(model: PMF) -> Ratings:
 
 
 def in_blocks(monkeypatch, size: int = 70) -> None:
-    monkeypatch.setattr(objective, "_IN_A_BLOCK", size)
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", size)
 
 
 def posed(model, method, ratings, history=None):
@@ -161,24 +161,6 @@ def test_a_step_makes_no_tensor_as_large_as_the_table(users, method, monkeypatch
         assert ("pattern" in vars(ratings._cells)) == (name == "whole")  # blocks have their own
     assert largest["whole"] >= len(ratings)
     assert largest["blocks"] <= max(700, n_parameters) < len(ratings) / 1.5
-
-
-@pytest.mark.parametrize("n_blocks", [1, 2, 5, 100])
-def test_blocks_are_all_users_and_all_ratings_in_order(n_blocks):
-    ratings = drawn(PMF(1))
-    blocks = blocks_of(ratings, n_blocks)
-    bounds = [(block.users.start, block.users.stop) for block in blocks]
-    assert (bounds[0][0], bounds[-1][1]) == (0, ratings.n_users)
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
-    assert len(blocks) <= n_blocks
-    for block in blocks:
-        assert block.pairs.n_users == block.users.stop - block.users.start
-        assert block.pairs.n_items == ratings.n_items
-    user = torch.cat([block.pairs.user + block.users.start for block in blocks])
-    assert torch.equal(user.long(), ratings.user)
-    for name in ("item", "value"):
-        parts = [getattr(block.pairs, name) for block in blocks]
-        assert torch.equal(torch.cat(parts), getattr(ratings, name))
 
 
 @pytest.mark.filterwarnings("ignore:Falling back")

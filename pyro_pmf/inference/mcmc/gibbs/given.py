@@ -82,7 +82,7 @@ def _draw_rows(
         RowUpdate(state, side, other).begin_anew(_EACH)
         if side.has(LogNoise):
             draw_log_noise(state, side)
-        state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)
+        state.move_centre(1 / _MEMORY)
         rows = side.F, side.b, side.s
         for kind, value in zip((Factor, Bias, LogNoise), rows, strict=True):
             if side.has(kind):
@@ -94,9 +94,9 @@ def _find(state: State, side: Side, other: Side) -> None:
     """Bring the rows to where they belong from their prior means."""
     for _ in range(_SAFE):
         RowUpdate(state, side, other)(safe=True, adapt=False)
-        state.centre = state.score
+        state.move_centre(1.0)
     for _ in range(_ADAPTED):
         RowUpdate(state, side, other)(safe=False, adapt=True)
         if side.has(LogNoise):
             draw_log_noise(state, side)
-        state.centre = torch.lerp(state.centre, state.score, 1 / _MEMORY)
+        state.move_centre(1 / _MEMORY)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.blocks import blocks_of, number_of_blocks
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs.axis import Axes, Axis
+from pyro_pmf.inference.mcmc.gibbs.block import Block, Grouped
 from pyro_pmf.inference.mcmc.gibbs.slices import Density, log_prior
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
-from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.inference.mcmc.gibbs.working import working_likelihood
 from pyro_pmf.model.likelihoods import NegativeBinomialLog, NormalIdentity, OrderedLogit
 from pyro_pmf.model.pmf import PMF
@@ -22,6 +23,7 @@ from pyro_pmf.model.priors import Fixed
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
 
 _SPREAD = 0.1  # standard deviation of the initial factors
+_AT_ONCE = 1 << 20  # ratings that are looked at together
 _DISPERSION = 0.25  # standard deviation of the logarithms of the initial scales
 # In units of the noise. Factors with larger scales than they need find a signal in a few sweeps,
 # and shrink in a few; with smaller ones, a weak signal takes a hundred sweeps to grow.
@@ -72,31 +74,32 @@ def initial_state(
     level = users.reducer.first(lambda: _level(model, value))  # in all processes the same
     cutpoints = None if level.cutpoints is None else level.cutpoints.to(value)
     scales, densities = _scales(model, level.noise_sd, generator)
-    blank = torch.zeros_like(value)
+    cut = blocks_of(ratings, number_of_blocks(ratings))
     state = State(
-        _side(model, ratings, users, items),
-        _side(model, ratings, items, users, is_users=False),
+        _side(model, ratings, users, items, [Grouped.by_users(each) for each in cut]),
+        _side(model, ratings, items, users, [Grouped.by_items(each) for each in cut]),
         scales,
         densities,
         level.mu,
         level.log_sigma,
-        working_likelihood(model.likelihood, value, cutpoints),
-        score=blank,
-        log_noise=blank,
-        log_prob=blank,
-        centre=blank,
+        [_block(model, each.pairs, cutpoints) for each in cut],
         generator=generator,
         n_ratings=int(users.sum(torch.tensor(len(value), device=value.device))),
     )
     state.compute_log_noise()
     state.compute_scores()
-    state.centre = state.score.clone()
+    state.move_centre(1.0)
     return state
 
 
-def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = True) -> Side:
-    tiles = Tiles(like.pattern, 1) if is_users else Tiles(like.pattern.T)
-    pattern = tiles.pattern
+def _block(model: PMF, pairs: Pairs, cutpoints: Tensor | None) -> Block:
+    assert pairs.value is not None
+    likelihood = working_likelihood(model.likelihood, pairs.value, cutpoints)
+    return Block.blank(likelihood, len(pairs), pairs.value, pairs.scratch)
+
+
+def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, groups: list[Grouped]) -> Side:
+    is_users = groups[0].order is None
     n_rows, n_columns = (like.n_users, like.n_items)[:: 1 if is_users else -1]
     n_factors = model.n_factors
     zeros = partial(torch.zeros, dtype=like.dtype, device=like.device)
@@ -109,9 +112,7 @@ def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = T
         rows,
         columns,
         like.user_counts if is_users else like.item_counts,  # of a shard, in all processes
-        tiles,
-        None if is_users else pattern.to_row_order,
-        None if is_users else pattern.to_column_order,
+        groups,
         {type(t): t for t in model.terms if (t.plate == plate) != isinstance(t, SumOverSeen)},
         F=rows.normal_like(zeros(n_rows, n_factors)).mul_(_SPREAD),
         b=zeros(n_rows),
@@ -121,7 +122,6 @@ def _side(model: PMF, like: Pairs, rows: Axis, columns: Axis, is_users: bool = T
         mean=zeros(n_factors) if n_factors and model.means else None,
         tau=tau,
         step=zeros(n_rows) + 1,
-        row_of_user_order=(like.user if is_users else like.item).int(),
     )
 
 
@@ -156,7 +156,9 @@ def _scales(
 def _level(model: PMF, value: Tensor) -> _Level:
     """Return the fixed values of mu and log sigma, or the level of the ratings, and its unit."""
     likelihood, priors = model.likelihood, model.priors
-    mean, sd = float(value.double().mean()), float(value.double().std(correction=0))
+    mean = sum(float(some.double().sum()) for some in value.split(_AT_ONCE)) / len(value)
+    squares = (float((some.double() - mean).square().sum()) for some in value.split(_AT_ONCE))
+    sd = math.sqrt(sum(squares) / len(value))
     mu = log_sigma = 0.0
     if likelihood.has_mu:
         inside = min(max(mean, 0.01), 0.99)
@@ -180,7 +182,9 @@ def _level(model: PMF, value: Tensor) -> _Level:
 
 def _initial_cutpoints(n_levels: int, value: Tensor) -> Tensor:
     """Return cut points at the frequencies of the levels, each counted once more."""
-    level = (value * (n_levels - 1)).round().long()
-    counts = torch.bincount(level, minlength=n_levels).double() + 1
+    counts = torch.ones(n_levels, dtype=torch.float64, device=value.device)
+    for some in value.split(_AT_ONCE):
+        level = (some * (n_levels - 1)).round().long()
+        counts += torch.bincount(level, minlength=n_levels)
     below = counts.cumsum(0)[:-1] / counts.sum()
     return torch.logit(below).to(value)

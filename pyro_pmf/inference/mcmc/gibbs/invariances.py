@@ -213,9 +213,9 @@ def shift_level(state: State, side: Side) -> None:
             return of_biases(d) + log_prior_of_cutpoints(cuts + d)
 
         d = slice_sample(0.0, log_density, width, state.generator)
-        likelihood.set_cutpoints(cuts + d)
+        state.set_cutpoints(cuts + d)
         side.b = side.b + d
-        state.score, state.centre = state.score + d, state.centre + d
+        state.shift_scores(d)
 
 
 def exchange_noise(state: State, side: Side) -> None:
@@ -251,9 +251,9 @@ def exchange_noise(state: State, side: Side) -> None:
     y = slice_sample(0.0, log_density, 2 * math.sqrt(variance / n), state.generator)
     stretch_scores(state, powers, y)
     if likelihood.is_ordered:
-        likelihood.set_cutpoints(cuts * math.exp(y))
+        state.set_cutpoints(cuts * math.exp(y))
     side.s = side.s + y
-    state.log_noise = state.log_noise + y
+    state.shift_log_noise(y)
 
 
 def score_powers(state: State) -> dict[str, float]:
@@ -290,7 +290,7 @@ def stretch_scores(state: State, powers: dict[str, float], y: float) -> None:
         side.scale_by(torch.full_like(side.tau, math.exp(y / 2)))
         side.b = side.b * math.exp(y)
     state.mu *= math.exp(y)
-    state.score, state.centre = state.score * math.exp(y), state.centre * math.exp(y)
+    state.multiply_scores(math.exp(y))
 
 
 def log_prior_of_scales(state: State, powers: dict[str, float], y: float) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
+from pyro_pmf.inference.mcmc.gibbs.block import Block
 from pyro_pmf.inference.mcmc.gibbs.invariances import (
     log_prior_of_cutpoints,
     log_prior_of_scales,
@@ -54,38 +56,47 @@ def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> N
         new = old.clone()
         new[index] += steps.to(old) * stream.normal_like(old[index])
         between = _between(new, old, index)
-        likelihood.set_cutpoints(torch.where(_at(index, between, old), new, old))
-        log_prob = likelihood.log_prob(state.score, state.log_noise)
+        state.set_cutpoints(torch.where(_at(index, between, old), new, old))
         by_level = torch.zeros(n_levels, dtype=torch.float64, device=old.device)
-        by_level.index_add_(0, likelihood.level, (log_prob - state.log_prob).double())
+        proposed = []
+        for block in state.blocks:
+            log_prob = block.likelihood.log_prob(block.score, block.log_noise)
+            proposed.append(block.scratch.keep(log_prob))
+            by_level.index_add_(0, _level_of(block), (log_prob - block.log_prob).double())
         prior = _prior_of_each(new)[index] - _prior_of_each(old)[index]
         by_level = state.users.rows.sum(by_level)
         gain = by_level[index] + by_level[index + 1] + prior
         accepted = between & (stream.uniform_like(gain).log() < gain)
-        likelihood.set_cutpoints(torch.where(_at(index, accepted, old), new, old))
+        state.set_cutpoints(torch.where(_at(index, accepted, old), new, old))
         moved_levels = torch.zeros(n_levels, dtype=torch.bool, device=old.device)
         moved_levels[index] = moved_levels[index + 1] = accepted
-        keep = moved_levels.index_select(0, likelihood.level)
-        state.log_prob = torch.where(keep, log_prob, state.log_prob)
+        for block, log_prob in zip(state.blocks, proposed, strict=True):
+            keep = moved_levels.index_select(0, _level_of(block))
+            block.put(log_prob=torch.where(keep, log_prob, block.log_prob))
         if adapt:
             for k, ok in zip(moved, accepted.tolist(), strict=True):
                 _adapt(state, f"cut {k}", ok, _FIRST_STEP)
 
 
-def _between(new: torch.Tensor, old: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _level_of(block: Block) -> Tensor:
+    assert isinstance(block.likelihood, LogisticWorking)
+    return block.likelihood.level
+
+
+def _between(new: Tensor, old: Tensor, index: Tensor) -> Tensor:
     """Return whether each moved cut point stays between its neighbours, which do not move."""
     ends = torch.nn.functional.pad(old, (1, 1), value=math.inf)
     ends[0] = -math.inf
     return (new[index] > ends[index]) & (new[index] < ends[index + 2])
 
 
-def _at(index: torch.Tensor, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _at(index: Tensor, values: Tensor, like: Tensor) -> Tensor:
     full = torch.zeros_like(like, dtype=torch.bool)
     full[index] = values
     return full
 
 
-def _prior_of_each(cutpoints: torch.Tensor) -> torch.Tensor:
+def _prior_of_each(cutpoints: Tensor) -> Tensor:
     cuts = cutpoints.double()
     return torch.nn.functional.logsigmoid(cuts) + torch.nn.functional.logsigmoid(-cuts)
 
@@ -99,41 +110,51 @@ def _stretch(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
     if not powers:
         return
     if _STRETCH not in state.steps:  # a first step from the curvature
-        weight = likelihood.weight(state.score, state.log_noise, safe=False)
-        curvature = state.total(weight * state.score.square())
+        curvature = state.total(lambda block: _weight(block) * block.score.square())
         state.steps[_STRETCH] = 2.4 / math.sqrt(2 + curvature)
     y = state.steps[_STRETCH] * float(state.generator.standard_normal())
     old = likelihood.cutpoints
-    score = state.score * math.exp(y)
-    likelihood.set_cutpoints(old * math.exp(y))
-    log_prob = likelihood.log_prob(score, state.log_noise)
-    ratio = state.total(log_prob - state.log_prob) + len(old) * y
+    state.set_cutpoints(old * math.exp(y))
+    proposed = []
+
+    def gain(block: Block) -> Tensor:
+        log_prob = block.likelihood.log_prob(block.score * math.exp(y), block.log_noise)
+        proposed.append(block.scratch.keep(log_prob))
+        return log_prob - block.log_prob
+
+    ratio = state.total(gain) + len(old) * y
     ratio += log_prior_of_cutpoints(likelihood.cutpoints) - log_prior_of_cutpoints(old)
     ratio += log_prior_of_scales(state, powers, y) - log_prior_of_scales(state, powers, 0.0)
     accepted = math.log(state.generator.random()) < ratio
     if adapt:
         _adapt(state, _STRETCH, accepted, state.steps[_STRETCH])
     if not accepted:
-        likelihood.set_cutpoints(old)
+        state.set_cutpoints(old)
         return
     stretch_scores(state, powers, y)
-    state.log_prob = log_prob
+    for block, log_prob in zip(state.blocks, proposed, strict=True):
+        block.put(log_prob=log_prob)
 
 
 def _draw_mu(state: State) -> None:
     """Draw mu by a slice of the likelihood of all ratings."""
-    prior, mu, base = state.densities["mu"], state.mu, state.log_prob
-    weight = state.likelihood.weight(state.score, state.log_noise, safe=False)
+    prior, mu = state.densities["mu"], state.mu
 
     def log_density(d: float) -> float:
-        log_prob = state.likelihood.log_prob(state.score + d, state.log_noise)
-        return state.total(log_prob - base) + prior(mu + d)
+        def gain(block: Block) -> Tensor:
+            return block.likelihood.log_prob(block.score + d, block.log_noise) - block.log_prob
 
-    width = 2 / math.sqrt(1 + state.total(weight))
+        return state.total(gain) + prior(mu + d)
+
+    width = 2 / math.sqrt(1 + state.total(_weight))
     d = slice_sample(0.0, log_density, width, state.generator)
     state.mu += d
-    state.score, state.centre = state.score + d, state.centre + d
+    state.shift_scores(d)
     state.compute_log_prob()
+
+
+def _weight(block: Block) -> Tensor:
+    return block.likelihood.weight(block.score, block.log_noise, safe=False)
 
 
 def _adapt(state: State, name: str, accepted: bool, first: float) -> None:

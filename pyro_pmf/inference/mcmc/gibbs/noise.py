@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
+from pyro_pmf.inference.mcmc.gibbs.block import Block
 from pyro_pmf.inference.mcmc.gibbs.scales import draw_noise_scale
 from pyro_pmf.inference.mcmc.gibbs.slices import slice_sample
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
@@ -49,34 +52,45 @@ def draw_log_noise(state: State, side: Side) -> None:
     counts = side.counts.to(side.s)
     spread = _STEP * (state.likelihood.information * counts + sd**-2).rsqrt()
     new = side.s + spread * side.rows.normal_like(side.s)
-    log_noise = state.log_noise + side.at_ratings(new - side.s)
-    log_prob = state.likelihood.log_prob(state.score, log_noise)
-    gain = log_prob - state.log_prob
-    gain = side.sum(gain if side.order is None else gain.index_select(0, side.order))
-    ratio = gain - (new.double().square() - side.s.double().square()) / (2 * sd * sd)
+    proposed: list[tuple[Tensor, Tensor]] = []  # log noise and log likelihood, by block
+
+    def gains() -> Iterator[Tensor]:
+        for block, group in zip(state.blocks, side.groups, strict=True):
+            log_noise = block.log_noise + group.at_pairs(new - side.s)
+            log_prob = block.likelihood.log_prob(block.score, log_noise)
+            proposed.append((block.scratch.keep(log_noise), block.scratch.keep(log_prob)))
+            yield group.ordered(log_prob - block.log_prob)
+
+    ratio = side.sum(gains()) - (new.double().square() - side.s.double().square()) / (2 * sd * sd)
     accepted = side.rows.uniform_like(ratio).log() < ratio
     side.s = torch.where(accepted, new, side.s)
-    keep = side.at_ratings(accepted)
-    state.log_noise = torch.where(keep, log_noise, state.log_noise)
-    state.log_prob = torch.where(keep, log_prob, state.log_prob)
+    for block, group, (log_noise, log_prob) in zip(
+        state.blocks, side.groups, proposed, strict=True
+    ):
+        keep = group.at_pairs(accepted)
+        block.put(
+            log_noise=torch.where(keep, log_noise, block.log_noise),
+            log_prob=torch.where(keep, log_prob, block.log_prob),
+        )
 
 
 def _draw_sigma(state: State) -> None:
     """Draw log sigma by a slice of the likelihood of all ratings."""
     prior, at = state.densities["sigma"], state.log_sigma
-    base = state.log_prob
 
     def log_density(y: float) -> float:
         if abs(at + y) > _LARGEST_LOG:
             return -math.inf
-        log_prob = state.likelihood.log_prob(state.score, state.log_noise + y)
-        gain = state.total(log_prob - base)
-        return gain + y + prior(math.exp(at + y))
+
+        def gain(block: Block) -> Tensor:
+            return block.likelihood.log_prob(block.score, block.log_noise + y) - block.log_prob
+
+        return state.total(gain) + y + prior(math.exp(at + y))
 
     width = 2 / math.sqrt(state.likelihood.information * state.n_ratings)
     y = slice_sample(0.0, log_density, width, state.generator)
     state.log_sigma += y
-    state.log_noise = state.log_noise + y
+    state.shift_log_noise(y)
 
 
 def _shift(state: State, side: Side) -> None:

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_pmf.data.blocks import blocks_of, number_of_blocks
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs import invariances
 from pyro_pmf.inference.mcmc.gibbs.axis import Axes
+from pyro_pmf.inference.mcmc.gibbs.block import Grouped
 from pyro_pmf.inference.mcmc.gibbs.initial import initial_state
 from pyro_pmf.inference.mcmc.gibbs.level import draw_level
 from pyro_pmf.inference.mcmc.gibbs.means import Compensation, draw_mean
@@ -17,7 +19,6 @@ from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.scales import draw_factor_scales, draw_scales
 from pyro_pmf.inference.mcmc.gibbs.state import Side
 from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate, draw_effects
-from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
@@ -67,13 +68,15 @@ class Sampler:
         self.model = model
         self.state = initial_state(model, ratings, generator, axes)
         self.n_sweeps = 0
-        tiles = self.state.users.tiles, self.state.items.tiles
+        by_users, by_items = self.state.users.groups, self.state.items.groups
         if history is not ratings and any(side.has(SumOverSeen) for side, _ in self.state.sides):
-            tiles = Tiles(history.pattern, 1), Tiles(history.pattern.T)
+            cut = blocks_of(history, number_of_blocks(history))
+            by_users = [Grouped.by_users(each) for each in cut]
+            by_items = [Grouped.by_items(each) for each in cut]
         counts = history.user_counts, history.item_counts
         self._sums = [
-            self._sums_of(self.state.users, *tiles, counts[0]),
-            self._sums_of(self.state.items, *tiles[::-1], counts[1]),
+            self._sums_of(self.state.users, by_users, by_items, counts[0]),
+            self._sums_of(self.state.items, by_items, by_users, counts[1]),
         ]
         self._compensations = [
             self._compensation_of(side, sums)
@@ -104,7 +107,7 @@ class Sampler:
 
     def draw(self) -> dict[str, Tensor]:
         """Return the present values of all latent sites of the model."""
-        state, like = self.state, self.state.score
+        state, like = self.state, self.state.users.F
         values: dict[str, Tensor] = {}
         for side, _ in state.sides:
             rows = {Factor: side.F, Bias: side.b, LogNoise: side.s, SumOverSeen: side.W}
@@ -123,7 +126,7 @@ class Sampler:
 
     def log_likelihood(self) -> float:
         """Return the log likelihood of the training ratings, in nats."""
-        return self.state.total(self.state.log_prob)
+        return self.state.total(lambda block: block.log_prob)
 
     def _move_freely(self, free: bool) -> None:
         """Move along the directions that leave all scores alone."""
@@ -145,20 +148,20 @@ class Sampler:
         """Update the running mean of the scores, at which likelihoods are expanded."""
         state, n = self.state, self.n_sweeps - _SAFE
         if n < 0:
-            state.centre = state.score.clone()
+            state.move_centre(1.0)
             return
         past_adaptation = self.n_sweeps - _ADAPTED
         weight = 1 / (min(n + 2, _MEMORY) if past_adaptation < 0 else past_adaptation + _MEMORY)
-        state.centre = torch.lerp(state.centre, state.score, weight)
+        state.move_centre(weight)
 
     def _sums_of(
-        self, side: Side, tiles: Tiles, transposed: Tiles, counts: Tensor
+        self, side: Side, by_rows: list[Grouped], by_columns: list[Grouped], counts: Tensor
     ) -> SumsUpdate | None:
         if not side.has(SumOverSeen):
             return None
         weights = self.model.divide_by(counts.clamp(min=1).double()).reciprocal()
-        weights = weights.to(self.state.score)  # a row without pairs has a sum of 0
-        return SumsUpdate(tiles, transposed, weights, side.rows, side.columns)
+        weights = weights.to(side.F)  # a row without pairs has a sum of 0
+        return SumsUpdate(by_rows, by_columns, weights, side.rows, side.columns)
 
     def _compensation_of(self, side: Side, sums: SumsUpdate | None) -> Compensation:
         scales, effects = self.state.scales, side.terms.get(SumOverSeen)

@@ -7,12 +7,14 @@ Efficiently sampling functions from Gaussian process posteriors, 2020).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.block import Grouped, sum_by_row
 from pyro_pmf.inference.mcmc.gibbs.state import Side, State
-from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 from pyro_pmf.model.terms import Factor, SumOverSeen
 
 _DENSE = 1200  # rows or columns up to which the system is decomposed once
@@ -28,8 +30,8 @@ class SumsUpdate:
 
     Parameters
     ----------
-    tiles, transposed : Tiles
-        The pairs with I_ij = 1, with a row for each row of the side, and one for each column.
+    by_rows, by_columns : sequence of Grouped
+        The pairs with I_ij = 1, grouped by the rows of the side, and by its columns.
     weights : Tensor, shape (n_rows,)
         The entries of A in each row: 1 / d(n_i).
     rows, columns : Axis, optional
@@ -38,16 +40,17 @@ class SumsUpdate:
 
     def __init__(
         self,
-        tiles: Tiles,
-        transposed: Tiles,
+        by_rows: Sequence[Grouped],
+        by_columns: Sequence[Grouped],
         weights: Tensor,
         rows: Axis | None = None,
         columns: Axis | None = None,
     ) -> None:
-        self._tiles, self._transposed = tiles, transposed
+        self._pairs_by_rows, self._pairs_by_columns = by_rows, by_columns
         self._weights = weights[:, None]
-        self._ones = weights.new_ones(len(tiles.pattern.columns))
-        n_rows, n_columns = tiles.n_rows, transposed.n_rows
+        self._ones = weights.new_ones(max(len(group.row) for group in by_rows))
+        n_rows, n_columns = by_rows[-1].rows.stop, by_columns[-1].rows.stop
+        self._n_columns = n_columns
         self._rows, self._columns = rows or Axis(n_rows), columns or Axis(n_columns)
         # each process solves the whole system, so that its rows are in each process
         narrow = n_rows <= n_columns and not self._rows.is_spread
@@ -69,11 +72,11 @@ class SumsUpdate:
 
     def forward(self, W: Tensor) -> Tensor:
         """Return A W, shape (n_rows, n_columns of W)."""
-        return self._columns.sum(self._tiles.weighted_sum(self._ones, W)) * self._weights
+        return self._columns.sum(self._sum(self._pairs_by_rows, W)) * self._weights
 
     def backward(self, F: Tensor) -> Tensor:
         """Return A^T F."""
-        return self._rows.sum(self._transposed.weighted_sum(self._ones, F * self._weights))
+        return self._rows.sum(self._sum(self._pairs_by_columns, F * self._weights))
 
     def draw(self, factors: Tensor, variance: float, effect_variance: float) -> Tensor:
         """Draw W from its conditional distribution.
@@ -89,8 +92,7 @@ class SumsUpdate:
         -------
         Tensor, shape (n_columns, n_factors)
         """
-        shape = self._transposed.n_rows, factors.shape[1]
-        W = self._columns.normal_like(factors.new_empty(*shape))
+        W = self._columns.normal_like(factors.new_empty(self._n_columns, factors.shape[1]))
         W.mul_(effect_variance**0.5)
         noise = self._rows.normal_like(factors).mul_(variance**0.5)
         return W + self.regress(factors - self.forward(W) - noise, variance, effect_variance)
@@ -102,6 +104,14 @@ class SumsUpdate:
             return effect_variance * self.backward(solution)
         right = self.backward(factors)
         return effect_variance * self._solve(right, variance, effect_variance)
+
+    def _sum(self, groups: Sequence[Grouped], x: Tensor) -> Tensor:
+        """Return the sum of the columns of each row's pairs."""
+        each = [
+            group.tiles.weighted_sum(self._ones[: len(group.row)], x[group.columns])
+            for group in groups
+        ]
+        return sum_by_row(groups, each)
 
     def _gram(self, x: Tensor) -> Tensor:
         if self._by_rows:

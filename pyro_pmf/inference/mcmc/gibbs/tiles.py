@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pattern
+from pyro_pmf.data.scratch import Scratch
 from pyro_pmf.moments import bilinear
 
 _TILE = 1 << 14  # columns: their factors are 1 MB
@@ -23,6 +24,8 @@ class Tiles:
         The rated pairs, with a row for each row of the side.
     n_tiles : int, optional
         By default one for each 16,384 columns on a CPU, if rows have ratings enough.
+    scratch : Scratch, optional
+        Where the pattern is kept; in memory by default.
 
     Attributes
     ----------
@@ -32,7 +35,9 @@ class Tiles:
         Number of rows of the side.
     """
 
-    def __init__(self, pattern: Pattern, n_tiles: int | None = None) -> None:
+    def __init__(
+        self, pattern: Pattern, n_tiles: int | None = None, scratch: Scratch | None = None
+    ) -> None:
         self.n_rows = len(pattern.row_pointers) - 1
         self._n_columns = len(pattern.column_pointers) - 1
         if n_tiles is None:
@@ -40,7 +45,7 @@ class Tiles:
             n_tiles = min(-(-self._n_columns // _TILE), enough)
             n_tiles = max(n_tiles, 1) if pattern.columns.device.type == "cpu" else 1
         self._n_tiles = n_tiles
-        self.pattern = pattern if n_tiles == 1 else pattern.tiled(n_tiles)
+        self.pattern = pattern if n_tiles == 1 else pattern.tiled(n_tiles, scratch)
 
     def dot(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the product of row and column at each rating, shape (n_ratings,).

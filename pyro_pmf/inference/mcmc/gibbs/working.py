@@ -56,15 +56,18 @@ class Working(ABC):
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
-    def at(self, order: Tensor | None) -> Self:
-        """Return the likelihood of the same ratings in another order.
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the likelihood with other entries for the ratings: some, or in another order.
 
         Parameters
         ----------
-        order : Tensor, shape (n,), or None
-            Positions; None for the same order.
+        change : callable
+            Returns the new entries, from a tensor with an entry for each rating.
         """
-        return self if order is None else self._changed(lambda x: x.index_select(0, order))
+        other = object.__new__(type(self))
+        changed = {name: change(vars(self)[name]) for name in self._of_ratings}
+        vars(other).update(vars(self) | changed)
+        return other
 
     def log_prob(self, score: Tensor, log_noise: Tensor) -> Tensor:
         """Return the log likelihood of each rating, shape (n,).
@@ -112,16 +115,9 @@ class Working(ABC):
         result = torch.empty_like(at[0])
         for start in range(0, n, _BLOCK):
             block = slice(start, start + _BLOCK)
-            part = self._changed(itemgetter(block))
+            part = self.changed(itemgetter(block))
             result[block] = compute(part, *(x[block] for x in at))
         return result
-
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return a copy with other entries for the ratings."""
-        other = object.__new__(type(self))
-        changed = {name: change(vars(self)[name]) for name in self._of_ratings}
-        vars(other).update(vars(self) | changed)
-        return other
 
 
 class _Normal(Working):

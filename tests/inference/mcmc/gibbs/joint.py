@@ -22,6 +22,7 @@ from torch import Tensor
 from pyro_pmf import PMF
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.inference.mcmc.gibbs import invariances, level
+from pyro_pmf.inference.mcmc.gibbs.block import Block
 from pyro_pmf.inference.mcmc.gibbs.means import Compensation, draw_mean
 from pyro_pmf.inference.mcmc.gibbs.noise import draw_noise
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
@@ -90,12 +91,13 @@ class Joint:
         state.users.tau = sites.get("tau", state.users.tau)
         state.mu = float(sites.get("mu", 0.0))
         state.log_sigma = math.log(float(sites.get("sigma", 1.0)))
-        state.likelihood = working_likelihood(
+        (block,) = state.blocks
+        block.likelihood = working_likelihood(
             self._model.likelihood, sites["rating"], sites.get("cutpoints")
         )
         state.compute_log_noise()
         state.compute_scores()
-        state.centre = torch.full_like(state.score, _CENTRE)
+        block.centre = torch.full_like(block.score, _CENTRE)
 
     def sweeps(self, n: int) -> Moves:
         """Return one move: some sweeps."""
@@ -225,22 +227,23 @@ def quantities(sampler: Sampler) -> dict[str, float]:
     cutpoints = getattr(state.likelihood, "cutpoints", torch.zeros(0))
     for k, below in enumerate(torch.sigmoid(cutpoints).tolist()):
         found[f"below {k}"] = below
-    found["score"] = float(torch.tanh(state.score).mean())
-    found["spread of score"] = float(torch.log1p(state.score.square()).mean())
-    found["log likelihood"] = float(torch.tanh(state.log_prob / 4).mean())
-    found["total log likelihood"] = float(state.log_prob.sum().clamp(-500, 500))
-    return found | _slopes(state)
+    (block,) = state.blocks
+    found["score"] = float(torch.tanh(block.score).mean())
+    found["spread of score"] = float(torch.log1p(block.score.square()).mean())
+    found["log likelihood"] = float(torch.tanh(block.log_prob / 4).mean())
+    found["total log likelihood"] = float(block.log_prob.sum().clamp(-500, 500))
+    return found | _slopes(block)
 
 
-def _slopes(state: State) -> dict[str, float]:
+def _slopes(block: Block) -> dict[str, float]:
     """Return slopes of the log likelihood, whose means are 0; their squares are informations."""
-    likelihood, n = state.likelihood, len(state.score)
-    slope = likelihood.slope(state.score, state.log_noise) * state.log_noise.exp()
+    likelihood, n = block.likelihood, len(block.score)
+    slope = likelihood.slope(block.score, block.log_noise) * block.log_noise.exp()
     of_noise = sum(
-        sign * likelihood.log_prob(state.score, state.log_noise + sign * 1e-4) / 2e-4
+        sign * likelihood.log_prob(block.score, block.log_noise + sign * 1e-4) / 2e-4
         for sign in (1, -1)
     )
-    by_score = torch.tanh(slope * torch.tanh(state.score)).mean()
+    by_score = torch.tanh(slope * torch.tanh(block.score)).mean()
     return {
         "slope": float(slope.sum().div(math.sqrt(n)).clamp(-4, 4)),
         "slope by score": float(by_score),

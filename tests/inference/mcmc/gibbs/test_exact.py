@@ -15,12 +15,13 @@ from joint import Joint
 from whitened import whiten, worst_z
 
 from pyro_pmf import PMF, Fixed, Gibbs, Normal, NormalIdentity, Priors, Ratings, fit
+from pyro_pmf.data.blocks import blocks_of
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import sums
+from pyro_pmf.inference.mcmc.gibbs.block import Grouped
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sums import SumsUpdate
-from pyro_pmf.inference.mcmc.gibbs.tiles import Tiles
 
 SD = {"sigma": 0.2, "sigma_b": 0.5, "sigma_c": 0.3}
 LINEAR = PMF(
@@ -69,7 +70,7 @@ def exact_row(joint: Joint, k: int, i: int) -> tuple[np.ndarray, np.ndarray]:
     here = (ours == i).nonzero()[:, 0]
     columns = theirs[here]
     design = np.c_[other.F[columns].numpy(), np.ones(len(here))]
-    weight = np.exp(-2 * state.log_noise[here].numpy())
+    weight = np.exp(-2 * state.of_ratings("log_noise")[here].numpy())
     target = state.likelihood.value[here].numpy() - state.mu - other.b[columns].numpy()
     names = ("sigma_U", "sigma_b") if k == 0 else ("sigma_V", "sigma_c")
     sd = np.r_[state.scales[names[0]] * side.tau.numpy(), state.scales[names[1]]]
@@ -115,10 +116,11 @@ def matrix(
     seen = generator.random((n_rows, n_columns)) < 0.4
     seen[-1], seen[:, 1] = False, False
     user, item = (torch.from_numpy(x) for x in seen.nonzero())
-    pattern = Pairs(user, item, n_rows, n_columns).pattern
+    pairs = Pairs(user, item, n_rows, n_columns)
+    blocks = blocks_of(pairs, 3)
     weights = torch.from_numpy(generator.uniform(0.2, 1.0, n_rows)).to(dtype)
-    tiles = Tiles(pattern, 2), Tiles(pattern.T, 3)
-    return SumsUpdate(*tiles, weights), seen * weights.double().numpy()[:, None]
+    groups = [[group(block) for block in blocks] for group in (Grouped.by_users, Grouped.by_items)]
+    return SumsUpdate(*groups, weights), seen * weights.double().numpy()[:, None]
 
 
 @pytest.fixture(params=["dense", "conjugate gradients"])

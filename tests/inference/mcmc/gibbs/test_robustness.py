@@ -23,21 +23,21 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.data.pairs import Pairs
-from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
+from pyro_pmf.inference.mcmc.gibbs import rows
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
 
 
 @pytest.fixture(autouse=True)
 def _cholesky_never_fails(monkeypatch):
     """A row whose factor does not exist stays as it is: exact, but stuck."""
-    approximate = RowUpdate._approximate
+    approximate = rows._Part.approximate
 
-    def watched(*args):
-        gaussian = approximate(*args)
+    def watched(*args, **options):
+        gaussian = approximate(*args, **options)
         assert gaussian.is_sound.all()
         return gaussian
 
-    monkeypatch.setattr(RowUpdate, "_approximate", watched)
+    monkeypatch.setattr(rows._Part, "approximate", watched)
 
 
 BOTH = {"users": "hierarchical", "items": "hierarchical"}

@@ -64,7 +64,7 @@ def test_scores_and_likelihoods_are_those_of_the_draw(name):
     }
     rating = sites["rating"]["fn"]
     log_prob = rating.log_prob(state.likelihood.value)
-    np.testing.assert_allclose(state.log_prob, log_prob, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(state.of_ratings("log_prob"), log_prob, rtol=1e-6, atol=1e-6)
     assert sampler.log_likelihood() == pytest.approx(float(log_prob.sum()), rel=1e-6, abs=1e-6)
     if model.users == "hierarchical" and model.n_factors:
         mean = sites["U"]["fn"].base_dist.loc

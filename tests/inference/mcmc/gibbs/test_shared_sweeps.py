@@ -117,7 +117,7 @@ def held(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return what a process has of its own users, and what all have."""
     u, v = state.users, state.items
     own = {"U": u.F, "b": u.b, "s": u.s, "mean of U": u.M, "Z": v.W, "steps of U": u.step}
-    own |= {name: getattr(state, name) for name in ("score", "log_noise", "log_prob", "centre")}
+    own |= {name: state.of_ratings(name) for name in ("score", "log_noise", "log_prob", "centre")}
     shared = {"V": v.F, "c": v.b, "t": v.s, "mean of V": v.M, "W": u.W, "steps of V": v.step}
     shared |= {"tau": u.tau, "numbers": torch.tensor([state.mu, state.log_sigma])}
     shared |= {"scales": torch.tensor([*state.scales.values()], dtype=torch.float64)}

@@ -53,7 +53,7 @@ def test_long_sides_with_many_ratings_have_tiles(n_users, wanted):
     assert len(Tiles(pattern.T).pattern.row_pointers) == n_users // 10 + 1
 
 
-def test_a_chain_in_tiles_and_blocks_draws_what_it_draws_without(monkeypatch):
+def test_a_chain_in_tiles_draws_what_it_draws_without(monkeypatch):
     """In float64, so that another order of sums does not make another chain."""
     model = PMF(3, "hierarchical", "hierarchical", likelihood=OrderedLogit(5))
     ratings, _ = simulate(model, n_users=30, n_items=20, n_ratings=300)
@@ -67,11 +67,11 @@ def test_a_chain_in_tiles_and_blocks_draws_what_it_draws_without(monkeypatch):
         return sampler
 
     whole = draw()
-    assert whole.state.items.order is not None
+    assert whole.state.items.groups[0].order is not None
     monkeypatch.setattr(tiles, "_TILE", 8)
     monkeypatch.setattr(tiles, "_FEWEST", 1)
     monkeypatch.setattr(working, "_BLOCK", 64)
     cut = draw()
-    assert len(cut.state.items.tiles.pattern.row_pointers) == 4 * 20 + 1
+    assert len(cut.state.items.groups[0].tiles.pattern.row_pointers) == 4 * 20 + 1
     for name, value in whole.draw().items():
         torch.testing.assert_close(cut.draw()[name], value, rtol=1e-6, atol=1e-8)

@@ -99,7 +99,7 @@ def test_another_order_is_of_the_same_ratings(likelihood):
     score, log_noise, value, own = case(likelihood)
     working = working_likelihood(likelihood, value, own.get("cutpoints"))
     order = torch.randperm(len(value), dtype=torch.int32)
-    other = working.at(order)
+    other = working.changed(lambda x: x.index_select(0, order))
     for one, two in (
         (working.log_prob(score, log_noise), other.log_prob(score[order], log_noise[order])),
         (working.slope(score, log_noise), other.slope(score[order], log_noise[order])),

@@ -1,0 +1,130 @@
+"""Sweeps through blocks of users are those through all ratings at once, in less memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from configurations import MODELS
+from joint import table
+from test_shared_sweeps import SIZE, SWEEPS, SameNumbers, require_same, swept, swept_by_threads
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_pmf import (
+    PMF,
+    BernoulliLogit,
+    NegativeBinomialLog,
+    NormalIdentity,
+    NormalSigmoid,
+    OrderedLogit,
+)
+from pyro_pmf.data import blocks
+from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.scratch import Scratch
+from pyro_pmf.datasets import simulate
+from pyro_pmf.inference.mcmc.gibbs import initial, sums
+from pyro_pmf.inference.mcmc.gibbs.axis import Axis
+from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
+from pyro_pmf.model.running import sites_of
+from pyro_pmf.reducer import Reducer
+
+
+@pytest.fixture
+def data(request, monkeypatch) -> tuple[PMF, Pairs, Pairs]:
+    """Return a model, ratings that it makes, and the pairs with I_ij = 1."""
+    name = request.param
+    model, history = MODELS[name], table(share=0.8)
+    value = sites_of(model, table(), history=history)["rating"]["value"].double()
+    ratings = table(value=value)
+    level = initial._level(model, value)
+    monkeypatch.setattr(initial, "_level", lambda *_: level)
+    return model, ratings, history if "history" in name else ratings
+
+
+def in_files(pairs: Pairs, folder) -> Pairs:
+    """Return the same pairs, whose numbers are kept in files."""
+    shape = pairs.user, pairs.item, pairs.n_users, pairs.n_items
+    return Pairs(*shape, pairs.value, pairs.dtype, Scratch(folder))
+
+
+@pytest.mark.parametrize("is_in_files", [False, True], ids=["memory", "files"])
+@pytest.mark.parametrize("data", MODELS, indirect=True)
+def test_they_take_the_sweeps_of_all_ratings(data, is_in_files, monkeypatch, tmp_path):
+    """Some sweeps adapt, some do not; see `SWEEPS`."""
+    model, ratings, history = data
+    whole = swept(*data, Reducer(), SWEEPS)
+    assert len(whole.blocks) == 1
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", 12)  # half of it, for a shard
+    if is_in_files:
+        mapped = in_files(ratings, tmp_path)
+        history = mapped if history is ratings else in_files(history, tmp_path)
+        ratings = mapped
+    sampler = Sampler(model, ratings, history, np.random.default_rng(1), axes(ratings))
+    for sampler.n_sweeps in SWEEPS:
+        sampler.sweep()
+    assert len(sampler.state.blocks) > 2
+    require_same([sampler.state], whole)
+
+
+def axes(ratings: Pairs) -> tuple[Axis, Axis]:
+    """Return users and items with the random streams of `swept`."""
+    streams = [torch.Generator().manual_seed(k) for k in (5, 6)]
+    users = SameNumbers(ratings.n_users, Reducer(), streams[0], 0, ratings.n_users)
+    return users, Axis(ratings.n_items, generator=streams[1])
+
+
+@pytest.mark.parametrize("data", ["ordered", "counts", "ordered, history"], indirect=True)
+def test_each_process_of_a_chain_has_blocks(data, monkeypatch):
+    whole = swept(*data, Reducer(), SWEEPS)
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", 8)
+    parts = swept_by_threads(*data)
+    assert len(parts) == SIZE
+    assert any(len(part.blocks) > 1 for part in parts)
+    require_same(parts, whole)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most bytes in memory of a tensor that an operation makes."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)]
+        for x in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
+                self.nbytes = max(self.nbytes, x.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        NormalIdentity(),
+        NormalSigmoid(),
+        OrderedLogit(5),
+        BernoulliLogit(),
+        NegativeBinomialLog(),
+    ],
+    ids=repr,
+)
+def test_ratings_in_files_are_never_all_in_memory(likelihood, monkeypatch, tmp_path):
+    model = PMF(1, "hierarchical", "hierarchical", likelihood=likelihood)
+    ratings = simulate(model, 600, 20, 9000, seed=0)[0]
+    pairs = in_files(ratings, tmp_path)
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", 400)
+    monkeypatch.setattr("pyro_pmf.data.pairs._SORTED", 300)
+    monkeypatch.setattr(initial, "_AT_ONCE", 300)
+    monkeypatch.setattr(sums, "_DENSE", 0)  # a square of the users or the items
+    monkeypatch.setattr(sums, "_DEFLATED", 2)
+    n_bytes = {}
+    for name, given in {"files": pairs, "memory": ratings}.items():
+        if name == "memory":
+            monkeypatch.setattr(blocks, "_IN_A_BLOCK", 1 << 20)
+        with Largest() as watch:
+            sampler = Sampler(model, given, given, np.random.default_rng(0))
+            for sampler.n_sweeps in SWEEPS:
+                sampler.sweep()
+        n_bytes[name] = watch.nbytes
+    assert n_bytes["memory"] >= 4 * len(ratings)
+    assert n_bytes["files"] < 3 * len(ratings)
