@@ -260,12 +260,13 @@ class Ratings(Pairs):
         rating: Hashable = "auto",
         on_duplicate: str = "error",
         dtype: torch.dtype = torch.float32,
+        transform: Name = "unit",
         **options: Any,
     ) -> Ratings:
         """Read ratings that do not fit into memory; they are kept in files.
 
-        A fit by `MAP` or `VI` then reads them block by block at each step. Ids, and one row of
-        each latent for each user and item, are in memory.
+        A fit by `MAP`, `VI` or `Gibbs` then reads them block by block at each step. Ids, and one
+        row of each latent for each user and item, are in memory.
 
         Parameters
         ----------
@@ -274,19 +275,22 @@ class Ratings(Pairs):
             follow each other. A Parquet file is read some users after the others, any other file
             whole.
         folder : path-like
-            Where to keep the ratings: 70 bytes each, on a disk of this machine. The files have no
-            name, and are gone when the ratings are forgotten, or the process ends.
+            Where to keep the ratings: 70 bytes each, or 160 for a chain, on a disk of this machine.
+            The files have no name, and are gone when the ratings are forgotten, or the process
+            ends.
         scale : tuple of float
             The lowest and the highest possible rating, in rating units.
         user, item, rating : hashable
             The names of the columns, as for `read`, alike in all files.
         on_duplicate, dtype, **options
             As for `read`.
+        transform : {"unit", "standardize", "log1p", "count"}
+            As for `read`. While another than "unit" is made, the table is in memory.
 
         Returns
         -------
         Ratings
-            On the unit scale, without times.
+            Without times.
 
         Raises
         ------
@@ -298,7 +302,7 @@ class Ratings(Pairs):
             raise RatingsError(f"{folder!r} is no folder to keep ratings in: give folder=.")
         scratch = Scratch(folder)
         found = collect(paths, scratch, (user, item, rating), scale, on_duplicate, options)
-        return cls(
+        ratings = cls(
             found.user,
             found.item,
             found.user_ids,
@@ -310,6 +314,7 @@ class Ratings(Pairs):
             columns=found.columns,
             scratch=scratch,
         )
+        return ratings if transform == "unit" else ratings.with_transform(transform)
 
     @classmethod
     def from_matrix(

@@ -21,7 +21,10 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pyro_pmf.data.scratch import Scratch
 from pyro_pmf.internals import QuietDispatchMode, is_mutable, storage_id, written_arguments
+
+_FEW = 64  # numbers, which are kept in memory
 
 
 class NotRecordable(RuntimeError):
@@ -38,6 +41,8 @@ class Recording:
     varying : sequence of Tensor
         Tensors whose values change in place between runs. Results that depend on none of them, nor
         on a random number, are computed once and kept.
+    scratch : Scratch, optional
+        Where these results are kept; in memory by default.
 
     Attributes
     ----------
@@ -60,13 +65,17 @@ class Recording:
     """
 
     def __init__(
-        self, function: Callable[[], Sequence[Tensor]], varying: Sequence[Tensor]
+        self,
+        function: Callable[[], Sequence[Tensor]],
+        varying: Sequence[Tensor],
+        scratch: Scratch | None = None,
     ) -> None:
         with _Recorder() as tape, _Reads(tape):
             self.first = tuple(function())
         self.is_random = any(call.is_random() for call in tape.calls)
         results = [tape.slot(result) for result in self.first]
-        constants = _split_off_constants(tape, [tape.slot(tensor) for tensor in varying])
+        keep = (scratch or Scratch()).keep
+        constants = _split_off_constants(tape, [tape.slot(tensor) for tensor in varying], keep)
         self.graph, inputs = _graph(tape.calls, constants, results)
         self.inputs = [constants[slot] for slot in inputs]
         self.play = fx.GraphModule(torch.nn.Module(), self.graph).forward
@@ -190,7 +199,9 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _split_off_constants(tape: _Recorder, varying: list[int]) -> dict[int, Tensor]:
+def _split_off_constants(
+    tape: _Recorder, varying: list[int], keep: Callable[[Tensor], Tensor]
+) -> dict[int, Tensor]:
     """Remove the calls that do not vary from the tape; return the values of their slots."""
     varies = _varying_memory(tape, varying)
     if varies(tape.read):
@@ -202,9 +213,10 @@ def _split_off_constants(tape: _Recorder, varying: list[int]) -> dict[int, Tenso
             args, kwargs = _replace((call.args, call.kwargs), _Slot, lambda s: constants[s.number])
             result = call.function(*args, **kwargs)
             results = result if call.returns_many else [result]
+            is_new = not (call.shared or call.mutates())  # of memory of its own
             for slot, value in zip(call.outputs, results, strict=True):
                 if slot is not None:
-                    constants[slot] = value
+                    constants[slot] = keep(value) if is_new and value.numel() > _FEW else value
         elif varies(call.shown):
             raise NotRecordable(str(call.function))
         else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import sys
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +18,10 @@ from pyro_pmf import (
     MAP,
     PMF,
     VI,
+    BernoulliLogit,
     Gibbs,
+    NegativeBinomialLog,
+    NormalIdentity,
     NormalSigmoid,
     OrderedLogit,
     Ratings,
@@ -23,7 +29,9 @@ from pyro_pmf import (
     fit,
 )
 from pyro_pmf.data import blocks, pairs, partwise, ratings
+from pyro_pmf.data import scratch as scratch_module
 from pyro_pmf.data.scratch import Scratch
+from pyro_pmf.inference.variational import objective
 
 SCALE = (0.5, 5.0)
 DRAWS = Gibbs(n_draws=4, n_warmup=16, n_chains=1, thin=1)
@@ -166,6 +174,50 @@ def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
     assert watch.nbytes < 4 * len(mapped)  # a number in single precision for each rating
 
 
+@pytest.mark.parametrize("method", [VI(), MAP()], ids=["VI", "MAP"])
+@pytest.mark.parametrize(
+    ("likelihood", "transform"),
+    [
+        (NormalSigmoid(), "unit"),
+        (NormalIdentity(), "standardize"),
+        (OrderedLogit(10), "unit"),
+        (BernoulliLogit(), "unit"),
+        (NegativeBinomialLog(), "count"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_a_step_needs_of_each_rating_is_in_files(
+    likelihood, transform, method, tmp_path, monkeypatch
+):
+    generator = np.random.default_rng(0)
+    cells = np.sort(generator.permutation(40 * 600)[:16000])
+    is_binary = isinstance(likelihood, BernoulliLogit)
+    rating = generator.integers(0, 2 if is_binary else 10, len(cells)).astype(float)
+    table = pd.DataFrame({"user": cells // 600, "item": cells % 600, "rating": rating})
+    table.to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(blocks, "_IN_A_BLOCK", 2000)
+    in_files, empty = set(), Scratch.empty
+
+    def watched(*args):
+        array = empty(*args)
+        in_files.add(array.untyped_storage().data_ptr())
+        return array
+
+    monkeypatch.setattr(Scratch, "empty", watched)
+    ratings = Ratings.read_parts(
+        [tmp_path / "a.parquet"], tmp_path, scale=(0, max(rating)), transform=transform
+    )
+    model = PMF(1, users="hierarchical", items="hierarchical", likelihood=likelihood)
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        found = objective.pose(model, ratings, method)
+        leaves = [leaf for _, leaf in found.parameters()]
+        recording = found.recorded_gradient(leaves)
+    known = {x.untyped_storage().data_ptr() for x in leaves} | in_files
+    in_memory = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in recording.inputs}
+    n_bytes = sum(x.nbytes() for pointer, x in in_memory.items() if pointer not in known)
+    assert n_bytes < 4 * len(ratings)  # row pointers, and other rows of blocks
+
+
 def test_saved_and_loaded_it_is_in_memory(frame, tmp_path):
     from pyro_pmf import load
 
@@ -230,6 +282,41 @@ def test_vectors_in_files_are_vectors(dtype, tmp_path):
     assert kept[2:6].tolist() == [2, 7, 7, 5]
     assert not list(tmp_path.iterdir())
     assert len(scratch.empty(0, dtype)) == 0
+
+
+def test_a_matrix_in_a_file_is_a_matrix(tmp_path):
+    x = torch.arange(12).view(3, 4).T > 4
+    kept = Scratch(tmp_path).keep(x)
+    assert torch.equal(kept, x)
+    assert kept.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def test_files_of_arrays_that_are_gone_serve_the_next_ones(tmp_path, monkeypatch):
+    made, new = [], scratch_module._mapped
+    monkeypatch.setattr(scratch_module, "_mapped", lambda *x: made.append(x) or new(*x))
+    scratch = Scratch(tmp_path)
+    first = scratch.keep(torch.arange(10.0))
+    view = first[3:5]
+    del first
+    second = scratch.keep(torch.zeros(10))  # the view still has the first one
+    assert view.tolist() == [3.0, 4.0]
+    assert len(made) == 2
+    del view, second
+    third, fourth = scratch.keep(torch.ones(5).double()), scratch.keep(torch.ones(10).int())
+    assert (third.tolist(), fourth.tolist()) == ([1.0] * 5, [1] * 10)
+    assert len(made) == 2
+    scratch.empty(11, torch.int32)
+    assert len(made) == 3
+    assert pickle.loads(pickle.dumps(scratch)).folder == tmp_path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a mapping holds its file open")
+def test_arrays_in_files_are_not_open_files(tmp_path):
+    """A process may have 1,024 of them, as a rule; ratings have a dozen arrays a million."""
+    scratch, before = Scratch(tmp_path), len(os.listdir("/proc/self/fd"))
+    kept = [scratch.keep(torch.full((7,), k)) for k in range(50)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [int(x[6]) for x in kept] == list(range(50))
 
 
 def test_in_memory_a_vector_is_itself():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -149,7 +149,8 @@ class Objective:
         if not isinstance(self.elbo, GaussianELBO):
             return None
         try:
-            recording = Recording(lambda: self.gradient(parameters), varying=parameters)
+            gradient = partial(self.gradient, parameters)
+            recording = Recording(gradient, parameters, self.ratings.scratch)
         except NotRecordable:
             return None
         # Do not record a loss that changes by itself; a GPU may sum in another order, though.
