@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +34,7 @@ from pyro_pmf.inference.scales import (
     Scales,
     as_typical,
     candidate_scales,
+    factors_only,
     learnt_scales,
     widened,
 )
@@ -404,7 +406,7 @@ def _learn_scales(
             scales = as_typical(usual, found.scales)
             return scales, start(scales, ratings)
         ways = candidate_scales(stated.terms, usual, found.scales, isinstance(method, MAP))
-        scales = learnt_scales(ways, loss)
+        scales = learnt_scales(ways, loss, partial(factors_only, usual))
         if isinstance(method, MAP) and best[1] is not None:
             scales = widened(stated, scales, loss_of_wider)
         return scales, start(scales, ratings)

@@ -275,7 +275,7 @@ class Ratings(Pairs):
             follow each other. A Parquet file is read some users after the others, any other file
             whole.
         folder : path-like
-            Where to keep the ratings: 70 bytes each, or 160 for a chain, on a disk of this machine.
+            Where to keep the ratings, on a disk here: 70 bytes each, or 160 for a chain.
             The files have no name, and are gone when the ratings are forgotten, or the process
             ends.
         scale : tuple of float

@@ -103,6 +103,7 @@ def map_scales(model: Callable[..., Any], ratings: Pairs) -> Scales:
 def learnt_scales(
     ways: Sequence[Sequence[Scales]],
     loss: Callable[[Scales], float],
+    changed: Callable[[Scales], Scales] = lambda scales: scales,
 ) -> Scales:
     """Return the scales with which held-out ratings are predicted best.
 
@@ -121,6 +122,8 @@ def learnt_scales(
         ``loss(scales)`` returns the mean CRPS of held-out ratings, with the scales held at these
         values. It is a proper score, and few ratings that a fit is too sure of cannot decide it,
         as they can decide a mean log density.
+    changed : callable, optional
+        Returns one more candidate, from the best one of all ways.
 
     Returns
     -------
@@ -141,11 +144,17 @@ def learnt_scales(
             if losses[-1] >= most < math.inf:
                 break
             least = min(least, losses[-1])
-    return tried[losses.index(min(losses))]
+    best = tried[losses.index(min(losses))]
+    last = changed(best)
+    return last if last != best and loss(last) < min(losses) else best
 
 
 def as_typical(usual: Scales, typical: Scales) -> Scales:
-    """Return the scales that a fit holds, and tau, at their typical values where there are any.
+    """Return standard deviations at their typical values where there are any, and tau.
+
+    An approximation that ignores how latents depend on each other makes the standard deviations
+    of biases and noise too small, above all of those that few ratings tell of. So a fit holds
+    these, too; but for sigma, which all ratings tell of.
 
     Parameters
     ----------
@@ -154,7 +163,21 @@ def as_typical(usual: Scales, typical: Scales) -> Scales:
     typical : dict
         Typical values under the posterior, see `gibbs.typical`.
     """
-    return {**usual, **{name: typical[name] for name in (*usual, TAU) if name in typical}}
+    held = {name: x for name, x in typical.items() if name in usual or name != "sigma"}
+    return {**usual, **held}
+
+
+def factors_only(usual: Scales, scales: Scales) -> Scales:
+    """Return scales without those of biases and noise, which a fit then learns.
+
+    Parameters
+    ----------
+    usual : dict
+        The values of `factor_scales` or `map_scales`.
+    scales : dict
+        The scales.
+    """
+    return {name: x for name, x in scales.items() if name in usual or name == TAU}
 
 
 def candidate_scales(
@@ -188,8 +211,8 @@ def candidate_scales(
         free.
     """
     whole = as_typical(usual, typical)
-    of_factors = {name for side in terms.factor_scales.values() for name in side}
-    free = [name for name in usual if name in typical and name in of_factors]
+    scales_of_factors = {name for side in terms.factor_scales.values() for name in side}
+    free = [name for name in usual if name in typical and name in scales_of_factors]
     if not free:
         return [[whole]]
     several, one = _strongest(whole, _STRONG), _strongest(whole, 1.0)

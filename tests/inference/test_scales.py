@@ -29,8 +29,10 @@ from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.mcmc.gibbs.typical import ShortRun, short_run
 from pyro_pmf.inference.scales import (
     _WIDER,
+    as_typical,
     candidate_scales,
     factor_scales,
+    factors_only,
     learnt_scales,
     map_scales,
     widened,
@@ -205,7 +207,7 @@ TYPICAL = {
     "sigma_W": 0.1,
     "sigma": 0.2,
     "sigma_b": 0.7,
-    "sigma_c": 0.4,  # which no fit here holds
+    "sigma_c": 0.4,  # which a fit may hold, too
     "tau": [1.5, 0.01],
 }
 
@@ -223,7 +225,7 @@ def test_candidates(is_point_estimate):
     for way in smaller:
         expected += zip((0.4, 0.25, 0.1), way, strict=True)
     for factor, scales in expected:
-        same = {name: TYPICAL[name] for name in ("sigma", "sigma_b")}
+        same = {name: TYPICAL[name] for name in ("sigma", "sigma_b", "sigma_c")}
         assert {name: scales.pop(name) for name in same} == same
         surplus = any(scales is other for other in of_strongest)
         assert scales.pop("tau") == ([1.5, 0.001] if surplus else TYPICAL["tau"])
@@ -245,7 +247,7 @@ def test_scales_that_the_sampler_has_not_got_stay_as_usual():
     found = candidate_scales(terms, USUAL, {"sigma_U": 2.0}, False)
     assert found == [[USUAL | {"sigma_U": 2.0 * x} for x in AROUND]]
     assert candidate_scales(terms, USUAL, {}, True) == [[USUAL]]
-    assert candidate_scales(terms, USUAL, {"sigma_c": 1.0}, True) == [[USUAL]]
+    assert candidate_scales(terms, USUAL, {"sigma_c": 1.0}, True) == [[USUAL | {"sigma_c": 1.0}]]
     of_biases = [[USUAL | {"sigma_b": 0.7}]]
     assert candidate_scales(terms, USUAL, {"sigma_b": 0.7}, True) == of_biases
 
@@ -308,7 +310,47 @@ def test_a_second_way_is_followed_if_it_begins_better(losses, best, asked):
 
 
 def test_one_candidate_needs_no_fit():
-    assert learnt_scales([[USUAL]], lambda scales: pytest.fail("a fit")) is USUAL
+    assert learnt_scales([[USUAL]], lambda scales: pytest.fail("a fit"), dict) is USUAL
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "asked"),
+    [
+        ({"a": 2.0, "b": 1.0, "c": 1.5, "b changed": 0.9}, "b changed", "a b c,b changed"),
+        ({"a": 2.0, "b": 1.0, "c": 1.5, "b changed": 1.0}, "b", "a b c,b changed"),
+        ({"a": 2.0, "b": np.nan, "c": 1.0, "a changed": np.nan}, "a", "a b,a changed"),
+    ],
+    ids=["better", "equal", "no number"],
+)
+def test_a_change_to_the_best_is_tried_last(losses, best, asked):
+    tried = []
+
+    def loss(scales):
+        tried.append(scales["name"])
+        return losses[tried[-1]]
+
+    found = learnt_scales(
+        [[{"name": name} for name in "abc"]], loss, lambda x: {"name": f"{x['name']} changed"}
+    )
+    assert found["name"] == best
+    first, last = asked.split(",")
+    assert tried == [*first.split(), last]
+
+
+def test_no_change_is_not_tried_again():
+    tried = []
+    ways = [[{"sigma_U": 1.0}, {"sigma_U": 2.0}]]
+    learnt_scales(ways, lambda scales: tried.append(1) or float(len(tried)), dict)
+    assert len(tried) == 2
+
+
+def test_scales_of_factors_are_those_that_fits_hold_anyway():
+    found = as_typical({"sigma_U": 0.3, "sigma_V": 0.3}, TYPICAL)
+    assert found == {name: x for name, x in TYPICAL.items() if name != "sigma"}
+    assert factors_only({"sigma_U": 0.3, "sigma_V": 0.3}, found) == {
+        name: TYPICAL[name] for name in ("sigma_U", "sigma_V", "tau")
+    }
+    assert as_typical(USUAL, TYPICAL)["sigma"] == TYPICAL["sigma"]  # of MAP
 
 
 # Typical values
@@ -458,11 +500,14 @@ def test_a_fit_holds_what_it_learnt_and_says_so(monkeypatch):
     model, method = PMF(3, noise="shared"), VI(max_steps=60)
     before = torch.get_rng_state()
     learnt = fit(model, train, method, progress=False)
+    held = {name for name, x in learnt.latents.items() if isinstance(x, torch.Tensor)}
+    assert {"sigma_U", "sigma_V", "tau"} <= held
+    assert held - {"sigma_U", "sigma_V", "tau"} in ({"sigma_b", "sigma_c"}, set())
     assert torch.equal(torch.get_rng_state(), before)
     assert learnt.model == model.for_ratings(train)[0]
     assert isinstance(learnt.latents["U"], Gaussian)
     assert isinstance(learnt.latents["sigma"], LogGaussian)
-    scales = {site: learnt.latents[site] for site in ("sigma_U", "sigma_V", "tau")}
+    scales = {site: learnt.latents[site] for site in held}
     assert float(scales["sigma_U"] * scales["sigma_V"] * scales["tau"].max()) > 0.3
     values = {site: x.tolist() for site, x in scales.items()}
     run = Conditions(0, torch.device("cpu"), None, progress=False)
@@ -511,8 +556,11 @@ def test_every_likelihood_and_way_of_fitting(likelihood, method, dtype):
     usual, is_map = usual_scales(model, ratings, short), isinstance(method, MAP)
     candidates = candidate_scales(model.terms, usual, typical, is_map)
     found = posterior.latents
-    held = {name: np.asarray(found[name]) for name in candidates[0][0] if name in found}
+    held = {name: np.asarray(x) for name, x in found.items() if isinstance(x, torch.Tensor)}
+    held = {name: x for name, x in held.items() if name in candidates[0][0]}
     chosen = [scales for way in candidates for scales in way]
+    chosen += [factors_only(usual, scales) for scales in chosen]
+    chosen = [scales for scales in chosen if held.keys() <= scales.keys() | {"tau"}]
     if is_map:  # which may widen them
         chosen = [
             widened(model, scales, lambda factor, wanted=wanted: abs(factor - wanted))
@@ -530,7 +578,7 @@ def test_what_a_fit_asks_of_the_choice(monkeypatch):
     ratings, model = of_factors(1.0, n_ratings=1500), PMF(3, noise="shared")
     asked = []
 
-    def choice(ways, loss):
+    def choice(ways, loss, changed):
         nothing = {"sigma_U": 1e-4, "sigma_V": 1e-4}
         strong = {"sigma_U": 1.0, "sigma_V": 1.0, "tau": [1.0, 1.0, 1.0]}
         asked.append((ways, loss(strong), loss(nothing)))
@@ -548,7 +596,7 @@ def test_scales_with_which_a_fit_collapses_are_not_chosen(monkeypatch):
     """A point estimate with a tiny noise collapses, which other scales need not."""
     known = []
 
-    def choice(ways, loss):
+    def choice(ways, loss, changed):
         known.append(loss({"sigma": 1e-6, "sigma_U": 5.0, "sigma_V": 5.0}))
         return ways[0][0]
 
