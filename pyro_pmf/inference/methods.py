@@ -41,10 +41,11 @@ class Ascent:
     learn_scales : {"held_out"}, optional
         How to learn the standard deviations that the fit holds and that the priors do not fix.
         "held_out" holds those of a short run of the blocked Gibbs sampler, or the same with
-        larger, smaller or fewer factors if quick fits predict a held-out tenth of the training
-        ratings better with them; the fit begins at the last draw of the run. This takes a few
-        times as long as the fit itself. With None, values that suit films are held, and the fit
-        begins at small random factors.
+        larger, smaller or fewer factors, or with scales of biases and noise that are learnt, if
+        quick fits predict a held-out tenth of the training ratings better with them; the fit
+        begins at the last draw of the run. This takes a few times as long as the fit itself. With
+        None, values that suit films are held for factors (of MAP, for all), and the fit begins at
+        small random factors.
 
     Raises
     ------
