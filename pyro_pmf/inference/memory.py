@@ -16,6 +16,7 @@ from pyro_pmf.errors import FitError
 # Numbers held at the peak of a fit, each measured and rounded up; see benchmarks/steps.py.
 _PER_RATING = 16  # weights of I_ij and sparsity patterns
 _PER_RATING_AT_ONCE = 24  # means, variances and gradients of the scores
+_PER_RATING_OF_CHAIN = 28  # patterns, scores and likelihoods, what a side's update computes with
 _PER_PARAMETER = 40  # ten pairs of vectors that L-BFGS stores, gradients, intermediate results
 # Of glibc's mallopt; see malloc.h. It maps arrays of 32 MB and more, and no number raises this.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -49,6 +50,24 @@ def fit_memory(
         _PER_RATING * n_kept + _PER_RATING_AT_ONCE * n_at_once + _PER_PARAMETER * n_parameters
     )
     return numbers * dtype.itemsize
+
+
+def sweep_memory(n_kept: int, dtype: torch.dtype) -> int:
+    """Estimate the memory of a chain of the blocked sampler, besides ratings and draws.
+
+    Parameters
+    ----------
+    n_kept : int
+        Number of training ratings whose numbers are in memory.
+    dtype : torch.dtype
+        Floating point type of the fit.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return _PER_RATING_OF_CHAIN * n_kept * dtype.itemsize
 
 
 def draws_memory(n_latents: int, n_draws: int, n_chains: int, dtype: torch.dtype) -> int:

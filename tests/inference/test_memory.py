@@ -7,9 +7,9 @@ import psutil
 import pytest
 import torch
 
-from pyro_pmf import MAP, NUTS, PMF, VI, FitError, Gibbs, fit
+from pyro_pmf import MAP, NUTS, PMF, VI, FitError, Gibbs, Ratings, fit
 from pyro_pmf.datasets import simulate
-from pyro_pmf.inference.memory import draws_memory, fit_memory
+from pyro_pmf.inference.memory import draws_memory, fit_memory, sweep_memory
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypa
     model = PMF(2, noise="shared")
     drawn = draws_memory(162, 4, 2, torch.float64)
     needed = draws_memory(162, 4, 3, torch.float64)  # those of one chain are there twice
+    needed += sweep_memory(400, torch.float64) if sampler is Gibbs else 0
     ratings = ratings.to("cpu", torch.float64)
     method = sampler(n_draws=4, n_warmup=1, n_chains=2)
     for free, fits in ((needed, True), (needed - 1, False)):
@@ -83,3 +84,24 @@ def test_draws_that_do_not_fit_are_refused_before_one_is_drawn(ratings, monkeypa
         else:
             with pytest.raises(FitError, match="n_draws"):
                 fit(model, ratings, method, progress=False)
+
+
+@pytest.mark.parametrize("is_in_files", [False, True])
+def test_a_chain_of_ratings_in_files_needs_a_block(ratings, is_in_files, monkeypatch, tmp_path):
+    monkeypatch.setattr("pyro_pmf.data.blocks._IN_A_BLOCK", 100)
+    if is_in_files:
+        frame = ratings.to_frame()
+        frame["rating"] = frame["rating"].clip(*ratings.scale)
+        frame.to_parquet(tmp_path / "a.parquet")
+        ratings = Ratings.read_parts([tmp_path / "a.parquet"], tmp_path, scale=ratings.scale)
+    needed = draws_memory(162, 4, 3, torch.float32)
+    needed += sweep_memory(100 if is_in_files else 400, torch.float32)
+    method = Gibbs(n_draws=4, n_warmup=1, n_chains=2, thin=1)
+    for free in (needed, needed - 1):
+        found = SimpleNamespace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
+        if free == needed:
+            fit(PMF(2, noise="shared"), ratings, method, progress=False)
+        else:
+            with pytest.raises(FitError, match=r"keep ratings in files \(Ratings.read_parts\)"):
+                fit(PMF(2, noise="shared"), ratings, method, progress=False)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyro
 import torch
 
+from pyro_pmf.data.blocks import number_of_blocks
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, warn
 from pyro_pmf.inference.conditions import Conditions
@@ -20,7 +21,7 @@ from pyro_pmf.inference.mcmc.gathering import Chain, Gathered
 from pyro_pmf.inference.mcmc.processes import News, n_processes, processes_memory, run_apart
 from pyro_pmf.inference.mcmc.running import ChainTask, RunningChain, run_chain, tracker_of
 from pyro_pmf.inference.mcmc.tracking import tracked
-from pyro_pmf.inference.memory import draws_memory, require_memory
+from pyro_pmf.inference.memory import draws_memory, require_memory, sweep_memory
 from pyro_pmf.inference.methods import NUTS, Gibbs
 from pyro_pmf.inference.progress import Bar, progress_bar
 from pyro_pmf.inference.sharing import Sharing
@@ -192,12 +193,15 @@ def plan_chains(
         sites = require_possible(model, ratings)
     n_latents = sum(site["value"].numel() for site in sites.values() if is_latent(site))
     n = n_processes(method, ratings.device, method.n_chains)
-    require_memory(
-        draws_memory(n_latents, method.n_draws, method.n_chains + n, ratings.dtype)
-        + processes_memory(n, ratings),
-        torch.device("cpu"),
-        "Reduce n_draws" if n == 1 else "Reduce n_draws or n_jobs",
-    )
+    needed = draws_memory(n_latents, method.n_draws, method.n_chains + n, ratings.dtype)
+    needed += processes_memory(n, ratings)
+    remedy = "Reduce n_draws" if n == 1 else "Reduce n_draws or n_jobs"
+    if isinstance(method, Gibbs) and n == 1:
+        n_kept = len(ratings) // (1 if run.is_part else run.reducer.size)
+        n_blocks = number_of_blocks(ratings) if ratings.scratch.is_mapped else 1
+        needed += sweep_memory(n_kept // n_blocks, ratings.dtype)
+        remedy += ", keep ratings in files (Ratings.read_parts)"
+    require_memory(needed, torch.device("cpu"), remedy)
     history = None
     if run.history is not None:
         history = run.history.to(ratings.device, ratings.dtype)
