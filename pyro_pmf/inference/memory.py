@@ -138,6 +138,7 @@ def freed_memory_kept(n_ratings: int) -> Iterator[None]:
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield
         return
+    libc.malloc_trim(0)  # what reading a table took, which would lie between the arrays of the fit
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST_INT)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable
@@ -260,6 +261,9 @@ class LBFGS:
         self._enough = tolerance * _WINDOW / 25
         empty = torch.empty_like(parameters)
         self.state = LBFGSState(empty, empty, empty, last_step=max_steps, delay=delay)
+        # one block of memory: vectors made one by one would lie between those of the steps
+        rooms = parameters.new_empty(_MEMORY, 2, len(parameters))
+        self._rooms = itertools.cycle(rooms)
 
     @property
     def last_step(self) -> int:
@@ -357,7 +361,9 @@ class LBFGS:
             elif new_slope < 0.9 * slope:
                 near = length
             else:
-                s, y = direction.mul_(length), new_gradient - gradient
+                s, y = next(self._rooms)  # of the oldest pair
+                torch.mul(direction, length, out=s)
+                torch.sub(new_gradient, gradient, out=y)
                 sy = dot(s, y)
                 state.pairs.append((s, y, sy))
                 state.scale = sy / dot(y * state.inverse, y)
