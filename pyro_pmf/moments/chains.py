@@ -8,9 +8,9 @@ to import. Fits judge their chains by hundreds of quantities, so they are comput
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 FEWEST_DRAWS = 4  # of a chain: each half needs a variance
 _TAILS = 0.05, 0.95
@@ -119,7 +119,7 @@ def _halves(draws: np.ndarray) -> np.ndarray:
 
 def _normalized(draws: np.ndarray) -> np.ndarray:
     """Replace draws by normal scores of their ranks; a quantity that is not finite becomes NaN."""
-    ranks = rankdata(draws.reshape(-1, draws.shape[2]), axis=0).reshape(draws.shape)
+    ranks = scipy.stats.rankdata(draws.reshape(-1, draws.shape[2]), axis=0).reshape(draws.shape)
     scores = ndtri((ranks - 3 / 8) / (draws.shape[0] * draws.shape[1] + 1 / 4))
     return np.where(np.isfinite(draws).all((0, 1)), scores, np.nan)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse.linalg import LinearOperator, svds
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 from pyro_pmf.arguments import require_probability
@@ -58,7 +58,7 @@ def effects(learned: Learned, of: Literal["user", "item"], interval: float = 0.9
     if learned.n_draws is None:
         mean, var = _effect(own, learned.latents)
         sd = var.sqrt()
-        lower, upper = (mean + q * sd for q in norm.ppf(tail))
+        lower, upper = (mean + q * sd for q in ndtri(tail))
     else:
         draws = torch.stack([_effect(own, draw)[0] for draw in learned.draws()])
         mean, sd = draws.mean(0), draws.std(0)

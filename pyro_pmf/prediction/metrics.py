@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chisquare, kstest, pearsonr, spearmanr
+import scipy
 from torch import Tensor
 
 from pyro_pmf.arguments import require_integer
@@ -122,10 +122,10 @@ def summarize(scores: pd.DataFrame) -> pd.Series:
             "coverage": scores["covered"].mean(),
             "width": scores["width"].mean(),
             **{f"coverage_{p}": _inside(scores["pit"], p / 100).mean() for p in _INTERVALS},
-            "pit_distance": kstest(scores["pit"], "uniform").statistic,
+            "pit_distance": scipy.stats.kstest(scores["pit"], "uniform").statistic,
             "sharpness": np.mean(sd),
-            "error_sd_spearman": spearmanr(size, sd).statistic if vary else np.nan,
-            "error_sd_pearson": pearsonr(size, sd).statistic if vary else np.nan,
+            "error_sd_spearman": scipy.stats.spearmanr(size, sd).statistic if vary else np.nan,
+            "error_sd_pearson": scipy.stats.pearsonr(size, sd).statistic if vary else np.nan,
             "rpi": reliability_prediction_index(error, sd) if vary else np.nan,
         }
     )
@@ -326,8 +326,8 @@ def pit_uniformity(pit: np.ndarray, n_bins: int = 10) -> pd.Series:
     PMFError
         If ``n_bins`` is not a positive integer.
     """
-    chi_square = chisquare(pit_histogram(pit, n_bins)["count"])
-    kolmogorov = kstest(pit, "uniform")
+    chi_square = scipy.stats.chisquare(pit_histogram(pit, n_bins)["count"])
+    kolmogorov = scipy.stats.kstest(pit, "uniform")
     return pd.Series(
         {
             "chi_square": chi_square.statistic,
