@@ -107,6 +107,8 @@ def draw_factor_scales(state: State) -> None:
 
 
 def _draw(state: State, name: str, total: float, count: int) -> None:
-    if state.is_free(name) and math.isfinite(total):
+    # log noise begins at 0; while no row of it has moved, it would pull its scale towards 0
+    moved = total > 0 or count == 0
+    if state.is_free(name) and math.isfinite(total) and moved:
         prior, scale = state.densities[name], state.scales[name]
         state.scales[name] = draw_scale(scale, total, count, prior, state.generator)

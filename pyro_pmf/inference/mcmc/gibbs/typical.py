@@ -20,6 +20,7 @@ from pyro_pmf.random_state import isolated_random_state
 
 _WINDOW = 30  # sweeps; factors of a strong signal are found in about 20
 _MOST_WINDOWS = 10
+_LEAST = 1e-6  # of a scale; a smaller one does as little, and its square may be 0
 _SETTLED = 1.1  # times the variance that factors had half a window before
 
 
@@ -88,7 +89,7 @@ def short_run(
 
 def _log_scales(draw: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {
-        name: torch.log(value).double().cpu().numpy()
+        name: torch.log(value.clamp(min=_LEAST)).double().cpu().numpy()
         for name, value in draw.items()
         if name == TAU or name.startswith("sigma")
     }

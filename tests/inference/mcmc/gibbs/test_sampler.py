@@ -17,6 +17,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import rows
 from pyro_pmf.inference.mcmc.gibbs.rows import RowUpdate
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
+from pyro_pmf.inference.mcmc.gibbs.scales import draw_noise_scale
 from pyro_pmf.inference.mcmc.gibbs.typical import ShortRun, short_run
 from pyro_pmf.model.running import is_latent, run, sites_of
 
@@ -69,6 +70,25 @@ def test_scores_and_likelihoods_are_those_of_the_draw(name):
     if model.users == "hierarchical" and model.n_factors:
         mean = sites["U"]["fn"].base_dist.loc
         np.testing.assert_allclose(state.users.M, mean, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_that_has_not_moved_leaves_its_scale(seed):
+    """Of three items, none may move in the first sweep that draws the scale of their noise."""
+    ratings, _ = simulate(PMF(1, likelihood=OrderedLogit(5)), 6, 3, 12, seed=seed)
+    torch.manual_seed(seed)
+    sampler = Sampler(
+        PMF(1, likelihood=OrderedLogit(5)), ratings, ratings, np.random.default_rng(seed)
+    )
+    state = sampler.state
+    before = dict(state.scales)
+    for side, _ in state.sides:
+        assert not side.s.any()
+        draw_noise_scale(state, side)
+    assert state.scales == before
+    for _ in range(30):
+        sampler.sweep()
+    assert min(state.scales["sigma_s"], state.scales["sigma_t"]) > 1e-6
 
 
 WRONG_KICK = Mutation(
