@@ -78,7 +78,7 @@ _WITHOUT_ITS_JACOBIAN = {
     "tau and scales": Mutation(
         "ordered", "tau and scales", invariances, "sum(y + prior(tau", "sum(prior(tau"
     ),
-    "stretch": Mutation("ordered", "stretch", level, "log_prob) + len(old) * y", "log_prob)"),
+    "stretch": Mutation("ordered", "stretch", level, "(gain) + len(old) * y", "(gain)"),
     "stretched scales": Mutation(
         "ordered", "stretch", invariances, "power * y + state.densities", "state.densities"
     ),
@@ -90,7 +90,7 @@ _WITHOUT_ITS_JACOBIAN = {
     ),
     "a scale": Mutation("ordered", "scales of users", slices, "return y - count", "return -count"),
     "tau": Mutation("ordered", "tau", slices, "return y - count", "return -count"),
-    "sigma": Mutation("counts", "noise", noise, "return gain + y + prior", "return gain + prior"),
+    "sigma": Mutation("counts", "noise", noise, "(gain) + y + prior", "(gain) + prior"),
     "sigma and s": Mutation(
         "sigmoid", "noise", noise, "return rest + y + prior", "return rest + prior"
     ),
@@ -100,17 +100,21 @@ _ACCEPTANCE = {
         "sigmoid",
         "rows of users",
         rows,
-        "log_prob)) - (after - before) / 2",
-        "log_prob)).neg() + (after - before) / 2",
+        "ratio = self._sum(gains) - (after - before) / 2",
+        "ratio = (after - before) / 2 - self._sum(gains)",
     ),
     "rows without their energy": Mutation(
-        "sigmoid", "rows of users", rows, "log_prob)) - (after - before) / 2", "log_prob))"
+        "sigmoid",
+        "rows of users",
+        rows,
+        "self._sum(gains) - (after - before) / 2",
+        "self._sum(gains)",
     ),
     "rows always": Mutation(
         "sigmoid",
         "rows of users",
         rows,
-        "side.rows.uniform_like(ratio).log() < ratio",
+        "chance.uniform[self._range].log() < ratio",
         "ratio == ratio",
     ),
     "noise inverted": Mutation(
@@ -120,8 +124,8 @@ _ACCEPTANCE = {
         "sigmoid",
         "noise",
         noise,
-        "gain - (new.double().square() - side.s.double().square()) / (2 * sd * sd)",
-        "gain",
+        "side.sum(gains()) - (new.double().square() - side.s.double().square()) / (2 * sd * sd)",
+        "side.sum(gains())",
     ),
     "cut points inverted": Mutation(
         "ordered",
@@ -145,50 +149,50 @@ _POTENTIAL = {  # the log likelihood, times 0.8
         "sigmoid",
         "rows of users",
         rows,
-        "gain = log_prob - self._ordered(self._state.log_prob)",
-        "gain = 0.8 * (log_prob - self._ordered(self._state.log_prob))",
+        "gain = log_prob - self.group.ordered(self._block.log_prob)",
+        "gain = 0.8 * (log_prob - self.group.ordered(self._block.log_prob))",
     ),
     "exact rows": Mutation(
         "identity",
         "rows of users",
         rows,
-        "weight = self._likelihood.weight(at, self._noise, safe)",
-        "weight = 0.8 * self._likelihood.weight(at, self._noise, safe)",
+        "weight = self.likelihood.weight(at, self.noise, safe)",
+        "weight = 0.8 * self.likelihood.weight(at, self.noise, safe)",
     ),
     "noise": Mutation(
         "sigmoid",
         "noise",
         noise,
-        "gain = log_prob - state.log_prob",
-        "gain = 0.8 * (log_prob - state.log_prob)",
+        "yield group.ordered(log_prob - block.log_prob)",
+        "yield group.ordered(0.8 * (log_prob - block.log_prob))",
     ),
     "sigma": Mutation(
         "sigmoid, no biases",
         "noise",
         noise,
-        "gain = state.total(log_prob",
-        "gain = 0.8 * state.total(log_prob",
+        "return state.total(gain) + y",
+        "return 0.8 * state.total(gain) + y",
     ),
     "mu": Mutation(
         "sigmoid, no biases",
         "level",
         level,
-        "return state.total(log_prob",
-        "return 0.8 * state.total(log_prob",
+        "return state.total(gain) + prior",
+        "return 0.8 * state.total(gain) + prior",
     ),
     "cut points": Mutation(
         "ordered",
         "level",
         level,
-        "by_level.index_add_(0, likelihood.level, (",
-        "by_level.index_add_(0, likelihood.level, 0.8 * (",
+        "by_level.index_add_(0, _level_of(block), (",
+        "by_level.index_add_(0, _level_of(block), 0.8 * (",
     ),
     "stretch": Mutation(
         "ordered",
         "stretch",
         level,
-        "ratio = state.total(log_prob",
-        "ratio = 0.8 * state.total(log_prob",
+        "ratio = state.total(gain)",
+        "ratio = 0.8 * state.total(gain)",
     ),
 }
 _PRIOR = {  # without a prior term
@@ -236,7 +240,9 @@ _PRIOR = {  # without a prior term
     "mu": Mutation(  # not all of it, since the posterior is improper without
         "sigmoid, no biases", "level", level, "+ prior(mu + d)", "+ prior(mu + d) / 10"
     ),
-    "sigma": Mutation("counts", "noise", noise, "gain + y + prior(math.exp(at + y))", "gain + y"),
+    "sigma": Mutation(
+        "counts", "noise", noise, "(gain) + y + prior(math.exp(at + y))", "(gain) + y"
+    ),
     "sigma and s": Mutation(
         "sigmoid", "noise", noise, "rest + y + prior(math.exp(at + y))", "rest + y"
     ),
@@ -262,7 +268,7 @@ _PRIOR = {  # without a prior term
 }
 _FORGOTTEN = {
     "prior mean of rows": Mutation(
-        "identity", "rows of users", rows, "torch.cat(parts) * side.M", "0 * side.M"
+        "identity", "rows of users", rows, "torch.cat(parts) * about", "0 * about"
     ),
     "tau in rows": Mutation(
         "identity",

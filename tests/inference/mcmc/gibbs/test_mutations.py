@@ -27,6 +27,12 @@ def replications_to_find(joint: Joint, block: str) -> int | None:
     return None
 
 
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mistakes_can_be_made(name, monkeypatch):
+    """In code of today; whether they are found takes long."""
+    MUTATIONS[name].make(monkeypatch)
+
+
 @pytest.mark.long
 @pytest.mark.statistical
 @pytest.mark.parametrize("name", MUTATIONS)
