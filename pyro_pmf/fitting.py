@@ -35,6 +35,7 @@ from pyro_pmf.inference.scales import (
     as_typical,
     candidate_scales,
     factors_only,
+    holdable,
     learnt_scales,
     widened,
 )
@@ -402,10 +403,11 @@ def _learn_scales(
         warnings.filterwarnings("ignore", NO_FACTORS)  # other values may find factors
         on_device = train.to(run.device, run.dtype)
         found = short_run(stated, on_device, run.seed, bar.update)
+        typical = holdable(stated.terms, ratings.transform, found.scales)
         if few:
-            scales = as_typical(usual, found.scales)
+            scales = as_typical(usual, typical)
             return scales, start(scales, ratings)
-        ways = candidate_scales(stated.terms, usual, found.scales, isinstance(method, MAP))
+        ways = candidate_scales(stated.terms, usual, typical, isinstance(method, MAP))
         scales = learnt_scales(ways, loss, partial(factors_only, usual))
         if isinstance(method, MAP) and best[1] is not None:
             scales = widened(stated, scales, loss_of_wider)

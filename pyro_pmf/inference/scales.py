@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.pairs import Pairs
+from pyro_pmf.data.transforms import Affine, Transform
 from pyro_pmf.model.likelihoods import NormalIdentity, NormalSigmoid
 from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.priors import Fixed
@@ -165,6 +166,27 @@ def as_typical(usual: Scales, typical: Scales) -> Scales:
     """
     held = {name: x for name, x in typical.items() if name in usual or name != "sigma"}
     return {**usual, **held}
+
+
+def holdable(terms: Terms, transform: Transform, typical: Scales) -> Scales:
+    """Return the scales that a fit may hold: those of noise only on a linear scale of ratings.
+
+    The standard deviation of the exponential of a Normal number grows beyond all bounds with the
+    spread of the noise. A fit that learns it keeps it small.
+
+    Parameters
+    ----------
+    terms : Terms
+        Terms of the model.
+    transform : Transform
+        The transform of the ratings.
+    typical : dict
+        Typical values under the posterior, see `gibbs.typical`.
+    """
+    if isinstance(transform, Affine):
+        return typical
+    of_noise = {term.scale for term in terms.noise}
+    return {name: x for name, x in typical.items() if name not in of_noise}
 
 
 def factors_only(usual: Scales, scales: Scales) -> Scales:

@@ -24,6 +24,7 @@ from pyro_pmf import (
     Ratings,
     fit,
 )
+from pyro_pmf.data.transforms import COUNT, Affine, Log1p
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.conditions import Conditions
 from pyro_pmf.inference.mcmc.gibbs.typical import ShortRun, short_run
@@ -33,6 +34,7 @@ from pyro_pmf.inference.scales import (
     candidate_scales,
     factor_scales,
     factors_only,
+    holdable,
     learnt_scales,
     map_scales,
     widened,
@@ -342,6 +344,13 @@ def test_no_change_is_not_tried_again():
     ways = [[{"sigma_U": 1.0}, {"sigma_U": 2.0}]]
     learnt_scales(ways, lambda scales: tried.append(1) or float(len(tried)), dict)
     assert len(tried) == 2
+
+
+def test_scales_of_noise_are_held_on_a_linear_scale_of_ratings_only():
+    terms, noise = PMF(2, noise="user").terms, {"sigma_s": 0.4}
+    for transform in (Affine(0.5, 2.0), COUNT):
+        assert holdable(terms, transform, TYPICAL | noise) == TYPICAL | noise
+    assert holdable(terms, Log1p(3.0, 1.0), TYPICAL | noise) == TYPICAL
 
 
 def test_scales_of_factors_are_those_that_fits_hold_anyway():
