@@ -12,7 +12,7 @@ import pandas as pd
 import pyro
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from watching import Largest
 
 from pyro_pmf import (
     MAP,
@@ -121,20 +121,6 @@ def test_some_of_them_are_in_memory(frame, tmp_path):
     assert mapped.indexed_by(*longer).scratch.is_mapped
     assert_same(mapped.indexed_by(*longer), whole.indexed_by(*longer))
     assert mapped.with_transform("standardize").scratch.is_mapped
-
-
-class Largest(TorchDispatchMode):
-    """Notes the size, in bytes, of the largest tensor that an operation makes."""
-
-    nbytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = [x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)]
-        for x in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
-                self.nbytes = max(self.nbytes, x.untyped_storage().nbytes())
-        return result
 
 
 @pytest.mark.parametrize(

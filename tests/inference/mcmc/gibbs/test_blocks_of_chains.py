@@ -8,7 +8,7 @@ import torch
 from configurations import MODELS
 from joint import table
 from test_shared_sweeps import SIZE, SWEEPS, SameNumbers, require_same, swept, swept_by_threads
-from torch.utils._python_dispatch import TorchDispatchMode
+from watching import Largest
 
 from pyro_pmf import (
     PMF,
@@ -81,20 +81,6 @@ def test_each_process_of_a_chain_has_blocks(data, monkeypatch):
     assert len(parts) == SIZE
     assert any(len(part.blocks) > 1 for part in parts)
     require_same(parts, whole)
-
-
-class Largest(TorchDispatchMode):
-    """Notes the most bytes in memory of a tensor that an operation makes."""
-
-    nbytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = [x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)]
-        for x in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
-                self.nbytes = max(self.nbytes, x.untyped_storage().nbytes())
-        return result
 
 
 @pytest.mark.parametrize(
