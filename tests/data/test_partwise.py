@@ -148,6 +148,7 @@ def test_a_fit_is_the_same_and_makes_no_tensor_as_large_as_the_table(
     monkeypatch.setattr("pyro_pmf.inference.mcmc.gibbs.initial._AT_ONCE", 100)
     monkeypatch.setattr("pyro_pmf.fitting._MOST_TO_LEARN_FROM", 800)
     monkeypatch.setattr("pyro_pmf.sanity._N_RATINGS", 20)
+    monkeypatch.setattr("pyro_pmf.inference.variational.optimizers._MEMORY", 2)
     monkeypatch.setattr("pyro_pmf.model.likelihoods._AT_ONCE", 100)
     whole = fit(model, Ratings.from_frame(table, scale=SCALE), method, progress=False)
     mapped = Ratings.read_parts([path], tmp_path, scale=SCALE)
