@@ -17,6 +17,7 @@ from pyro_pmf.inference.variational.schedule import JUDGED_EVERY, Schedule, Sche
 from pyro_pmf.inference.variational.space import Evaluate, Space
 
 _MEMORY = 10  # steps from which L-BFGS estimates the curvature
+_LINE = 16  # numbers: vectors that begin with a line of the cache are summed in one order
 _WINDOW = 10  # steps over which L-BFGS judges the loss
 _MAX_TRIALS = 20  # evaluations of one line search
 
@@ -262,7 +263,8 @@ class LBFGS:
         empty = torch.empty_like(parameters)
         self.state = LBFGSState(empty, empty, empty, last_step=max_steps, delay=delay)
         # one block of memory: vectors made one by one would lie between those of the steps
-        rooms = parameters.new_empty(_MEMORY, 2, len(parameters))
+        length = -(-len(parameters) // _LINE) * _LINE
+        rooms = parameters.new_empty(_MEMORY, 2, length)[..., : len(parameters)]
         self._rooms = itertools.cycle(rooms)
 
     @property
