@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from configurations import MODELS
-from joint import table
-from test_shared_sweeps import SIZE, SWEEPS, SameNumbers, require_same, swept, swept_by_threads
+from sweeping import SIZE, SWEEPS, SameNumbers, require_same, swept, swept_by_threads
 from watching import Largest
 
 from pyro_pmf import (
@@ -25,20 +24,7 @@ from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import initial, sums
 from pyro_pmf.inference.mcmc.gibbs.axis import Axis
 from pyro_pmf.inference.mcmc.gibbs.sampler import Sampler
-from pyro_pmf.model.running import sites_of
 from pyro_pmf.reducer import Reducer
-
-
-@pytest.fixture
-def data(request, monkeypatch) -> tuple[PMF, Pairs, Pairs]:
-    """Return a model, ratings that it makes, and the pairs with I_ij = 1."""
-    name = request.param
-    model, history = MODELS[name], table(share=0.8)
-    value = sites_of(model, table(), history=history)["rating"]["value"].double()
-    ratings = table(value=value)
-    level = initial._level(model, value)
-    monkeypatch.setattr(initial, "_level", lambda *_: level)
-    return model, ratings, history if "history" in name else ratings
 
 
 def in_files(pairs: Pairs, folder) -> Pairs:
