@@ -27,7 +27,7 @@ from pyro_pmf.moments.gaussian import (
 
 _FEW = 24  # counts whose masses are summed one by one
 _LEAST_LOG_MASS = -600.0  # float64 ends at -745
-_LEAST_SIGMA = 1e-6  # of an expectation: counts are as good as Poisson
+LEAST_SIGMA = 1e-5  # of counts: they are as good as Poisson, and float64 still has their sums
 _BEYOND = 1e3  # an outermost cut point, past all scores
 
 
@@ -178,7 +178,7 @@ class GammaPoisson(TorchDistribution):
     score : Tensor, shape (..., n)
         Log of the mean count.
     sigma : Tensor, broadcastable to the shape of ``score``
-        Standard deviation of the Gamma factor.
+        Standard deviation of the Gamma factor. Below 1e-5 it counts as 1e-5: as good as Poisson.
     validate_args : bool, optional
         Whether to check parameters and values; see `torch.distributions.Distribution`.
     """
@@ -238,16 +238,15 @@ class GammaPoisson(TorchDistribution):
         return rule.expectation(torch.stack([log_mass(value, sigma) for sigma in rule.nodes]))
 
     def _given_sigma(self, value: Tensor, sigma: Tensor) -> Tensor:
-        size = sigma**-2
-        odds = self.score + 2 * sigma.log()
-        # log p = log_choices + value log s(odds) + size log s(-odds), s(x) = 1 / (1 + exp(-x)).
-        # One softplus gives both terms, so that no large numbers cancel where odds are large.
-        share = -(value + size) * F.softplus(-odds) - size * odds
-        return _log_choices(value, size) + share
+        count, size = value.double(), size_of(sigma.double())
+        odds = self.score.double() - size.log()
+        # A sigmoid's logarithm is exact at both ends, where a mean is a share of 1e-10 of a size.
+        share = count * F.logsigmoid(odds) + size * F.logsigmoid(-odds)
+        return (_log_choices(count, size) + share).to(self.score.dtype)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of at most this count: float64, on the CPU, no gradient."""
-        size = self.sigma.double() ** -2
+        size = size_of(self.sigma.double())
         odds = self.score.double() - size.log()
         first = -size * F.softplus(odds)  # log probability of 0
         count, size, odds, first = torch.broadcast_tensors(
@@ -265,9 +264,14 @@ class GammaPoisson(TorchDistribution):
         """Draw counts."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
-            size = (self.sigma**-2).expand(shape)
+            size = size_of(self.sigma).expand(shape)
             rate = torch.distributions.Gamma(size, size).sample() * self.score.exp()
             return torch.poisson(rate)
+
+
+def size_of(sigma: Tensor) -> Tensor:
+    """Return the size of a negative binomial distribution, 1 / sigma^2 and at most 1e10."""
+    return sigma.clamp(min=LEAST_SIGMA) ** -2
 
 
 def _score_and_ceiling(log_mean: Uncertain) -> tuple[Gaussian, float | None]:
@@ -284,8 +288,8 @@ def _expected_log_mass(
     count: Tensor, sigma: Tensor, score: Gaussian, log_ceiling: float | None
 ) -> Tensor:
     """Return E log p of counts whose score is Gaussian."""
-    sigma = sigma.clamp(min=_LEAST_SIGMA)
-    size, log_size = sigma**-2, -2 * sigma.log()
+    size = size_of(sigma)
+    log_size = size.log()
     # log p = log_choices - count log(1 + size / mean) - size log(1 + mean / size): no large
     # numbers cancel, so that no step of an optimizer gains by rounding.
     below, above = expected_softpluses(score.mean, score.var, log_size, log_ceiling)

@@ -473,7 +473,8 @@ class NegativeBinomialLog(Likelihood):
     """R_ij ~ Poisson(m_ij g), g ~ Gamma with mean 1 and standard deviation sigma_ij.
 
     This is the negative binomial distribution with mean m and variance m + (sigma_ij m)^2, for
-    counts with transform="count". The mean m = exp(score_ij) C / (C + exp(score_ij)) is the
+    counts with transform="count". A sigma_ij below 1e-5 counts as
+    1e-5, which is as good as Poisson. The mean m = exp(score_ij) C / (C + exp(score_ij)) is the
     exponential of the score up to a soft ceiling C: a table says nothing about means far above all
     its counts, and the exponential of a product of factors has no finite mean. Far below C,
     effects on the score multiply the mean. Choose a prior of mu that covers the log of a typical

@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli, Distribution, NegativeBinomial
 
 from pyro_pmf.data.transforms import Affine, Transform
 from pyro_pmf.errors import PMFError
-from pyro_pmf.model.distributions import GammaPoisson
+from pyro_pmf.model.distributions import GammaPoisson, size_of
 from pyro_pmf.moments.stacking import family
 from pyro_pmf.prediction.predictive import (
     ON_LEVEL,
@@ -207,7 +207,7 @@ class DiscretePredictive(PosteriorPredictive):
             Pairs whose quantiles are not known: their counts are many, or 0 is too improbable.
         """
         parts = cast(GammaPoisson, self.parts).expand(self.parts.batch_shape)
-        score, size = parts.score.double(), parts.sigma.double() ** -2
+        score, size = parts.score.double(), size_of(parts.sigma.double())
         log_first = -size * F.softplus(score - size.log())
         _, high = self._cantelli(float(probabilities.max()))
         known = self.mean.isfinite() & self.sd.isfinite() & (high < _LONGEST_WALK)

@@ -74,6 +74,23 @@ class TestGammaPoisson:
         log_mass = single.log_prob(torch.full((5,), count))
         np.testing.assert_allclose(log_mass, exact().logpmf(count), rtol=2e-5, atol=2e-5)
 
+    @pytest.mark.parametrize("sigma", [3e-4, 1e-5, 1e-7, 1e-12, 1e-30])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_as_good_as_poisson(self, sigma, dtype):
+        """Masses of sizes up to 1e60, whose logarithms are differences of enormous numbers."""
+        mean, count = np.array([0.1, 2.7, 20.0, 2980.0]), np.array([2.0, 3.0, 25.0, 2950.0])
+        score = torch.tensor(mean, dtype=dtype).log()
+        fn = GammaPoisson(score, torch.full((4,), sigma, dtype=dtype), False)
+        value = torch.tensor(count, dtype=dtype)
+        poisson = scipy.stats.poisson(mean)
+        np.testing.assert_allclose(fn.log_prob(value), poisson.logpmf(count), rtol=2e-5)
+        slope = torch.func.grad(lambda x: GammaPoisson(x, fn.sigma, False).log_prob(value).sum())
+        np.testing.assert_allclose(slope(score), count - mean, rtol=1e-3)
+        np.testing.assert_allclose(fn.cdf(value), poisson.cdf(count), atol=1e-4)
+        torch.manual_seed(0)
+        drawn = fn.sample((4000,)).double().mean(0).numpy()
+        assert (abs(drawn - mean) < 5 * np.sqrt(mean / 4000)).all()
+
     @pytest.mark.statistical
     def test_draws(self):
         torch.manual_seed(0)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_pmf.model.distributions import LEAST_SIGMA
 from pyro_pmf.model.likelihoods import (
     BernoulliLogit,
     Likelihood,
@@ -280,19 +281,24 @@ class NegativeBinomialWorking(Working):
         if safe:
             # log p = count s - (count + size) softplus(s + log(1 / size + 1 / C))
             # + size softplus(s - log C) + constant, and the last term is convex in s.
-            size = torch.exp(-2 * log_noise.double())
+            size = _size(log_noise)
             each = _secant(score.double() + (1 / size + self._least_inverse).log_())
         else:
             size, mean, chain = self._at(score, log_noise)
             share = mean / (mean + size)
-            each = (share * (1 - share)).mul_(chain.square_()).clamp_(min=1e-6)
-        return each.mul_(size.add_(self._count)).to(score.dtype)
+            each = (share * (1 - share)).mul_(chain.square_())
+        return each.mul_(size.add_(self._count)).clamp_(min=1e-6).to(score.dtype)
 
     def _at(self, score: Tensor, log_noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return size and mean of each count, and d log mean / d score."""
         inverse = score.double().clamp(-_LARGEST_LOG_MEAN, _LARGEST_LOG_MEAN).neg_().exp_()
         mean = (inverse + self._least_inverse).reciprocal_()
-        return torch.exp(-2 * log_noise.double()), mean, inverse.mul_(mean)
+        return _size(log_noise), mean, inverse.mul_(mean)
+
+
+def _size(log_noise: Tensor) -> Tensor:
+    """Return the size of each count, float64, as `GammaPoisson` has it."""
+    return log_noise.double().clamp(min=math.log(LEAST_SIGMA)).mul_(-2).exp_()
 
 
 def _secant(x: Tensor) -> Tensor:

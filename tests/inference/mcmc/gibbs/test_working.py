@@ -94,6 +94,19 @@ def test_safe_steps_do_not_overshoot(likelihood):
         assert (gain > -1e-9).all()
 
 
+@pytest.mark.parametrize("log_noise", [-6.0, -11.0, -20.0, -90.0])
+def test_counts_as_good_as_poisson(log_noise):
+    count, mean = torch.tensor([[0.0, 3.0, 400.0], [0.5, 2.0, 420.0]], dtype=torch.float64)
+    working, at = (
+        working_likelihood(NegativeBinomialLog(), count),
+        (mean.log(), mean.new_full((3,), log_noise)),
+    )
+    expected = torch.distributions.Poisson(mean).log_prob(count)
+    np.testing.assert_allclose(working.log_prob(*at), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(working.slope(*at), count - mean, rtol=1e-2)
+    np.testing.assert_allclose(working.weight(*at, safe=False), mean, rtol=1e-2)
+
+
 @each_likelihood
 def test_another_order_is_of_the_same_ratings(likelihood):
     score, log_noise, value, own = case(likelihood)
