@@ -139,7 +139,7 @@ def score_counts(predictive: PosteriorPredictive, count: Tensor) -> pd.DataFrame
     and the probability of this count or a lower one.
     """
     half = 0.0 if isinstance(predictive, DiscretePredictive) else 0.5
-    below, to = 1 - predictive.probability_at_least(count - half), predictive.cdf(count + half)
+    below, to = predictive.cdf(count - 1 + half), predictive.cdf(count + half)
     uniform = np.random.default_rng(0).random(len(count))
     return pd.DataFrame(
         {

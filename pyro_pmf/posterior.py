@@ -70,7 +70,8 @@ class Posterior(Learned):
             Probability of the central interval.
         at_least : float, optional
             A rating, in rating units. Adds the column p_at_least: the probability of this rating
-            or a higher one.
+            or a higher one. A recorded level stands for what is nearest to it, as in
+            `predict_levels`.
         rated : bool
             Whether each pair counts as rated, by itself.
         mcse : bool

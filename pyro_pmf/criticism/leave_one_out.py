@@ -26,7 +26,7 @@ from pyro_pmf.prediction.inference_data import (
     to_arviz,
 )
 from pyro_pmf.prediction.metrics import clustered_error
-from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.random_state import isolated_random_state
 
 # With S draws, Pareto smoothing is reliable for k up to 1 - 1 / log10(S) (Vehtari, Simpson,
@@ -307,7 +307,7 @@ def _level_width(learned: Learned) -> float | None:
     """Return the distance between levels, in rating units; None for continuous ratings."""
     with isolated_random_state(0):
         fn = run_at_first(learned, next(iter(learned.draws(1))))["rating"]["fn"]
-    predictive = mixture([(1.0, fn)], learned.ratings.transform)
+    predictive = predictive_of(learned, [(1.0, fn)])
     if not isinstance(predictive, DiscretePredictive):
         return None
     return predictive.spacing * predictive.width

@@ -12,8 +12,13 @@ from scipy.special import ndtr
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from pyro_pmf.data.transforms import Log1p
-from pyro_pmf.prediction.predictive import PosteriorPredictive, for_each_part, locate_levels
+from pyro_pmf.data.transforms import Log1p, Transform
+from pyro_pmf.prediction.predictive import (
+    ON_LEVEL,
+    PosteriorPredictive,
+    for_each_part,
+    locate_levels,
+)
 
 _CRPS_DRAWS = 200  # their estimator is unbiased, so more only reduce the noise of the mean score
 _CRPS_PARTS = 100  # for mixtures of more parts, the draws are as exact and faster
@@ -23,7 +28,25 @@ _TOLERANCE = 1e-5  # of a quantile, on the model scale
 
 
 class ContinuousPredictive(PosteriorPredictive):
-    """Distribution of ratings that may be any number, see `PosteriorPredictive`."""
+    """Distribution of ratings that may be any number, see `PosteriorPredictive`.
+
+    Parameters
+    ----------
+    weights, parts, transform
+        As for `PosteriorPredictive`.
+    gap : float, optional
+        Distance in rating units of the levels that ratings were recorded on.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        parts: Distribution,
+        transform: Transform,
+        gap: float | None = None,
+    ) -> None:
+        super().__init__(weights, parts, transform)
+        self._gap = gap or 0.0
 
     def log_prob(self, rating: Tensor) -> Tensor:
         """Return the log density of a rating, per rating unit, shape (n_pairs,)."""
@@ -45,7 +68,10 @@ class ContinuousPredictive(PosteriorPredictive):
         Tensor, shape (n_pairs,)
             Log probability, in nats.
         """
-        ends = for_each_part(self._value(low)), for_each_part(self._value(high))
+        return self._log_prob_of_values(self._value(low), self._value(high))
+
+    def _log_prob_of_values(self, low: Tensor, high: Tensor) -> Tensor:
+        ends = for_each_part(low), for_each_part(high)
         if not self._has("cdf"):
             inside = (self._drawn > ends[0]) & (self._drawn <= ends[1])
             return inside.double().mean(-2).log()
@@ -68,10 +94,32 @@ class ContinuousPredictive(PosteriorPredictive):
         return self._value_cdf(self._part_value(rating))
 
     def probability_at_least(self, rating: Tensor | float) -> Tensor:
-        """Return the probability of this rating or a higher one, shape (n_pairs,)."""
+        """Return the probability of a recorded rating of at least this one, shape (n_pairs,).
+
+        A recorded level stands for what is nearest to it, and so begins half a gap below it.
+        Without a lowest rating to count levels from, ``rating`` is taken for one of them.
+        Recorded ratings do not leave their scale.
+        """
+        rating = torch.as_tensor(rating, dtype=torch.float64)
+        chance = self._value_above(self._value(self._lower_end(rating)))
+        if self.transform.bounds is None:
+            return chance
+        low, high = self.transform.bounds
+        chance = torch.where(rating > high + ON_LEVEL * self._gap, 0.0, chance)
+        return torch.where(rating <= low, 1.0, chance)
+
+    def _lower_end(self, rating: Tensor) -> Tensor:
+        """Return where the first level from a rating on begins, in rating units."""
+        if self.transform.bounds is not None and self._gap:
+            low = self.transform.bounds[0]
+            rating = low + ((rating - low) / self._gap - ON_LEVEL).ceil() * self._gap
+        return rating - self._gap / 2
+
+    def _value_above(self, x: Tensor) -> Tensor:
+        """Return the probability of more than a value on the model scale."""
         if not isinstance(self.parts, Normal):
-            return self.log_prob_between(rating, math.inf).exp()
-        above = self.parts.loc.double() - for_each_part(self._value(rating))
+            return self._log_prob_of_values(x, x.new_tensor(math.inf)).exp()
+        above = self.parts.loc.double() - for_each_part(x)
         chances = torch.erfc(-above / (math.sqrt(2) * self.parts.scale.double())) / 2
         return self._average(chances).clamp(max=1.0)  # erfc keeps the digits of far tails
 

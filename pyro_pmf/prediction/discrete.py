@@ -30,6 +30,7 @@ _NODES = 64  # evaluations of a sum over counts, exact for up to this many count
 _LONGEST_WALK = 2048  # counts
 _STRIDE = 16  # counts after which a walk leaves out the pairs that are there
 _LEAST_LOG_MASS = -600.0  # float64 ends at -745
+_DIGITS = 9  # of the distance of levels
 _LARGEST = 2.0**53  # a float64 holds every count up to this one
 
 
@@ -76,7 +77,7 @@ class DiscretePredictive(PosteriorPredictive):
         n_levels = getattr(part, "n_levels", 2 if isinstance(part, Bernoulli) else None)
         self.last = math.inf if n_levels is None else n_levels - 1
         if n_levels is not None:
-            self.levels = self._from_level(torch.arange(n_levels))
+            self.levels = self._recorded(torch.arange(n_levels, dtype=torch.float64))
 
     def log_prob(self, rating: Tensor) -> Tensor:
         """Return the log mass of a level, minus infinity between levels, shape (n_pairs,)."""
@@ -163,7 +164,17 @@ class DiscretePredictive(PosteriorPredictive):
         return (self._value(rating) / self.spacing).expand(self._n_pairs)
 
     def _from_level(self, level: Tensor) -> Tensor:
+        if self.levels is not None:
+            return self.levels[level.long()]
         return self._rating(level * self.spacing)
+
+    def _recorded(self, level: Tensor) -> Tensor:
+        """Return the ratings of levels as people write them: 0.3, not 0.30000000000000004."""
+        gap = self.width * self.spacing
+        ratings = np.round(
+            self._rating(level * self.spacing).numpy(), _DIGITS - round(math.log10(gap))
+        )
+        return torch.from_numpy(ratings)
 
     def _clip(self, rating: Tensor) -> Tensor:
         return rating if self.levels is None else super()._clip(rating)

@@ -30,7 +30,7 @@ from pyro_pmf.moments.gaussian import LogGaussian
 from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import rows_of
 from pyro_pmf.prediction.dense import Moments, Scores, Side, moments_of, rating_of
-from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.prediction.rated import complete, completed, sums_of
 
 _DRAWS = 100  # of a posterior of draws; each takes a step of its own
@@ -243,7 +243,7 @@ class _UserRow:
             (mean[:, 0], var[:, 0]),
             (log[0].expand(len(rows)), log[1].expand(len(rows))),
         )
-        return mixture(mixture_of(fn), self._learned.ratings.transform).mean
+        return predictive_of(self._learned, mixture_of(fn)).mean
 
     def _spread(self) -> Tensor:
         """Return the variances of the row, shape (1, n)."""

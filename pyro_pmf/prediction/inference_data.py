@@ -20,7 +20,7 @@ from pyro_pmf.model.running import Site, is_latent, run
 from pyro_pmf.prediction import arviz_versions
 from pyro_pmf.prediction.arviz_versions import Groups
 from pyro_pmf.prediction.located import LocatedPairs
-from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.random_state import isolated_random_state
 
 _DIMS = {"users": "user", "items": "item"}
@@ -201,7 +201,7 @@ def predictions(learned: Learned, draws: Draws, pairs: Ratings | pd.DataFrame) -
             fn = where.rating_distribution(draw, chunk)
             predicted[k, rows] = train.to_rating(fn.sample().double())
             if rating is not None:
-                given = mixture([(1.0, fn)], train.transform)
+                given = predictive_of(learned, [(1.0, fn)])
                 log_prob[k, rows] = given.log_prob(rating[rows]).double()
     groups: Groups = {
         "posterior_predictive": {"rating": _stack(learned, predicted)},

@@ -19,7 +19,7 @@ from pyro_pmf.model.running import given
 from pyro_pmf.model.terms import terms_of
 from pyro_pmf.moments.gaussian import Value
 from pyro_pmf.moments.stacking import Mixture, mixture_of
-from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.prediction.predictive import PosteriorPredictive
 from pyro_pmf.prediction.rated import (
     OwnRows,
@@ -167,20 +167,19 @@ class LocatedPairs:
             Distribution of the ratings of these rows.
         """
         learned = self.learned
-        transform = learned.ratings.transform
         if not self._rated and is_plain(learned.model, learned.latents):
             for rows, parts in self._mixtures(seed):
-                yield rows, mixture(parts, transform)
+                yield rows, predictive_of(learned, parts)
             return
         for rows, pairs in self.chunks():
             if learned.n_draws is None:
                 found = mixture_of(self.rating_distribution(learned.latents, pairs))
-                yield rows, mixture(found, transform)
+                yield rows, predictive_of(learned, found)
                 continue
             weight = 1 / learned.n_draws
             with isolated_random_state(seed):  # for rows that are drawn from the prior
                 each = [(weight, self.rating_distribution(x, pairs)) for x in learned.draws()]
-            yield rows, mixture(each, transform)
+            yield rows, predictive_of(learned, each)
 
     def _mixtures(self, seed: int) -> Iterator[tuple[np.ndarray, Mixture]]:
         """Iterate over row numbers and their ratings, all draws at once."""

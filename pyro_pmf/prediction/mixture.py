@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Distribution
 
 from pyro_pmf.data.transforms import Affine, Transform
+from pyro_pmf.model.learned import Learned
 from pyro_pmf.moments.stacking import Mixture, family, stacked
 from pyro_pmf.prediction.continuous import ContinuousPredictive
 from pyro_pmf.prediction.discrete import DiscretePredictive
@@ -17,6 +18,7 @@ from pyro_pmf.prediction.predictive import PosteriorPredictive
 def mixture(
     parts: Mixture | Sequence[tuple[float, Distribution]],
     transform: Transform | tuple[float, float],
+    gap: float | None = None,
 ) -> PosteriorPredictive:
     """Return the predictive distribution that is a mixture of some parts.
 
@@ -27,6 +29,8 @@ def mixture(
     transform : Transform or tuple of float
         The transform of the training ratings. A tuple (lowest, highest) stands for the transform
         to the unit scale; (0, 1) also suits counts.
+    gap : float, optional
+        Distance in rating units of the levels that ratings were recorded on; for continuous parts.
 
     Returns
     -------
@@ -56,4 +60,22 @@ def mixture(
         weights, each = zip(*parts, strict=True)
         parts = Mixture(torch.tensor(weights, dtype=torch.float64), stacked(each))
     is_discrete = getattr(family(parts.parts).support, "is_discrete", False)
-    return (DiscretePredictive if is_discrete else ContinuousPredictive)(*parts, transform)
+    if is_discrete:
+        return DiscretePredictive(*parts, transform)
+    return ContinuousPredictive(*parts, transform, gap)
+
+
+def predictive_of(
+    learned: Learned, parts: Mixture | Sequence[tuple[float, Distribution]]
+) -> PosteriorPredictive:
+    """Return the mixture of some parts as a distribution of the ratings of a fit.
+
+    Parameters
+    ----------
+    learned : Learned
+        Result of a fit.
+    parts : Mixture or sequence of (float, Distribution)
+        As for `mixture`.
+    """
+    train = learned.ratings
+    return mixture(parts, train.transform, train.recorded.gap)

@@ -30,7 +30,7 @@ from pyro_pmf.moments.stacking import mixture_of
 from pyro_pmf.prediction.choosing import ids_of, located, rows_of
 from pyro_pmf.prediction.dense import DrawnScores, Interpolated, Scores
 from pyro_pmf.prediction.located import LocatedPairs
-from pyro_pmf.prediction.mixture import mixture
+from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.prediction.predictive import PosteriorPredictive
 from pyro_pmf.prediction.rated import completed
 from pyro_pmf.random_state import isolated_random_state
@@ -232,7 +232,7 @@ class _Guess:
     """The aim for every item, interpolated; parameters as for `_Lists`."""
 
     def __init__(self, learned: Learned, choice: _Choice, aim: Aim, seed: int) -> None:
-        model, transform = cast(PMF, learned.model), learned.ratings.transform
+        model = cast(PMF, learned.model)
         self._choice = choice
         history = learned.seen.within(choice.n_rows, learned.ratings.n_items)
         full = replace(learned, latents=completed(learned, history, seed))
@@ -244,7 +244,7 @@ class _Guess:
             self._scores = DrawnScores(model, drawn, history)
 
         def function(fn: Distribution) -> Tensor:
-            return aim(mixture(mixture_of(fn), transform))
+            return aim(predictive_of(learned, mixture_of(fn)))
 
         self._table = Interpolated(model, self._scores.own, function, history.dtype)
 

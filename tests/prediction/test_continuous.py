@@ -11,6 +11,7 @@ from torch.distributions import Laplace, Normal
 
 from pyro_pmf.data.transforms import Affine, Log1p
 from pyro_pmf.errors import PMFError
+from pyro_pmf.moments.stacking import Mixture
 from pyro_pmf.prediction.mixture import mixture
 
 
@@ -64,6 +65,11 @@ def test_crps_of_other_families_from_draws():
 class TestLevelsOfContinuous:
     CUTS = np.concatenate([[-np.inf], (STARS[1:] + STARS[:-1]) / 2, [np.inf]])
 
+    def recorded(self, predictive):
+        """Return the same, of ratings that were recorded in half stars."""
+        parts = Mixture(predictive.weights, predictive.parts)
+        return mixture(parts, SCALE, gap=0.5)
+
     def test_rounds_to_the_nearest(self, predictive):
         expected = np.diff([dense("cdf", cut) for cut in self.CUTS], axis=0).T
         probabilities = predictive.level_probabilities(STARS)
@@ -93,6 +99,25 @@ class TestLevelsOfContinuous:
         np.testing.assert_allclose(probabilities, np.diff(laplace.cdf(self.CUTS)), atol=1e-6)
         at_least = predictive.probability_at_least(4.0)
         np.testing.assert_allclose(at_least, laplace.sf(4.0)[:, 0], rtol=1e-5)
+
+    @pytest.mark.parametrize("star", STARS)
+    @pytest.mark.parametrize("below", [0.0, 0.2, 0.49])
+    def test_of_at_least_a_recorded_one(self, predictive, star, below):
+        """A rating between levels is reached by the next level."""
+        recorded = self.recorded(predictive)
+        expected = recorded.level_probabilities(STARS)[:, star <= STARS].sum(-1)
+        np.testing.assert_allclose(recorded.probability_at_least(star - below), expected)
+
+    def test_of_a_recorded_one_beyond_the_scale(self, predictive):
+        recorded = self.recorded(predictive)
+        assert (recorded.probability_at_least(5.2) == 0).all()
+        assert (recorded.probability_at_least(0.2) == 1).all()
+
+    def test_of_at_least_a_recorded_one_on_a_scale_without_ends(self):
+        normal = Normal(torch.tensor([0.3, -1.2], dtype=torch.float64), 0.7)
+        recorded = mixture([(1.0, normal)], Affine(50.0, 10.0), 2.0)  # every second number
+        expected = scipy.stats.norm.sf(59, [53, 38], 7)
+        np.testing.assert_allclose(recorded.probability_at_least(60.0), expected)
 
     def test_a_single_level_is_certain(self, predictive):
         np.testing.assert_allclose(predictive.level_probabilities([3.0]), 1)

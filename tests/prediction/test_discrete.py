@@ -11,7 +11,7 @@ from torch.distributions import NegativeBinomial, Poisson
 
 from pyro_pmf.data.transforms import Log1p
 from pyro_pmf.errors import PMFError
-from pyro_pmf.model.distributions import GammaPoisson
+from pyro_pmf.model.distributions import GammaPoisson, OrderedLogistic
 from pyro_pmf.moments.stacking import Mixture, family
 from pyro_pmf.prediction.mixture import mixture
 
@@ -48,6 +48,15 @@ class TestOrdered:
     def test_probabilities(self, ordered):
         np.testing.assert_allclose(ordered.probabilities(), MASS)
         np.testing.assert_allclose(ordered.level_probabilities([2.0, 5.0]), MASS[:, [3, 9]])
+
+    @pytest.mark.parametrize(
+        ("low", "gap", "n"),
+        [(0.5, 0.5, 10), (1, 1, 10), (0, 0.1, 11), (0, 5, 21), (-3e-6, 1e-6, 7)],
+    )
+    def test_levels_are_as_people_write_them(self, low, gap, n):
+        fn = OrderedLogistic(torch.zeros(1), torch.ones(1), torch.linspace(-1, 1, n - 1))
+        levels = mixture([(1.0, fn)], (low, low + gap * (n - 1))).levels.tolist()
+        assert levels == [float(f"{low + k * gap:.9g}") for k in range(n)]
 
     def test_levels_of_which_there_are_none(self, ordered):
         with pytest.raises(PMFError, match="other levels than"):
