@@ -408,10 +408,7 @@ class OrderedLogit(Likelihood):
         return {"cutpoints": pyro.deterministic("cutpoints", cutpoints, event_dim=1)}
 
     def given(self, latents: Mapping[str, Any]) -> dict[str, Any]:
-        shares = latents["shares"]
-        # Log odds from sums at both ends, so that no sum rounds to one.
-        below, above = shares.cumsum(-1)[..., :-1], shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-        return {"cutpoints": below.log() - above.log()}
+        return {"cutpoints": cutpoints_of(latents["shares"])}
 
     @property
     def own_latents(self) -> dict[str, tuple[Constraint, tuple[int, ...]]]:
@@ -534,6 +531,23 @@ class NegativeBinomialLog(Likelihood):
 
     def linearized(self, value: Tensor) -> Tensor:
         return torch.log1p(value)
+
+
+def cutpoints_of(shares: Any) -> Any:
+    """Return cut points from the probabilities of the levels at a score of 0.
+
+    Parameters
+    ----------
+    shares : Tensor or Uncertain, shape (..., n_levels)
+        Positive, and of sum one.
+
+    Returns
+    -------
+    Tensor or Uncertain, shape (..., n_levels - 1)
+        Log odds of a level or a lower one, from sums at both ends, so that no sum rounds to one.
+    """
+    below, above = shares.cumsum(-1)[..., :-1], shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+    return below.log() - above.log()
 
 
 # Of these, the arguments are checked nowhere else than in the ratings: random quantities take the

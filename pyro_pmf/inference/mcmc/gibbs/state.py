@@ -15,6 +15,7 @@ from pyro_pmf.inference.mcmc.gibbs.axis import Axis
 from pyro_pmf.inference.mcmc.gibbs.block import Block, Grouped, sum_by_row
 from pyro_pmf.inference.mcmc.gibbs.slices import Density
 from pyro_pmf.inference.mcmc.gibbs.working import LogisticWorking, Working
+from pyro_pmf.model.likelihoods import cutpoints_of
 from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen, Term
 from pyro_pmf.moments.bilinear import dot
 
@@ -237,8 +238,7 @@ class State:
         if self.is_free("sigma"):
             self.log_sigma = math.log(float(sites["sigma"]))
         if isinstance(self.likelihood, LogisticWorking) and self.likelihood.is_ordered:
-            below = sites["shares"].double().cumsum(0)[:-1]
-            self.set_cutpoints(torch.logit(below).to(self.users.F))
+            self.set_cutpoints(cutpoints_of(sites["shares"].double()).to(self.users.F))
 
     def present(self) -> dict[str, Any]:
         """Return everything that sweeps change, which the next one does."""
