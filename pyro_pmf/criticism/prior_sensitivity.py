@@ -136,6 +136,8 @@ def _means_and_priors(
         means[k, rows] = of.origin + of.width * of.mean(fn).double().numpy()
         sites = run_at_first(learned, draw)
         scalars = {name: site for name, site in sites.items() if _is_scalar(name, site)}
+        for name in getattr(learned.model, "mean_sites", ()):
+            scalars.pop(name, None)  # the prior of a mean has the scales of the rows
         known |= scalars.keys()
         log_prior[k] = sum(
             float(site["fn"].log_prob(site["value"]).sum())
@@ -159,8 +161,8 @@ def _is_scalar(name: str, site: Site) -> bool:
 
 def _log_likelihood(learned: Learned, draws: list[dict[str, Tensor]]) -> np.ndarray:
     """Return the log likelihood of the training ratings given each draw."""
-    if learned.n_chains is not None:
-        return learned.steps["log_likelihood"].to_numpy(float)
+    if learned.n_chains is not None and learned.ratings.rating is None:
+        return learned.steps["log_likelihood"].to_numpy(float)  # of the fit
     learned.require_training_ratings("prior_sensitivity")
     train = learned.ratings
     fns = (run(learned.model, draw, train, learned.seen)["rating"]["fn"] for draw in draws)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from pyro_pmf import MAP, PMF, VI, NormalIdentity, PMFError, Posterior, Ratings, fit
+from pyro_pmf import MAP, PMF, VI, Gibbs, NormalIdentity, PMFError, Posterior, Ratings, fit
 from pyro_pmf.criticism import prior_sensitivity
 from pyro_pmf.datasets import simulate
 
@@ -125,6 +126,21 @@ def test_only_the_named_priors_are_scaled():
         prior_sensitivity(posterior, priors=["sigma_x"], n_draws=20)
 
 
+@pytest.mark.slow
+def test_means_of_factors_are_no_parameters():
+    """Their priors have the scales of the rows; scaled, they would say of these what they do."""
+    model = PMF(1, noise="shared", likelihood=NormalIdentity())
+    ratings, _ = simulate(model, n_users=12, n_items=10, n_ratings=80, seed=1)
+    posterior = fit(model, ratings, Gibbs(n_draws=40), progress=False)
+    with pytest.raises(PMFError, match=r"mu_U.*give some of \['mu', 'sigma', [^\]]*'tau'\]"):
+        prior_sensitivity(posterior, priors=["mu_U"])
+    steps = posterior.steps.assign(log_likelihood=0.0)  # as of another table
+    pd.testing.assert_frame_equal(
+        prior_sensitivity(replace(posterior, steps=steps), n_pairs=2),
+        prior_sensitivity(posterior, n_pairs=2),
+    )
+
+
 def test_a_point_estimate_is_refused():
     model = PMF(0, noise="shared", likelihood=NormalIdentity())
     ratings, _ = simulate(model, n_users=12, n_items=10, n_ratings=80, seed=1)
@@ -135,9 +151,9 @@ def test_a_point_estimate_is_refused():
 
 def test_weights_beyond_repair_are_told():
     ratings = Ratings.from_frame(FRAME)
-    theta = np.linspace(0, 1, 100)
-    steps = pd.DataFrame({"log_likelihood": -1e6 * theta**2, "divergent": False})
+    theta = np.linspace(0, 100, 100)  # log likelihoods of 0 to -2e6
+    steps = pd.DataFrame({"divergent": [False] * 100})
     draws = {"theta": torch.from_numpy(theta)}
-    learned = Posterior(about_theta(0.5, 1.0), ratings, draws, 100, steps, True, n_chains=1)
+    learned = Posterior(about_theta(0.5, 1e4), ratings, draws, 100, steps, True, n_chains=1)
     with pytest.warns(UserWarning, match="weights of the likelihood are unreliable"):
         prior_sensitivity(learned, n_pairs=2)
