@@ -95,7 +95,8 @@ def update(
     if not (isinstance(discount, int | float) and 0 < discount <= 1):
         raise PMFError(f"discount must be above 0 and at most 1, not {discount!r}.")
     if discount < 1:
-        kept = np.random.default_rng(seed).random(len(learned.ratings)) < discount
+        generator = np.random.default_rng(_seed_of(seed, learned.ratings))
+        kept = generator.random(len(learned.ratings)) < discount
         learned = replace(learned, ratings=learned.ratings.keep(kept))
     wider = _widened(learned, new, seed)
     user, item = wider.ratings.locate(new)
@@ -156,10 +157,11 @@ def _with_new_rows(learned: Learned, ratings: Ratings, seed: int) -> dict[str, V
 
 def _learnt_again(learned: Learned, rows: Rows, n_rounds: int, seed: int) -> Learned:
     """Return the fit with some rows learnt again, side after side."""
-    for _ in range(n_rounds):
+    for k in range(n_rounds):
         for plate, chosen in rows.items():
             if len(chosen):
-                learned = replace(learned, latents=_with_rows_of(learned, plate, chosen, seed))
+                latents = _with_rows_of(learned, plate, chosen, seed + k)
+                learned = replace(learned, latents=latents)
     return learned
 
 
@@ -195,11 +197,18 @@ def _with_rows_of(learned: Learned, plate: Plate, rows: Tensor, seed: int) -> di
         run_ = Conditions(seed, torch.device("cpu"), None, progress=False)
         found = learn_rows(given, part, seen, free, run_)
     else:
-        found = cast(dict[str, Value], draw_rows(given, part, seen, plate, seed))
+        stream = _seed_of(seed, part)
+        found = cast(dict[str, Value], draw_rows(given, part, seen, plate, stream))
     latents = dict(learned.latents)
     for name in free:
         latents[name] = _put(latents[name], found[name], rows, axis)
     return latents
+
+
+def _seed_of(seed: int, ratings: Ratings) -> int:
+    """Return a seed for these ratings, so that calls for others have other random numbers."""
+    whose = len(ratings), int(ratings.user.sum()), int(ratings.item.sum())
+    return int(np.random.SeedSequence((seed, *whose)).generate_state(1)[0])
 
 
 def _is_new(ids: pd.Index, known: pd.Index) -> Tensor:

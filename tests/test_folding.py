@@ -332,6 +332,9 @@ def test_forgetting(posteriors, table):
     kept = len(updated.ratings) - len(NEW)
     assert abs(kept - len(table) / 2) < 4 * np.sqrt(len(table) / 4)
     assert updated.ratings.user_ids.tolist() == [*table.user_ids, 90, 91]
+    for _ in range(12):  # each forgets others, with the seed of all: the first, too
+        updated = updated.update(NEW, discount=0.5)
+    assert len(updated.ratings) - len(NEW) < len(NEW) + 3
     for discount in (0, 1.1, "half"):
         with pytest.raises(PMFError, match="discount"):
             posteriors["vi"].update(NEW, discount=discount)

@@ -33,7 +33,9 @@ def draw_rows(
     The rows of a side are independent given the rest, so a few updates of the blocked sampler
     suffice. Draws of the rest may come from chains whose factors are rotated in different ways.
     Each draw therefore begins with rows from a Gaussian approximation at the scores, which no
-    rotation changes, and a few updates make it exact.
+    rotation changes, and three updates correct it. What they leave is small (a distance of 0.01 of
+    distribution functions), but where a row is far from Gaussian: 0.06 for two ratings at the end
+    of the scale of a wide prior.
 
     Parameters
     ----------
