@@ -259,7 +259,8 @@ class Gibbs(Chains):
         Number of sweeps of each chain before its draws. By default 30 where users and items have
         ten ratings or more on average: predictions suffer more from few draws than from early
         ones. Where users, or items, have fewer, factors form slowly, and there are more sweeps in
-        proportion, up to 150.
+        proportion, up to 150. The sampler adapts in the first 40 at most, and not in the last 5;
+        with fewer than 30, its first draws may be far from the posterior.
     n_chains : int
         Number of chains. They start apart, at random factors and scales.
     thin : int, optional

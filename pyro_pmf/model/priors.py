@@ -130,7 +130,7 @@ class HalfNormal(Prior):
 class FactorHalfNormal(Prior):
     """HalfNormal(scale / K^(1/4)) of a scale of K factors.
 
-    The variance of U_i . V_j, a sum of K products, then has the same prior for every K.
+    The variance of U_i . V_j, a sum of K products, then has the same prior for every K, given tau.
 
     Parameters
     ----------

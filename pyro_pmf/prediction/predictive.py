@@ -213,7 +213,8 @@ class PosteriorPredictive(ABC):
     def interval(self, probability: float) -> tuple[Tensor, Tensor]:
         """Return the central interval, clipped to the rating scale.
 
-        Clipping to the range of the ratings does not change how many of them the interval holds.
+        Clipping to the range of the ratings does not change how many of them the interval holds,
+        but where all of the interval lies beyond it: it is then the end of the scale.
         An interval of levels holds at least ``probability``. Intervals of counts, and intervals
         under a transform without bounds, are not clipped.
 

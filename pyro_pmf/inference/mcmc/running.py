@@ -240,4 +240,5 @@ def _kernel(task: ChainTask) -> Kernel:
     if isinstance(task.method, NUTS):
         model = with_history(task.model, task.history)
         return NUTSKernel(model, task.ratings, task.n_warmup)
-    return GibbsKernel(task.model, task.ratings, task.history, task.seed, task.sharing)
+    given = task.model, task.ratings, task.history, task.seed, task.n_warmup
+    return GibbsKernel(*given, task.sharing)

@@ -125,7 +125,7 @@ class Disagreeing(Reducer):
 def test_processes_that_do_not_agree_end():
     """Such as on processors that round in other ways."""
     ratings = shared.RATINGS["levels"].to("cpu", torch.float64)
-    kernel = GibbsKernel(shared.MODELS["levels"], ratings, None, 0)
+    kernel = GibbsKernel(shared.MODELS["levels"], ratings, None, 0, n_warmup=30)
     kernel._require_agreement(Reducer())
     with pytest.raises(FitError, match="no longer agree"):
         kernel._require_agreement(Disagreeing())

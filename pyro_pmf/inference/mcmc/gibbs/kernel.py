@@ -34,6 +34,8 @@ class GibbsKernel:
         All pairs with I_ij = 1; None if these are the training pairs.
     seed : int
         Seed of single numbers; arrays use torch's random state.
+    n_warmup : int
+        Number of sweeps before the draws; the last of them adapt nothing.
     sharing : Sharing, optional
         The part of this process, if several share the chain; each then calls each method.
 
@@ -54,6 +56,7 @@ class GibbsKernel:
         ratings: Pairs,
         history: Pairs | None,
         seed: int,
+        n_warmup: int,
         sharing: Sharing | None = None,
     ) -> None:
         if not is_known(model):
@@ -71,7 +74,7 @@ class GibbsKernel:
             users = Axis(sharing.shard.n_all_users, reducer, self._own)
             axes = users, Axis(ratings.n_items)
         seen = ratings if history is None else history
-        self._sampler = Sampler(model, ratings, seen, np.random.default_rng(seed), axes)
+        self._sampler = Sampler(model, ratings, seen, np.random.default_rng(seed), axes, n_warmup)
         self.sites: dict[str, Size] = {name: value.shape for name, value in self._draw().items()}
 
     def step(self) -> None:

@@ -21,7 +21,7 @@ from pyro_pmf.model.terms import Bias
 
 _ACCEPTANCE = 0.44  # of a random walk in one dimension (Roberts & Rosenthal 2001)
 _FIRST_STEP = 0.05  # of a cut point
-_STRETCH = "stretch"
+_STRETCH, _WIDTH = "stretch", "width of mu"  # names of steps
 
 
 def draw_level(state: State, adapt: bool) -> None:
@@ -38,7 +38,7 @@ def draw_level(state: State, adapt: bool) -> None:
         _draw_cutpoints(state, state.likelihood, adapt)
         _stretch(state, state.likelihood, adapt)
     elif state.is_free("mu") and not any(side.has(Bias) for side, _ in state.sides):
-        _draw_mu(state)
+        _draw_mu(state, adapt)
 
 
 def _draw_cutpoints(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
@@ -136,7 +136,7 @@ def _stretch(state: State, likelihood: LogisticWorking, adapt: bool) -> None:
         block.put(log_prob=log_prob)
 
 
-def _draw_mu(state: State) -> None:
+def _draw_mu(state: State, adapt: bool) -> None:
     """Draw mu by a slice of the likelihood of all ratings."""
     prior, mu = state.densities["mu"], state.mu
 
@@ -146,7 +146,9 @@ def _draw_mu(state: State) -> None:
 
         return state.total(gain) + prior(mu + d)
 
-    width = 2 / math.sqrt(1 + state.total(_weight))
+    if adapt or _WIDTH not in state.steps:  # a width that depends on mu would not be exact
+        state.steps[_WIDTH] = 2 / math.sqrt(1 + state.total(_weight))
+    width = state.steps[_WIDTH]
     d = slice_sample(0.0, log_density, width, state.generator)
     state.mu += d
     state.shift_scores(d)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_pmf.data.blocks import blocks_of, number_of_blocks
@@ -26,6 +27,7 @@ from pyro_pmf.model.terms import TAU, Bias, Factor, LogNoise, SumOverSeen
 _HELD = 8  # first sweeps, which hold the scales: rows must find their places first
 _SAFE = 15  # first sweeps, which draw rows without correction
 _ADAPTED = 40  # first sweeps, in which steps adapt and the running mean forgets
+_SETTLED = 5  # last sweeps before the draws, in which rows forget how they were adapted
 _RENEWED = 16  # sweeps after which scores are computed anew, so that rounding does not add up
 _MEMORY = 6  # sweeps that the running mean remembers while it forgets
 
@@ -50,6 +52,9 @@ class Sampler:
     axes : (Axis, Axis), optional
         The users and the items, if processes share the chain: ``ratings`` and ``history`` are of
         the users of this process then, and each process calls each method.
+    n_warmup : int, optional
+        Number of sweeps before the draws: nothing adapts in the last 5 of them. By default, the
+        first 40 sweeps adapt.
 
     Raises
     ------
@@ -64,10 +69,13 @@ class Sampler:
         history: Pairs,
         generator: np.random.Generator,
         axes: Axes | None = None,
+        n_warmup: int | None = None,
     ) -> None:
         self.model = model
         self.state = initial_state(model, ratings, generator, axes)
         self.n_sweeps = 0
+        most = _ADAPTED if n_warmup is None else max(n_warmup - _SETTLED, 1)
+        self._held, self._safe, self._adapted = (min(x, most) for x in (_HELD, _SAFE, _ADAPTED))
         by_users, by_items = self.state.users.groups, self.state.items.groups
         if history is not ratings and any(side.has(SumOverSeen) for side, _ in self.state.sides):
             cut = blocks_of(history, number_of_blocks(history))
@@ -86,7 +94,7 @@ class Sampler:
     def sweep(self) -> None:
         """Draw all blocks once."""
         state, n = self.state, self.n_sweeps
-        safe, adapt, free = n < _SAFE, n < _ADAPTED, n >= _HELD
+        safe, adapt, free = n < self._safe, n < self._adapted, n >= self._held
         if n % _RENEWED == 0:
             state.compute_scores()
         for k, (side, other) in enumerate(state.sides):
@@ -146,11 +154,11 @@ class Sampler:
 
     def _move_centre(self) -> None:
         """Update the running mean of the scores, at which likelihoods are expanded."""
-        state, n = self.state, self.n_sweeps - _SAFE
+        state, n = self.state, self.n_sweeps - self._safe
         if n < 0:
             state.move_centre(1.0)
             return
-        past_adaptation = self.n_sweeps - _ADAPTED
+        past_adaptation = self.n_sweeps - self._adapted
         weight = 1 / (min(n + 2, _MEMORY) if past_adaptation < 0 else past_adaptation + _MEMORY)
         state.move_centre(weight)
 
@@ -172,7 +180,8 @@ class Sampler:
 
 def _shares(cutpoints: Tensor) -> Tensor:
     """Return the probabilities of the levels at a score of 0, from the cut points."""
-    cuts = cutpoints.double()
-    below = torch.sigmoid(torch.nn.functional.pad(cuts, (0, 1), value=torch.inf))
-    above = torch.sigmoid(torch.nn.functional.pad(cuts, (1, 0), value=-torch.inf))
-    return (below - above).to(cutpoints)
+    cuts = F.pad(F.pad(cutpoints.double(), (1, 0), value=-torch.inf), (0, 1), value=torch.inf)
+    low, high = cuts[:-1], cuts[1:]
+    flipped = low > 0  # so that the rare levels of either end keep their digits
+    low, high = torch.where(flipped, -high, low), torch.where(flipped, -low, high)
+    return (torch.sigmoid(high) - torch.sigmoid(low)).to(cutpoints)

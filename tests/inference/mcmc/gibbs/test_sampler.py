@@ -11,7 +11,7 @@ from configurations import MODELS
 from joint import table
 from mutations import Mutation
 
-from pyro_pmf import PMF, Fixed, NormalIdentity, OrderedLogit, Priors
+from pyro_pmf import PMF, Fixed, Normal, NormalIdentity, OrderedLogit, Priors
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.datasets import simulate
 from pyro_pmf.inference.mcmc.gibbs import rows
@@ -46,6 +46,42 @@ def test_users_and_items_without_pairs_have_no_sums(knows_more):
     assert torch.equal(state.users.M[4], draw["mu_U"])
     assert torch.equal(state.items.M[2], draw["mu_V"])
     assert not torch.allclose(state.users.M[0], draw["mu_U"])
+
+
+@pytest.mark.parametrize(
+    ("n_warmup", "n_safe", "n_adapted"), [(None, 15, 40), (150, 15, 40), (30, 15, 25), (3, 1, 1)]
+)
+def test_nothing_adapts_in_the_last_sweeps_of_the_warmup(n_warmup, n_safe, n_adapted, monkeypatch):
+    told = []
+
+    def watched(update, safe, adapt):
+        told.append((safe, adapt))
+        return update_rows(update, safe, adapt)
+
+    update_rows = RowUpdate.__call__
+    monkeypatch.setattr(RowUpdate, "__call__", watched)
+    ratings = table(value=torch.linspace(0, 1, len(table())).double())
+    model = PMF(1, noise="shared", priors=Priors(mu=Normal(0.0, 1.0)), biases=False)
+    sampler = Sampler(model, ratings, ratings, np.random.default_rng(1), n_warmup=n_warmup)
+    steps = []
+    for _ in range(50):
+        sampler.sweep()
+        steps.append(dict(sampler.state.steps))
+    assert [safe for safe, _ in told[::2]].count(True) == n_safe
+    assert [adapt for _, adapt in told[::2]].count(True) == n_adapted
+    first = max(n_adapted, 8 if n_warmup != 3 else 1)  # with the scales held, mu is, too
+    assert all(step == steps[first] for step in steps[first:])
+
+
+def test_cut_points_far_out_are_those_of_the_shares():
+    """Shares are float32; sums of them from below would round to 1."""
+    sampler = sampler_of(PMF(1, noise="shared", likelihood=OrderedLogit(6)))
+    for cuts in ([-60.0, -30.0, 0.5, 31.0, 70.0], [-3.0, 0.0, 14.0, 17.0, 33.0]):
+        sampler.state.set_cutpoints(torch.tensor(cuts))
+        draw = sampler.draw()
+        sampler.state.set_cutpoints(torch.zeros(5))
+        sampler.state.take(draw)
+        np.testing.assert_allclose(sampler.state.likelihood.cutpoints, cuts, 1e-5, 1e-5)
 
 
 @pytest.mark.slow
