@@ -174,8 +174,8 @@ def fit(
     RatingsError
         If there are too few ratings to hold some out for ``learn_scales="held_out"``.
     StorageError
-        If ``checkpoint`` cannot be written, is damaged, or holds another fit; or, without
-        ``resume``, one that has not ended.
+        If ``checkpoint`` cannot be written, is damaged, or holds a saved posterior or another fit;
+        or, without ``resume``, one that has not ended.
     KeyboardInterrupt
         If Ctrl-C ends the fit before there is a result: while scales are learnt, or before a
         chain has 4 draws.

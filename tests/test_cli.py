@@ -236,6 +236,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_fit(
     assert str(tmp_path / place) in said
 
 
+@pytest.mark.parametrize("checkpoint", ["a.pmf", "./a.pmf", "a.pmf/checkpoint"])
+def test_a_checkpoint_in_the_folder_of_the_result_is_refused_before_the_fit(
+    ask, tmp_path, monkeypatch, checkpoint
+):
+    monkeypatch.setattr("pyro_pmf.cli.commands.fit", None)
+    given = "fit", "ratings.csv", "-o", tmp_path / "a.pmf"
+    code, _, said = ask(*given, "--checkpoint", f"{tmp_path}/{checkpoint}")
+    assert code == 2
+    assert "is in the folder of the result" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_table_is_written_to_a_new_folder(ask, tmp_path):
     path = tmp_path / "new" / "er" / "P.TSV"
     assert ask("predict", "m.pmf", "ratings.csv", "-o", path)[0] == 0

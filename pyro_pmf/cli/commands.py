@@ -89,6 +89,7 @@ def fit_command(
 
     Example: [bold]pyro-pmf fit ratings.csv -o films.pmf --scale 0.5 5 --test 0.1[/bold]
     """
+    _require_apart(output, checkpoint)
     _require_place(output, overwrite)
     options = {"scale": scale, "on_duplicate": on_duplicate.value} | reading(read)
     table = Ratings.read(ratings, user=user, item=item, rating=rating, **options)
@@ -299,3 +300,15 @@ def _require_place(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         fail(f"{output} exists: give --overwrite, or another folder.")
     require_place(output, overwrite)
+
+
+def _require_apart(output: Path, checkpoint: Path | None) -> None:
+    """Refuse a checkpoint in the folder of the result: a folder of other files is not replaced."""
+    if checkpoint is None:
+        return
+    place, kept = output.resolve(), checkpoint.resolve()
+    if place == kept or place in kept.parents:
+        fail(
+            f"--checkpoint {checkpoint} is in the folder of the result, {output}: give another "
+            "folder to one of them."
+        )

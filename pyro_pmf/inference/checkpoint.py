@@ -25,6 +25,7 @@ from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import FitError, StorageError, warn
 from pyro_pmf.inference.packing import read_packed, write_packed
 from pyro_pmf.model.learned import Learned
+from pyro_pmf.model.storage import holds_posterior
 from pyro_pmf.moments.gaussian import Value
 from pyro_pmf.reducer import Reducer
 
@@ -45,7 +46,7 @@ class Checkpoint:
     Parameters
     ----------
     path : path-like
-        A folder, which is made if it does not exist.
+        A folder, which is made if it does not exist; not that of a saved posterior.
     every : float
         Seconds from the end of one write to the next; with 0, each step is written. The last state
         of a fit, or of a chain, is written in any case.
@@ -101,8 +102,8 @@ class OpenCheckpoint:
     Raises
     ------
     StorageError
-        If the folder cannot be written, or holds a state that is damaged, that is of another fit,
-        or that ``resume`` is needed for.
+        If the folder cannot be written, is that of a saved posterior, or holds a state that is
+        damaged, that is of another fit, or that ``resume`` is needed for.
     """
 
     def __init__(
@@ -245,6 +246,11 @@ class OpenCheckpoint:
 
     def _open(self, resume: bool) -> dict[str, Any] | None:
         """Return the record in the folder to continue from; None to begin."""
+        if holds_posterior(self._folder):  # which would not be replaced with other files in it
+            raise StorageError(
+                f"{self._folder} holds a saved posterior: choose another folder for the "
+                "checkpoint."
+            )
         self._require_writable()
         if not (self._folder / _STATE).exists():
             return None

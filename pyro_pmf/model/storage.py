@@ -242,6 +242,11 @@ def _require_files(folder: Path, header: Header, checked: list[str]) -> None:
         raise ValueError(f"its header does not know {', '.join(sorted(more))}")
 
 
+def holds_posterior(folder: Path) -> bool:
+    """Return whether a folder is a saved posterior; not whether it is whole."""
+    return (folder / _HEADER).is_file()
+
+
 def require_place(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Refuse, before a long fit, a path that `save` would refuse.
 
@@ -266,7 +271,7 @@ def _files_to_replace(target: Path, overwrite: bool) -> list[str] | None:
     """Return the names of all files of a saved posterior; None where nothing stands."""
     if not os.path.lexists(target):
         return None
-    if not (target / _HEADER).is_file():
+    if not holds_posterior(target):
         raise StorageError(f"{target} exists and is not a saved posterior: choose another name.")
     if not overwrite:
         raise StorageError(f"{target} exists: choose another name, or give overwrite=True.")
@@ -282,8 +287,8 @@ def _files_to_replace(target: Path, overwrite: bool) -> list[str] | None:
     ours = checked or [*_FILES, *([_HISTORY] if header.history else [])]
     if strangers := {file.name for file in target.iterdir()} - set(ours):
         raise StorageError(
-            f"{target} also holds {', '.join(sorted(strangers))}, which pyro-pmf did not write, "
-            "so it is not replaced: move that elsewhere, or choose another name."
+            f"{target} also holds {', '.join(sorted(strangers))}, which is no part of a saved "
+            "posterior, so it is not replaced: move that elsewhere, or choose another name."
         )
     return ours
 

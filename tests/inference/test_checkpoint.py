@@ -385,6 +385,17 @@ def test_a_folder_that_cannot_be_is_refused_at_the_start(tmp_path):
     assert not seen
 
 
+def test_a_checkpoint_stays_out_of_a_saved_posterior(tmp_path):
+    """Saving there again, with overwrite=True, would be refused after the fit."""
+    quick().save(tmp_path / "m.pmf")
+    before = sorted((tmp_path / "m.pmf").iterdir())
+    for resume in (False, True):
+        with pytest.raises(StorageError, match="holds a saved posterior: choose another folder"):
+            quick(tmp_path / "m.pmf", resume=resume)
+    assert sorted((tmp_path / "m.pmf").iterdir()) == before
+    quick().save(tmp_path / "m.pmf", overwrite=True)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
 def test_a_read_only_folder_is_refused_at_the_start(tmp_path):
     tmp_path.chmod(0o500)

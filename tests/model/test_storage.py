@@ -155,7 +155,7 @@ def test_only_files_of_this_package_are_deleted(tmp_path):
     posterior.save(folder)
     for name in ("notes.txt", "history.parquet", ".hidden"):
         (folder / name).write_text("precious")
-        with pytest.raises(StorageError, match=f"also holds {name}, which pyro-pmf did not"):
+        with pytest.raises(StorageError, match=f"also holds {name}, which is no part of a"):
             posterior.save(folder, overwrite=True)
         assert (folder / name).read_text() == "precious"
         (folder / name).unlink()
