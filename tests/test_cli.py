@@ -177,6 +177,61 @@ def test_ids_are_as_they_are_written_whatever_their_columns_are_called(ask, tmp_
         assert [row["item"] for row in json.loads(out)] == items
 
 
+def saved(table: pd.DataFrame, path, **names: str) -> None:
+    """Save a quick posterior of a table whose columns have these names."""
+    ratings = Ratings.from_frame(table, **names)
+    fit(PMF(0), ratings, MAP(max_steps=3, learn_scales=None), progress=False).save(path)
+
+
+def test_the_names_of_columns_are_remembered(ask, tmp_path):
+    """Names that say nothing, beside a column that is named as those of users are."""
+    table = stars(range(20), 0).set_axis(["who", "what", "val"], axis=1)
+    saved(table, tmp_path / "m", user="who", item="what", rating="val")
+    table.assign(customer=0).to_csv(tmp_path / "r.csv", index=False)
+    table.assign(who=table["who"] + 50).to_csv(tmp_path / "new.csv", index=False)
+    code, out, _ = ask("predict", tmp_path / "m", tmp_path / "r.csv", "--json")
+    assert code == 0
+    assert [row["user"] for row in json.loads(out)] == table["who"].tolist()
+    assert ask("evaluate", tmp_path / "m", tmp_path / "r.csv")[0] == 0
+    given = "plot", tmp_path / "m", "pit", "--ratings", tmp_path / "r.csv"
+    assert ask(*given, "-o", tmp_path / "p.png")[0] == 0
+    given = "fold-in", tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "n", "--json"
+    assert json.loads(ask(*given)[1])["new users"] == 20
+
+
+def test_a_name_that_is_given_counts_more_than_one_that_is_remembered(ask, tmp_path):
+    table = stars(range(20), 0).set_axis(["who", "what", "val"], axis=1)
+    saved(table, tmp_path / "m", user="who", item="what", rating="val")
+    table.set_axis(["what", "film", "who"], axis=1).to_csv(tmp_path / "r.csv", index=False)
+    given = "predict", tmp_path / "m", tmp_path / "r.csv", "--json", "--user", "what"
+    code, out, _ = ask(*given)
+    assert code == 0
+    assert [row["user"] for row in json.loads(out)] == table["who"].tolist()
+    assert [row["item"] for row in json.loads(out)] == table["what"].tolist()
+    code, _, said = ask(*given, "--item", "what")
+    assert code == 2
+    assert "two roles" in said
+
+
+def test_ids_that_are_text_stay_as_they_are_written(ask, tmp_path):
+    """A file with 1.0 and 2.0 only would be one of integers, as would one of 1 and 2."""
+    table = stars(range(20), 0).set_axis(["user", "item", "rating"], axis=1)
+    table["item"] = table["item"].map(lambda item: f"{item // 2}.{item % 2}")
+    saved(table, tmp_path / "m")
+    names = [f"{item // 2}.0" for item in range(0, 12, 2)]
+    pd.DataFrame({"user": 3, "item": names}).to_csv(tmp_path / "p.csv", index=False)
+    code, out, _ = ask("predict", tmp_path / "m", tmp_path / "p.csv", "--json")
+    assert code == 0
+    assert [row["item"] for row in json.loads(out)] == names
+    assert all(row["known_item"] for row in json.loads(out))
+    titles = pd.DataFrame({"item": names, "title": [f"Film {name}" for name in names]})
+    titles.to_csv(tmp_path / "t.csv", index=False)
+    given = "--user", 99, "-n", 99, "--titles", tmp_path / "t.csv", "--json"
+    rows = json.loads(ask("recommend", tmp_path / "m", *given)[1])
+    found = {row["item"]: row["title"] for row in rows}
+    assert found == {x: f"Film {x}" if x in names else None for x in set(table["item"])}
+
+
 def test_pairs_that_occur_twice(ask, folder, tmp_path):
     table = pd.read_csv(folder / "ratings.csv")
     pd.concat([table, table.head(3)]).to_csv(tmp_path / "twice.csv", index=False)
@@ -256,9 +311,7 @@ def test_a_table_is_written_to_a_new_folder(ask, tmp_path):
 
 def test_titles_of_text_ids(ask, folder, tmp_path):
     table = stars(range(8), 0).astype({"movieId": str}).replace({"movieId": {"11": "x"}})
-    ratings = Ratings.from_frame(table, user="userId", item="movieId")
-    posterior = fit(PMF(0), ratings, MAP(max_steps=3, learn_scales=None), progress=False)
-    posterior.save(tmp_path / "t.pmf")
+    saved(table, tmp_path / "t.pmf", user="userId", item="movieId")
     given = "--user", 1, "-n", 99, "--titles", "movies.csv", "--json"
     rows = json.loads(ask("recommend", tmp_path / "t.pmf", *given)[1])
     titles = {row["item"]: row["title"] for row in rows}
@@ -313,6 +366,7 @@ def test_only_the_first_of_several_processes_prints(ask, tmp_path, monkeypatch):
         (["predict", "none.pmf", "ratings.csv"], "none.pmf"),
         (["evaluate", "m.pmf", "movies.csv"], "user"),
         (["recommend", "m.pmf", "--user", "ann"], "integers"),
+        (["recommend", "m.pmf", "--user", "1_0"], "integers"),
         (["recommend", "m.pmf", "--user", 5, "-n", 0], "n must"),
         (["recommend", "m.pmf", "--user", 5, "--titles", "ratings.csv"], "title"),
         (["similar", "m.pmf"], "--item or --user"),
@@ -333,6 +387,19 @@ def test_bad_input_gives_one_clear_line_and_exit_code_2(ask, folder, arguments, 
     assert words in errors[0]
     assert "Traceback" not in said
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", [["recommend", "--user", 5], ["similar", "--item", 3]])
+def test_a_file_of_titles_needs_two_columns(ask, tmp_path, command):
+    table = pd.DataFrame({"id": range(12), "name": "x"})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    given = command[0], "m.pmf", *command[1:], "--titles", tmp_path / "t.csv"
+    code, _, said = ask(*given)
+    assert code == 2
+    assert "it needs one column of items, called movieId, item" in said
+    renamed = table.rename(columns={"id": "movieId"})
+    renamed.to_csv(tmp_path / "t.csv", index=False)
+    assert ask(*given)[0] == 0
 
 
 def test_the_script_runs_and_its_help_has_examples():

@@ -32,7 +32,13 @@ from pyro_pmf.cli.options import (
     To,
     UserColumn,
 )
-from pyro_pmf.cli.questions import as_ids, read_pairs, read_titles, reading, titled
+from pyro_pmf.cli.questions import (
+    as_ids,
+    read_pairs,
+    read_titles,
+    reading,
+    titled,
+)
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.fitting import fit
 from pyro_pmf.model.likelihoods import likelihood_of
@@ -176,6 +182,7 @@ def recommend(
         float | None, typer.Option(help="The rating that the strategy probability asks for.")
     ] = None,
     titles: Titles = None,
+    read: Reading = None,
     seed: Seed = 0,
     output: Out = None,
     as_json: Json = False,
@@ -186,7 +193,7 @@ def recommend(
     """
     posterior = load(model)
     ids = as_ids(user, posterior.ratings.user_ids)
-    names = read_titles(titles, posterior.ratings.item_ids) if titles else None
+    names = read_titles(titles, posterior.ratings, read) if titles else None
     table = posterior.recommend(ids, n, strategy.value, at_least=at_least, seed=seed)
     for stranger in table.loc[~table["known_user"], "user"].unique():
         _logger.info("No ratings of user %s are known: these items are for anyone.", stranger)
@@ -200,6 +207,7 @@ def similar(
     user: Annotated[list[str] | None, typer.Option(help="A user; may be repeated.")] = None,
     n: Annotated[int, typer.Option("-n", help="Number of similar ones for each.")] = 10,
     titles: Titles = None,
+    read: Reading = None,
     output: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -211,9 +219,8 @@ def similar(
         fail("Give --item or --user, one of them.")
     posterior = load(model)
     if item:
-        known = posterior.ratings.item_ids
-        names = read_titles(titles, known) if titles else None
-        table = posterior.similar_items(as_ids(item, known), n, names)
+        names = read_titles(titles, posterior.ratings, read) if titles else None
+        table = posterior.similar_items(as_ids(item, posterior.ratings.item_ids), n, names)
     else:
         table = posterior.similar_users(as_ids(user or [], posterior.ratings.user_ids), n)
     show(table, output, as_json)
@@ -265,8 +272,16 @@ def plot(
     figure: Annotated[Figure, typer.Argument(help="What to draw.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="An image: .png, .svg, .pdf.")],
     ratings: Annotated[
-        Path | None, typer.Option(help="Held-out ratings, for calibration, pit and error-by-sd.")
+        Path | None,
+        typer.Option(
+            help="Held-out ratings, for calibration, pit and error-by-sd.",
+            show_default=False,
+        ),
     ] = None,
+    user: UserColumn = "auto",
+    item: ItemColumn = "auto",
+    rating: RatingColumn = "auto",
+    read: Reading = None,
 ) -> None:
     """Draw a figure of a posterior or of its predictions.
 
@@ -284,7 +299,7 @@ def plot(
         fail(f"{figure.value} {'needs' if needs_ratings else 'takes no'} --ratings.")
     posterior, given = load(model), []
     if ratings is not None:
-        given = [read_pairs(ratings, posterior.ratings)]
+        given = [read_pairs(ratings, posterior.ratings, user, item, rating, read)]
     canvas = Canvas(figsize=(6, 4), layout="constrained")
     draw(posterior, *given, ax=canvas.subplots())
     output.parent.mkdir(parents=True, exist_ok=True)

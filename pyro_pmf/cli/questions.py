@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 import shutil
 import sys
 import tempfile
@@ -12,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from pyro_pmf.cli.answers import fail
-from pyro_pmf.data.columns import Columns
 from pyro_pmf.data.ratings import Ratings
-from pyro_pmf.data.reading import read_columns, read_table
+from pyro_pmf.data.reading import Earlier, read_columns, read_items
 
 _READING = "sep", "encoding", "decimal", "names"  # of pandas.read_csv
+_INTEGER = re.compile(r"-?[0-9]+")  # int() takes underscores and blanks, too
 _TITLES = "title", "name", "artist", "artistname"
 
 
@@ -62,9 +63,12 @@ def read_pairs(
 ) -> pd.DataFrame:
     """Read pairs, or ratings, with the columns user, item and perhaps rating.
 
-    Ids that are all written as integers are text where those of the posterior are.
+    Columns that are not named are looked for by their names in the training table first. Ids are
+    text where those of the posterior are.
     """
-    table, columns = read_columns(path, user, item, rating, None, reading(options))
+    earlier = _earlier(known)
+    table, columns = read_columns(path, user, item, rating, None, reading(options), earlier)
+    columns.require_one_role()
     roles = {columns.user: "user", columns.item: "item"}
     if columns.rating is not None:
         roles[columns.rating] = "rating"
@@ -74,8 +78,14 @@ def read_pairs(
     return table
 
 
+def _earlier(known: Ratings) -> Earlier:
+    sides = {"user": known.user_ids, "item": known.item_ids}
+    text = frozenset(side for side, ids in sides.items() if not _are_integers(ids))
+    return Earlier(known.columns, text)
+
+
 def _as_known(ids: pd.Series, known: pd.Index) -> pd.Series:
-    """Return integers as text where the ids of the posterior are text."""
+    """Return integers, which Parquet holds, as text where the ids of the posterior are text."""
     is_other = pd.api.types.is_integer_dtype(ids) and not _are_integers(known)
     return ids.astype("string") if is_other else ids
 
@@ -89,20 +99,27 @@ def as_ids(texts: list[str], known: pd.Index) -> list[Any]:
     if not _are_integers(known):
         return texts
     try:
-        return [int(text) for text in texts]
-    except ValueError:
-        fail(f"The ids of this posterior are integers, as {known[0]}: {texts} are not.")
+        if all(map(_INTEGER.fullmatch, texts)):
+            return [int(text) for text in texts]
+    except ValueError:  # it has thousands of digits
+        pass
+    fail(f"The ids of this posterior are integers, as {known[0]}: {texts} are not.")
 
 
-def read_titles(path: Path, known: pd.Index) -> pd.Series:
+def read_titles(path: Path, known: Ratings, options: list[str] | None = None) -> pd.Series:
     """Return titles by item, from the first column with such a name."""
-    table = read_table(path)
-    item = Columns.recognised(list(table.columns), item="auto").item
-    named = [name for name in table.columns if str(name).lower() in _TITLES]
-    if not named:
-        fail(f"{path} has no column called {' or '.join(_TITLES)}, but {list(table.columns)}.")
-    table[item] = _as_known(table[item], known)
-    return table.drop_duplicates(item).set_index(item)[named[0]]
+    table, item = read_items(path, _earlier(known), reading(options))
+    found = list(table.columns)
+    titles = next((x for x in found if x != item and str(x).lower() in _TITLES), None)
+    if item is None or titles is None:
+        names = dict.fromkeys([str(known.columns.item), "item", "movieId"])
+        fail(
+            f"{path} does not say which titles items have: it needs one column of items, called "
+            f"{', '.join(names)} or the like, and one called {' or '.join(_TITLES)}. Its columns "
+            f"are {found}: rename them."
+        )
+    table[item] = _as_known(table[item], known.item_ids)
+    return table.drop_duplicates(item).set_index(item)[titles]
 
 
 def titled(table: pd.DataFrame, titles: pd.Series | None) -> pd.DataFrame:

@@ -78,6 +78,31 @@ class Columns:
             names["time"] = None  # the caller gave that column another role
         return cls(**names)
 
+    def found_again(
+        self, found: Sequence[Any], **given: Hashable | None
+    ) -> dict[str, Hashable | None]:
+        """Put these names in the place of "auto", where a later table has them.
+
+        Parameters
+        ----------
+        found : sequence
+            The names of the later table's columns.
+        **given
+            The names of its roles as the caller gave them, see `recognised`.
+
+        Returns
+        -------
+        dict
+            The names of the roles; "auto" where this table has no such column, or where the caller
+            gave that column another role.
+        """
+        names = dict(given)
+        for role, name in given.items():
+            own = getattr(self, role)
+            if name == "auto" and own not in given.values() and list(found).count(own) == 1:
+                names[role] = own
+        return names
+
     def of_file(self) -> dict[str, Any]:
         """Return the names as JSON holds them; names other than str and int are left out."""
         return {
@@ -128,14 +153,18 @@ class Columns:
         table.attrs = table.attrs | {NAMES: called}
         return table
 
+    def require_one_role(self) -> None:
+        """Refuse two roles for one column."""
+        names = [name for name in asdict(self).values() if name is not None]
+        if len(set(names)) < len(names):
+            raise RatingsError(f"A column has two roles ({self}): name another one for each.")
+
     def require_distinct(self) -> None:
         """Refuse two roles for one column, and names that exchange users and items.
 
         Tables of pairs may have these names or those of the roles, and must not have both.
         """
-        names = [name for name in asdict(self).values() if name is not None]
-        if len(set(names)) < len(names):
-            raise RatingsError(f"A column has two roles ({self}): name another one for each.")
+        self.require_one_role()
         standard = {"user", "item", "rating", "time"}
         ids = {"user": self.user, "item": self.item}
         crossed = {name: role for role, name in ids.items() if name != role}

@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ _HEADLESS = {"u.data": "\t", "ratings.dat": "::"}
 _NAMES = ["user", "item", "rating", "time"]
 _HEAD = 1 << 16  # bytes that are looked at first
 _INTEGER = r"(?:-?[1-9][0-9]{0,17}|0)"  # as one writes it, so that 007 and 7 stay apart
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is known of earlier ratings when a file that belongs to them is read.
+
+    Attributes
+    ----------
+    columns : Columns
+        The names of their columns.
+    text : frozenset of str
+        Those of "user" and "item" whose ids are text: they stay as they are written.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    text: frozenset[str] = frozenset()
 
 
 def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
@@ -65,14 +82,54 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     """
     file, options = _file_of(path), dict(options)
     found = _header(file, options)
-    ids = []
+    names = _columns_of_ids(found, Columns()).values()
+    return _parsed(file, found, [x for x in found if x in names], found, options)
+
+
+def read_items(
+    path: str | os.PathLike[str], earlier: Earlier, options: dict[str, Any]
+) -> tuple[pd.DataFrame, Hashable | None]:
+    """Read a table of items, such as their titles.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `Ratings.read`.
+    earlier : Earlier
+        What is known of the ratings of these items.
+    options : dict
+        Further arguments of `pandas.read_csv`.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        All columns.
+    item : hashable, or None
+        The column of the items' ids; None where there is no such column, or there are several.
+
+    Raises
+    ------
+    RatingsError
+        If the path cannot be read as a table.
+    """
+    file, options = _file_of(path), dict(options)
+    found = _header(file, options)
+    item = _columns_of_ids(found, earlier.columns).get("item")
+    ids = [] if item is None else [item]
+    text = ids if "item" in earlier.text else []
+    return _parsed(file, found, ids, found, options, text), item
+
+
+def _columns_of_ids(found: list[Any], earlier: Columns) -> dict[str, Hashable]:
+    """Return the columns of users and items by role, where they are recognised."""
+    names: dict[str, Hashable] = {}
     for role in ("user", "item"):
         try:
-            ids.append(Columns.recognised(found, **{role: "auto"}))
+            given = earlier.found_again(found, **{role: "auto"})
+            names[role] = getattr(Columns.recognised(found, **given), role)
         except RatingsError:
             continue
-    names = {getattr(each, role) for each in ids for role in ("user", "item")} & set(found)
-    return _parsed(file, found, [x for x in found if x in names], found, options)
+    return names
 
 
 def read_columns(
@@ -82,6 +139,7 @@ def read_columns(
     rating: Hashable | None,
     time: Hashable | None,
     options: dict[str, Any],
+    earlier: Earlier | None = None,
 ) -> tuple[pd.DataFrame, Columns]:
     """Read the columns of ratings from a file.
 
@@ -89,6 +147,9 @@ def read_columns(
     ----------
     path, user, item, rating, time, options
         As for `Ratings.read`.
+    earlier : Earlier, optional
+        What is known of the earlier ratings that these belong to. Names that are "auto" are then
+        looked for among the earlier ones first.
 
     Returns
     -------
@@ -104,10 +165,13 @@ def read_columns(
     """
     file, options = _file_of(path), dict(options)
     found = _header(file, options)
-    columns = Columns.recognised(found, user=user, item=item, rating=rating, time=time)
+    earlier = earlier or Earlier()
+    given = earlier.columns.found_again(found, user=user, item=item, rating=rating, time=time)
+    columns = Columns.recognised(found, **given)
     names = [columns.user, columns.item, columns.rating, columns.time]
     used = [x for x in names if x is not None]
-    table = _parsed(file, found, [columns.user, columns.item], used, options)
+    text = [getattr(columns, role) for role in earlier.text]
+    table = _parsed(file, found, [columns.user, columns.item], used, options, text)
     if columns.time is not None and not pd.api.types.is_numeric_dtype(table[columns.time]):
         times = pd.to_datetime(table[columns.time], errors="coerce", format="ISO8601", utc=True)
         table[columns.time] = times
@@ -320,9 +384,14 @@ def _first_line(file: Path, options: dict[str, Any]) -> str:
 
 
 def _parsed(
-    file: Path, found: list[Any], ids: list[Any], used: list[Any], options: dict[str, Any]
+    file: Path,
+    found: list[Any],
+    ids: list[Any],
+    used: list[Any],
+    options: dict[str, Any],
+    text: Sequence[Any] = (),
 ) -> pd.DataFrame:
-    """Read the columns in use; ids as they are written."""
+    """Read the columns in use; ids as they are written, and those that are text as text."""
     with _told(file, options):
         if _is_parquet(file):
             return pd.read_parquet(file, columns=list(dict.fromkeys(used)))
@@ -335,15 +404,17 @@ def _parsed(
         table = pd.read_csv(file, **usual | options)
     table = table[list(dict.fromkeys(used))]
     for name in dict.fromkeys(ids):
-        table[name] = _as_written(table[name])
+        table[name] = _as_written(table[name], name in text)
     return table
 
 
-def _as_written(ids: pd.Series) -> pd.Series:
+def _as_written(ids: pd.Series, as_text: bool) -> pd.Series:
     """Return ids as int if each is written as one, else as str; without blanks at their ends."""
     if not pd.api.types.is_string_dtype(ids):
         return ids  # the caller gave a dtype
     ids = ids.str.strip().replace("", None)
+    if as_text:
+        return ids
     known = ids.dropna()
     for pattern in (_INTEGER, _INTEGER + r"\.0"):  # 1.0 is what pandas writes of 1 beside a gap
         if len(known) and known.str.fullmatch(pattern).all():
