@@ -258,6 +258,36 @@ def test_figures(ask, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "written"),
+    [("elbo", "elbo.png"), ("a.", "a.png"), ("b.svg", "b.svg"), ("new/c", "new/c.png")],
+)
+def test_a_figure_is_where_the_answer_says(ask, tmp_path, given, written):
+    code, out, _ = ask("plot", "m.pmf", "elbo", "-o", tmp_path / given)
+    assert code == 0
+    assert out.split() == ["saved", str(tmp_path / written)]
+    assert (tmp_path / written).is_file()
+
+
+@pytest.mark.parametrize("place", [".", "..", "there", "there.png", "here"])
+def test_a_figure_does_not_take_the_place_of_a_folder(ask, folder, tmp_path, monkeypatch, place):
+    for name in ("there", "there.png", "here.png"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, said = ask("plot", folder / "m.pmf", "elbo", "-o", place)
+    assert (code, out) == (2, "")
+    assert "is a folder" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_figure_of_ratings_from_stdin(ask, folder, tmp_path, monkeypatch):
+    table = (folder / "ratings.csv").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table)))
+    assert ask("plot", "m.pmf", "pit", "--ratings", "-", "-o", tmp_path / "p.png")[0] == 0
+    assert (tmp_path / "p.png").is_file()
+
+
+@pytest.mark.parametrize(
     ("options", "encoding", "write"),
     [
         (["decimal=,"], "utf-8", {"sep": ";", "decimal": ","}),

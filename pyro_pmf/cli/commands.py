@@ -31,9 +31,11 @@ from pyro_pmf.cli.options import (
     Titles,
     To,
     UserColumn,
+    image,
 )
 from pyro_pmf.cli.questions import (
     as_ids,
+    given_file,
     read_pairs,
     read_titles,
     reading,
@@ -270,12 +272,16 @@ def summary(model: Model, output: Out = None, as_json: Json = False) -> None:
 def plot(
     model: Model,
     figure: Annotated[Figure, typer.Argument(help="What to draw.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="An image: .png, .svg, .pdf.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="An image: .png, .svg, .pdf.", callback=image),
+    ],
     ratings: Annotated[
         Path | None,
         typer.Option(
             help="Held-out ratings, for calibration, pit and error-by-sd.",
             show_default=False,
+            callback=given_file,
         ),
     ] = None,
     user: UserColumn = "auto",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pyro_pmf.cli.answers import writable
+from pyro_pmf.cli.answers import fail, writable
 from pyro_pmf.cli.questions import given_file
 
 
@@ -110,5 +110,18 @@ Rated = Annotated[
 Interval = Annotated[float, typer.Option(help="Probability inside the intervals.")]
 Titles = Annotated[
     Path | None,
-    typer.Option(help="File with titles of items, such as movies.csv.", show_default=False),
+    typer.Option(
+        help="File with titles of items, such as movies.csv, or - for stdin.",
+        show_default=False,
+        callback=given_file,
+    ),
 ]
+
+
+def image(path: Path) -> Path:
+    """Return the file that a figure is written to: .png where its name has no ending."""
+    if not path.is_dir() and not path.suffix.strip("."):
+        path = path.with_name(f"{path.name.rstrip('.')}.png")
+    if path.is_dir():
+        fail(f"{path} is a folder: give the name of an image, as in {path / 'figure.png'}.")
+    return path
