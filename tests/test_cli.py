@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -419,6 +420,32 @@ def test_bad_input_gives_one_clear_line_and_exit_code_2(ask, folder, arguments, 
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["fit", "movies.csv", "-o", "x"], "user= is --user"),
+        (["predict", "m.pmf", "movies.csv"], "names= is --read"),
+        (["plot", "m.pmf", "pit", "--ratings", "movies.csv", "-o", "x.png"], "user= is --user"),
+        (["recommend", "m.pmf", "--user", 5, "--titles", "one.csv"], "sep= is --read"),
+        (["fit", "ratings.csv", "-o", "x", "--scale", 1, 3], None),
+        (["fit", "ratings.csv", "-o", "x", "--test", 1.5], None),
+        (["fit", "ratings.csv", "-o", "x", "--resume"], None),
+        (["recommend", "m.pmf", "--user", 5, "--at-least", 4], None),
+        (["recommend", "m.pmf", "--user", 5, "--titles", "ratings.csv"], None),
+    ],
+)
+def test_a_hint_names_options_that_the_command_has(ask, folder, arguments, named):
+    (folder / "one.csv").write_text("title\nFilm\n")
+    code, _, said = ask(*arguments)
+    assert code == 2
+    hints = [line for line in said.splitlines() if line.startswith("Here, ")]
+    assert len(hints) == (named is not None)
+    if named is not None:
+        assert named in hints[0]
+        helped = ask(arguments[0], "--help")[1]
+        assert all(option in helped for option in re.findall(r"--[a-z]+", hints[0]))
+
+
 @pytest.mark.parametrize("command", [["recommend", "--user", 5], ["similar", "--item", 3]])
 def test_a_file_of_titles_needs_two_columns(ask, tmp_path, command):
     table = pd.DataFrame({"id": range(12), "name": "x"})
@@ -427,6 +454,7 @@ def test_a_file_of_titles_needs_two_columns(ask, tmp_path, command):
     code, _, said = ask(*given)
     assert code == 2
     assert "it needs one column of items, called movieId, item" in said
+    assert "=" not in said
     renamed = table.rename(columns={"id": "movieId"})
     renamed.to_csv(tmp_path / "t.csv", index=False)
     assert ask(*given)[0] == 0

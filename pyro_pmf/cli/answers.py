@@ -12,8 +12,9 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,11 +30,13 @@ from pyro_pmf.reducer import number_of_process
 _logger = logging.getLogger("pyro_pmf")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WIDTH = 100  # of a table at least: a terminal breaks lines, and hides no digits
-_ARGUMENT = re.compile(r"\b[a-z_]+=")  # of Python, in a message
-_HINT = (
-    "Here, user= is --user NAME; sep=, encoding=, decimal= and names= of a file are --read, as in "
-    "--read encoding=latin-1."
-)
+_ARGUMENT = re.compile(r"(?<![\w/])([a-z_]+)=")  # of Python, in a message
+_READ = {  # as in a shell
+    "sep": '"sep=;"',
+    "encoding": "encoding=latin-1",
+    "decimal": "decimal=,",
+    "names": "names=user,item,rating",
+}
 
 
 @contextmanager
@@ -53,8 +56,6 @@ def as_lines() -> Iterator[None]:
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _show_warning
             yield
-    except PMFError as error:
-        fail(str(error), _HINT if _ARGUMENT.search(str(error)) else None)
     except OSError as error:
         fail(f"{error}.")
     finally:
@@ -65,6 +66,31 @@ def as_lines() -> Iterator[None]:
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     if number_of_process() == 0:
         print(f"Warning: {message}", file=sys.stderr)
+
+
+def with_hints(command: Callable[..., None], options: set[str]) -> Callable[..., None]:
+    """Return a command whose errors are lines that say what its options are called.
+
+    ``options`` are those of user, item, rating and read that the command has.
+    """
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+        except PMFError as error:
+            fail(str(error), _hint(str(error), options))
+
+    return run
+
+
+def _hint(message: str, options: set[str]) -> str | None:
+    """Say which options stand for the arguments of Python that a message names."""
+    named = dict.fromkeys(_ARGUMENT.findall(message))
+    hints = [f"{x}= is --{x} NAME" for x in named if x in options - {"read"}]
+    if "read" in options:
+        hints += [f"{x}= is --read, as in --read {_READ[x]}" for x in named if x in _READ]
+    return f"Here, {'; '.join(hints)}." if hints else None
 
 
 def fail(message: str, hint: str | None = None) -> NoReturn:

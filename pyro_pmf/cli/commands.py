@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pyro_pmf.cli.answers import fail, rounded, say, show
+from pyro_pmf.cli.answers import fail, rounded, say, show, with_hints
 from pyro_pmf.cli.options import (
     Duplicate,
     Figure,
@@ -32,6 +33,7 @@ from pyro_pmf.cli.options import (
     To,
     UserColumn,
     image,
+    reading_options,
 )
 from pyro_pmf.cli.questions import (
     as_ids,
@@ -48,6 +50,7 @@ from pyro_pmf.model.pmf import PMF
 from pyro_pmf.model.storage import require_place
 from pyro_pmf.posterior import load
 
+_Function = TypeVar("_Function", bound=Callable[..., None])
 _logger = logging.getLogger("pyro_pmf")
 
 app = typer.Typer(
@@ -59,7 +62,17 @@ app = typer.Typer(
 )
 
 
-@app.command("fit")
+def _command(name: str | None = None) -> Callable[[_Function], _Function]:
+    """Register a function as a command, whose errors say which of its options to give."""
+
+    def register(function: _Function) -> _Function:
+        app.command(name)(with_hints(function, reading_options(function)))
+        return function
+
+    return register
+
+
+@_command("fit")
 def fit_command(
     ratings: File,
     output: To,
@@ -122,7 +135,7 @@ def fit_command(
     say(told, as_json)
 
 
-@app.command()
+@_command()
 def evaluate(
     model: Model,
     ratings: File,
@@ -150,7 +163,7 @@ def evaluate(
         say(rounded(posterior.evaluate(pairs, interval, rated=rated)), as_json)
 
 
-@app.command()
+@_command()
 def predict(
     model: Model,
     pairs: File,
@@ -174,7 +187,7 @@ def predict(
     show(posterior.predict(asked, interval, at_least, rated), output, as_json)
 
 
-@app.command()
+@_command()
 def recommend(
     model: Model,
     user: Annotated[list[str], typer.Option(help="A user; may be repeated.", show_default=False)],
@@ -202,7 +215,7 @@ def recommend(
     show(titled(table, names), output, as_json)
 
 
-@app.command()
+@_command()
 def similar(
     model: Model,
     item: Annotated[list[str] | None, typer.Option(help="An item; may be repeated.")] = None,
@@ -228,7 +241,7 @@ def similar(
     show(table, output, as_json)
 
 
-@app.command("fold-in")
+@_command("fold-in")
 def fold_in(
     model: Model,
     ratings: File,
@@ -257,7 +270,7 @@ def fold_in(
     say(told | {"ratings": len(after.ratings)}, as_json)
 
 
-@app.command()
+@_command()
 def summary(model: Model, output: Out = None, as_json: Json = False) -> None:
     """Summarize the scalar parameters of a posterior.
 
@@ -268,7 +281,7 @@ def summary(model: Model, output: Out = None, as_json: Json = False) -> None:
     show(posterior.summary().rename_axis("parameter").reset_index(), output, as_json)
 
 
-@app.command()
+@_command()
 def plot(
     model: Model,
     figure: Annotated[Figure, typer.Argument(help="What to draw.", show_default=False)],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -116,6 +117,13 @@ Titles = Annotated[
         callback=given_file,
     ),
 ]
+_OF_FILES = {"user": UserColumn, "item": ItemColumn, "rating": RatingColumn, "read": Reading}
+
+
+def reading_options(command: Callable[..., None]) -> set[str]:
+    """Return the options of a command that say how to read a file."""
+    kinds = get_type_hints(command, include_extras=True)
+    return {name for name, kind in _OF_FILES.items() if kinds.get(name) == kind}
 
 
 def image(path: Path) -> Path:
