@@ -228,6 +228,8 @@ def fit(
             "start must be a posterior, and is for variational inference and MAP; chains begin "
             f"apart, so that they can be compared: leave start={start!r} out."
         )
+    if start is not None:
+        _require_same_model(model, start.model)
     what = model, ratings, method, seed, run.device, dtype, seen, start
     saved = open_checkpoint(checkpoint, resume, lambda: fingerprint_of(*what), reducer)
     if saved is not None:
@@ -262,6 +264,21 @@ def _require_shareable(model: Any, method: Method) -> None:
         raise FitError(
             f"Several processes share all ratings in each step: leave batches={method.batches} "
             "out, or run this in one process, without torchrun."
+        )
+
+
+def _require_same_model(model: Any, earlier: Any) -> None:
+    """Refuse to begin at the fit of a PMF with other terms, factors or likelihood."""
+    if not (isinstance(model, PMF) and isinstance(earlier, PMF)):
+        return
+    parts = [
+        (x.n_factors, [term.site for term in x.terms], type(x.likelihood))
+        for x in (model, earlier)
+    ]
+    if parts[0] != parts[1]:
+        raise FitError(
+            f"start is the fit of another model, {earlier}: give one of {model}, or leave start= "
+            "out."
         )
 
 

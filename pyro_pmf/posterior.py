@@ -415,8 +415,8 @@ class Posterior(Learned):
         n : int
             Number of similar items for each.
         titles : mapping, pandas.Series or table, optional
-            Titles by id; a table has the column ``title``, and the ids in the column ``item`` or
-            in its index. Adds the column title.
+            Titles by id; a table has the column ``title``, and the ids in the column ``item``, in
+            that of the same name as in training, or in its index. Adds the column title.
         seed : int
             Seed of 200 draws of a posterior in closed form. Other posteriors use their own draws,
             and after MAP there is one.
@@ -880,7 +880,7 @@ def load(
     path : path-like
         The folder of the posterior.
     model : callable, optional
-        The Pyro model that was fitted. Required if it was not a `PMF`, since code is not saved.
+        The Pyro model that was fitted, if it was not a `PMF`, since code is not saved.
     device : str or torch.device
         Device of the latents and of the training ratings, whichever they were fitted on. Tables
         and scores are computed on the CPU; another device is for code of your own.
@@ -894,7 +894,7 @@ def load(
     ------
     StorageError
         If ``path`` has no posterior; one of its files is missing, damaged, or altered so that it
-        contradicts the others; it was written in another format; it needs ``model``; or there is
-        no such device.
+        contradicts the others; it was written in another format; it needs ``model``, or has one of
+        its own; or there is no such device.
     """
     return Posterior(**storage.read(path, model, device))

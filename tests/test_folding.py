@@ -354,6 +354,11 @@ def test_a_fit_begins_where_another_ended(method):
     assert cold_start > before.steps["elbo"].iloc[0]
     if isinstance(method, VI):
         assert len(warm.steps) < len(before.steps)
+    for other in (PMF(3), PMF(2, users="hierarchical"), PMF(2, likelihood=NormalIdentity())):
+        with pytest.raises(
+            FitError, match=r"start is the fit of another model, PMF\(.*: give one"
+        ):
+            fit(other, ratings, method, start=before, progress=False)
     with pytest.raises(FitError, match="chains begin apart"):
         fit(model, ratings, "gibbs", start=before, progress=False)
 

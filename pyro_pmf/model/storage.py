@@ -163,6 +163,10 @@ def read(
                 f"{path} holds the fit of a model of your own, whose code is not saved: give "
                 "load(path, model=...)."
             ) from error
+        if isinstance(error, _HasModelError):
+            raise StorageError(
+                f"{path} holds the fit of a PMF, and says which: leave model={model!r} out."
+            ) from error
         raise StorageError(
             f"{path} is damaged or was altered, so fit and save it again: {error}."
         ) from error
@@ -194,13 +198,19 @@ class _NeedsModelError(ValueError):
     """Raised for a folder without a model."""
 
 
+class _HasModelError(ValueError):
+    """Raised for a model in the place of the one that a folder has."""
+
+
 def _read(folder: Path, model: Callable[..., Any] | None) -> Learned:
     """Return a fit whose parts suit each other; any exception says why they do not."""
     checked = verify(folder) if (folder / CHECKSUMS).exists() else []
     header = read_header((folder / _HEADER).read_bytes())
     _require_files(folder, header, checked)
-    if (model := model or header.model) is None:
-        raise _NeedsModelError
+    if (model is None) == (header.model is None):
+        raise _NeedsModelError if model is None else _HasModelError
+    model = model or header.model
+    assert model is not None
     ratings = _read_ratings(folder, header)
     tensors = load_file(folder / _LATENTS)
     latents = {site: _take_value(site, kind, tensors) for site, kind in header.latents.items()}

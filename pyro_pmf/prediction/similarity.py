@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_pmf.arguments import require_integer, require_seed
 from pyro_pmf.data.frames import IntoFrame, column_names, is_frame, to_pandas
+from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError, RatingsError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.terms import terms_of
@@ -64,7 +65,7 @@ def similar(
     known = train.user_ids if of == "user" else train.item_ids
     counts = train.user_counts if of == "user" else train.item_counts
     index = rows_of(known, ids, of)
-    names = None if titles is None else _titles(titles, of)
+    names = None if titles is None else _titles(titles, of, learned.ratings)
     with isolated_random_state(seed):
         mean, sd = _cosines(learned, of, index)
     others = mean.clone()
@@ -126,22 +127,31 @@ def _factors(learned: Learned, of: str) -> Iterator[tuple[Tensor, Tensor, Tensor
         yield drawn[0].double(), drawn[1].double(), weights
 
 
-def _titles(titles: Any, of: str) -> pd.Series:
+def _titles(titles: Any, of: str, train: Ratings) -> pd.Series:
     """Return titles by id, each id once."""
+    known, own = (train.item_ids if of == "item" else train.user_ids), getattr(train.columns, of)
     if is_frame(titles):
-        titles = to_pandas(titles, [x for x in (of, "title") if x in column_names(titles)])
+        names = dict.fromkeys((of, own, "title"))
+        titles = to_pandas(titles, [x for x in names if x in column_names(titles)])
     if isinstance(titles, pd.DataFrame):
         if "title" not in titles:
             raise RatingsError(
                 f"titles needs a column 'title', and a column {of!r} or the ids as its index; its "
                 f"columns are {list(titles.columns)}: rename one."
             )
-        titles = titles.set_index(of)["title"] if of in titles else titles["title"]
+        ids = next((x for x in (of, own) if x in titles), None)
+        titles = titles["title"] if ids is None else titles.set_index(ids)["title"]
     elif isinstance(titles, Mapping):
         titles = pd.Series(dict(titles), dtype=object)
     elif not isinstance(titles, pd.Series):
         raise RatingsError(
             f"titles must map ids to titles, not be a {type(titles).__name__}: give a dict, a "
             "Series whose index are ids, or a DataFrame."
+        )
+    is_numbered = isinstance(titles.index, pd.RangeIndex) and not known.isin(titles.index).all()
+    if is_numbered or not titles.index.isin(known).any():
+        raise RatingsError(
+            f"titles must have the ids of {of}s, such as {known[0]!r}, in a column {own!r} or as "
+            f"their index, and are by {titles.index[:3].tolist()}: give these ids."
         )
     return titles[~titles.index.duplicated()]

@@ -536,8 +536,9 @@ def test_nothing_in_a_folder_is_executed(tmp_path, monkeypatch):
 
 
 def test_another_model_than_that_of_the_fit_is_refused():
-    with pytest.raises(StorageError, match="of the model's latents it lacks"):
-        load(GOLDEN / "format-6-vi", model=PMF(1, items="hierarchical"))
+    for model in (PMF(1, items="hierarchical"), "PMF", PMF):
+        with pytest.raises(StorageError, match="of a PMF, and says which: leave model="):
+            load(GOLDEN / "format-6-vi", model=model)
 
 
 def test_simulated_ratings_may_lie_off_the_scale(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from posteriors import posterior_of
 
-from pyro_pmf import PMF, VI, NormalIdentity, PMFError, Posterior, Ratings, RatingsError, fit
+from pyro_pmf import MAP, PMF, VI, NormalIdentity, PMFError, Posterior, Ratings, RatingsError, fit
 from pyro_pmf.datasets import simulate
 
 
@@ -115,6 +115,19 @@ def test_titles():
     assert named.isna().sum() == 28
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
+
+
+def test_titles_by_the_column_of_training():
+    frame = pd.DataFrame({"who": [1, 2, 1, 2], "film": [7, 7, 9, 12], "rating": [1.0, 2, 3, 4]})
+    ratings = Ratings.from_frame(frame, user="who", item="film")
+    posterior = fit(PMF(1), ratings, MAP(max_steps=5, learn_scales=None), progress=False)
+    films = pd.DataFrame({"film": [9, 7, 12], "title": ["Nine", "Seven", "Twelve"]})
+    named = posterior.similar_items(7, titles=films).set_index("similar")["title"]
+    assert named.to_dict() == {9: "Nine", 12: "Twelve"}
+    wrong = (films["title"], films[["title"]], {"7": "Seven"}, films.rename(columns=str.upper))
+    for titles in (*wrong, films.set_index("title")["film"]):
+        with pytest.raises(RatingsError, match="titles"):
+            posterior.similar_items(7, titles=titles)
 
 
 def test_kinds_of_items_are_found():
