@@ -67,7 +67,9 @@ def read_pairs(
     text where those of the posterior are.
     """
     earlier = _earlier(known)
-    table, columns = read_columns(path, user, item, rating, None, reading(options), earlier)
+    table, columns = read_columns(
+        path, user, item, rating, None, reading(options), earlier=earlier
+    )
     columns.require_one_role()
     roles = {columns.user: "user", columns.item: "item"}
     if columns.rating is not None:

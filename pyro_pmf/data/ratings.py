@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_pmf.arguments import require_integer, require_seed
 from pyro_pmf.data import splits
 from pyro_pmf.data.columns import Columns, select
+from pyro_pmf.data.devices import require_device, require_dtype
 from pyro_pmf.data.encoding import encoded
 from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.ids import lookup
@@ -216,12 +218,14 @@ class Ratings(Pairs):
         user, item, rating, time : hashable
             The names of the columns. By default they are recognised: userId, movieId, rating and
             timestamp, customer_id, product_id, stars, and the like. The names that were taken are
-            logged and in ``columns``. None for a rating or time: there is none.
+            logged and in ``columns``. None for a rating or time: there is none. Times are numbers
+            or dates by ISO 8601; of other dates, ``parse_dates`` and ``date_format`` say more.
         scale, on_duplicate, dtype, transform
             As for `from_frame`.
         **options
             Further arguments of `pandas.read_csv`, such as ``sep``, ``encoding``, ``decimal``, or
-            ``names`` for a file without a header.
+            ``names`` for a file without a header; not chunksize and iterator. Types of columns
+            are given to `data.read_table`, whose table `from_frame` takes.
 
         Returns
         -------
@@ -231,8 +235,8 @@ class Ratings(Pairs):
         Raises
         ------
         RatingsError
-            If the path cannot be read as a table, a column is not recognised, or as for
-            `from_frame`.
+            If the path cannot be read as a table, a column is not recognised, a time is neither a
+            number nor a date, or as for `from_frame`.
 
         Examples
         --------
@@ -245,7 +249,8 @@ class Ratings(Pairs):
         >>> print(ratings.columns)
         user from 'customer_id', item from 'product_id', rating from 'stars'
         """
-        table, columns = read_columns(path, user, item, rating, time, options)
+        require_dtype(dtype)
+        table, columns = read_columns(path, user, item, rating, time, options, on_duplicate)
         columns.require_distinct()
         return cls._of_table(table, columns, scale, on_duplicate, dtype, transform)
 
@@ -297,7 +302,7 @@ class Ratings(Pairs):
         RatingsError
             As for `read`; if a user is in two parts; if the folder cannot hold the ratings.
         """
-        _require_dtype(dtype)
+        require_dtype(dtype)
         if not isinstance(folder, str | os.PathLike) or not os.path.isdir(folder):
             raise RatingsError(f"{folder!r} is no folder to keep ratings in: give folder=.")
         scratch = Scratch(folder)
@@ -320,8 +325,8 @@ class Ratings(Pairs):
     def from_matrix(
         cls,
         matrix: Any,
-        user_ids: Sequence[Any] | None = None,
-        item_ids: Sequence[Any] | None = None,
+        user_ids: Iterable[Any] | None = None,
+        item_ids: Iterable[Any] | None = None,
         scale: tuple[float, float] | None = None,
         on_duplicate: str = "error",
         dtype: torch.dtype = torch.float32,
@@ -333,7 +338,7 @@ class Ratings(Pairs):
         ----------
         matrix : scipy.sparse array or matrix, shape (n_users, n_items)
             In any format. A stored 0 is a rating of 0; what is not stored is not rated.
-        user_ids, item_ids : sequence of int or of str, optional
+        user_ids, item_ids : iterable of int or of str, optional
             The ids of rows and columns; by default their numbers, from 0.
         scale, on_duplicate, dtype, transform
             As for `from_frame`.
@@ -346,8 +351,8 @@ class Ratings(Pairs):
         Raises
         ------
         RatingsError
-            If ``matrix`` is not sparse and two-dimensional, the number of ids differs from its
-            shape, or as for `from_frame`.
+            If ``matrix`` is not sparse and two-dimensional, ``user_ids`` or ``item_ids`` are no
+            ids or another number of them than its shape says, or as for `from_frame`.
 
         Examples
         --------
@@ -372,7 +377,7 @@ class Ratings(Pairs):
         transform: Name,
     ) -> Ratings:
         """Check and encode a table of the columns in use."""
-        _require_dtype(dtype)
+        require_dtype(dtype)
         rows = encoded(table, columns, scale, on_duplicate)
         rating, bounds = rows.rating, rows.scale
         if rating is not None:
@@ -426,8 +431,15 @@ class Ratings(Pairs):
             By default the device does not change.
         dtype : torch.dtype, optional
             By default the type does not change.
+
+        Raises
+        ------
+        RatingsError
+            If there is no such device, or no model computes with such a type.
         """
-        dtype, user, item = dtype or self.dtype, self.user.to(device), self.item.to(device)
+        device, dtype = require_device(device or self.device), dtype or self.dtype
+        require_dtype(dtype)
+        user, item = self.user.to(device), self.item.to(device)
         if user is not self.user:
             return self.replaced(user=user, item=item, dtype=dtype)
         return self if dtype == self.dtype else self.replaced(dtype=dtype)
@@ -563,9 +575,11 @@ class Ratings(Pairs):
         Raises
         ------
         RatingsError
-            If the transform of ``train`` cannot map a rating, such as one outside its scale, or
-            no id is known and the ids are of another type.
+            If ``train`` is not `Ratings`; its transform cannot map a rating, such as one outside
+            its scale; or no id is known and the ids are of another type.
         """
+        if not isinstance(train, Ratings):
+            raise RatingsError(f"Give the training Ratings, not a {type(train).__name__}.")
         user, item = train.locate(self)
         known = (user >= 0) & (item >= 0)
         # Ids are sorted on both sides, so the pairs stay in order.
@@ -638,8 +652,14 @@ class Ratings(Pairs):
             Number of ratings; if there are no more, all are returned.
         seed : int
             Seed of the choice. No global random state is read or changed.
+
+        Raises
+        ------
+        PMFError
+            If ``n_ratings`` is not a positive integer, or ``seed`` is not a seed.
         """
-        if len(self) <= n_ratings:
+        require_seed(seed)
+        if len(self) <= require_integer("n_ratings", n_ratings):
             return self
         users = np.random.default_rng(seed).permutation(self.n_users)
         counts = self.user_counts.cpu().numpy()[users]
@@ -765,13 +785,6 @@ class Ratings(Pairs):
         """Return the ratings and the times of the rows where ``keep`` is true."""
         rating = None if self.rating is None else self.rating[keep]
         return rating, None if self.time is None else self.time[keep].reset_index(drop=True)
-
-
-def _require_dtype(dtype: torch.dtype) -> None:
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise RatingsError(
-            f"dtype={dtype} cannot be computed with: give torch.float32 or float64."
-        )
 
 
 def _compact(index: Tensor, ids: pd.Index) -> tuple[Tensor, pd.Index]:

@@ -10,9 +10,10 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_pmf.data.columns import Columns, select
-from pyro_pmf.data.frames import KIND
+from pyro_pmf.data.frames import KIND, as_list
+from pyro_pmf.data.table import refuse
 from pyro_pmf.errors import RatingsError
 
 _logger = logging.getLogger("pyro_pmf")
@@ -59,13 +61,14 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     path : path-like
         As for `Ratings.read`.
     **options
-        Further arguments of `pandas.read_csv`.
+        Further arguments of `pandas.read_csv`; not chunksize and iterator.
 
     Returns
     -------
     pandas.DataFrame
         All columns by the names that they have in the file. Ids, of the columns whose names are
-        known, are int where each is written as an integer, and str otherwise.
+        known, are int where each is written as an integer, and str otherwise; or of the type that
+        ``dtype`` gives their column.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     >>> read_table(path).to_dict("list")
     {'userId': [7, 8], 'movieId': ['007', '12']}
     """
-    file, options = _file_of(path), dict(options)
+    file, options = _file_of(path), _of_whole_table(options)
     found = _header(file, options)
     names = _columns_of_ids(found, Columns()).values()
     return _parsed(file, found, [x for x in found if x in names], found, options)
@@ -112,7 +115,7 @@ def read_items(
     RatingsError
         If the path cannot be read as a table.
     """
-    file, options = _file_of(path), dict(options)
+    file, options = _file_of(path), _of_whole_table(options)
     found = _header(file, options)
     item = _columns_of_ids(found, earlier.columns).get("item")
     ids = [] if item is None else [item]
@@ -139,13 +142,14 @@ def read_columns(
     rating: Hashable | None,
     time: Hashable | None,
     options: dict[str, Any],
+    on_duplicate: str = "error",
     earlier: Earlier | None = None,
 ) -> tuple[pd.DataFrame, Columns]:
     """Read the columns of ratings from a file.
 
     Parameters
     ----------
-    path, user, item, rating, time, options
+    path, user, item, rating, time, options, on_duplicate
         As for `Ratings.read`.
     earlier : Earlier, optional
         What is known of the earlier ratings that these belong to. Names that are "auto" are then
@@ -163,7 +167,7 @@ def read_columns(
     RatingsError
         As for `Ratings.read`.
     """
-    file, options = _file_of(path), dict(options)
+    file, options = _file_of(path), _of_whole_table(options)
     found = _header(file, options)
     earlier = earlier or Earlier()
     given = earlier.columns.found_again(found, user=user, item=item, rating=rating, time=time)
@@ -172,17 +176,57 @@ def read_columns(
     used = [x for x in names if x is not None]
     text = [getattr(columns, role) for role in earlier.text]
     table = _parsed(file, found, [columns.user, columns.item], used, options, text)
-    if columns.time is not None and not pd.api.types.is_numeric_dtype(table[columns.time]):
-        times = pd.to_datetime(table[columns.time], errors="coerce", format="ISO8601", utc=True)
-        table[columns.time] = times
-    if time == "auto" and columns.time is not None and table[columns.time].isna().any():
-        _logger.info("%s: %r is left out: it is not a time in each row.", file, columns.time)
-        columns = Columns(columns.user, columns.item, columns.rating)
-        used.pop()
+    if columns.time is not None:
+        times = _as_times(table, columns.time, refused=time != "auto")
+        if time == "auto" and times.isna().any():
+            if on_duplicate == "last":
+                _require_no_repeats(table, columns, times)
+            _logger.info("%s: %r is left out: it is not a time in each row.", file, columns.time)
+            columns = Columns(columns.user, columns.item, columns.rating)
+            used.pop()
+        else:
+            table[columns.time] = times
     _logger.info("%s: %s", file, columns)
     table = select(table, *used)
     table.attrs = {KIND: "file"}
     return table, columns
+
+
+def _as_times(table: pd.DataFrame, column: Hashable, refused: bool) -> pd.Series:
+    """Return a column of numbers, or of dates by ISO 8601; other text is missing, or refused."""
+    written = table[column]
+    if pd.api.types.is_numeric_dtype(written):
+        return written
+    times = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
+    if refused:
+        unread = (times.isna() & written.notna()).to_numpy()
+        odd = unread & pd.to_numeric(written, errors="coerce").isna().to_numpy()
+        refuse(
+            table,
+            np.flatnonzero(odd if odd.any() else unread),
+            f"a time in column {column!r} that is neither a number nor a date by ISO 8601, such "
+            "as 2020-04-03",
+            f"Say how the dates are written, as in {_of_dates(column)}; or leave the times out, "
+            "with time=None.",
+        )
+    return times
+
+
+def _of_dates(column: Hashable) -> str:
+    return f'parse_dates=[{column!r}], date_format="%d/%m/%Y"'
+
+
+def _require_no_repeats(table: pd.DataFrame, columns: Columns, times: pd.Series) -> None:
+    """Refuse pairs that repeat where their last rating is asked for and not each has a time."""
+    if table.duplicated([columns.user, columns.item]).any():
+        refuse(
+            table,
+            np.flatnonzero(times.isna()),
+            f"no time that can be read in column {columns.time!r}, so the last rating of a pair "
+            "that repeats is not known",
+            f"Say how dates are written, as in {_of_dates(columns.time)}; or give time=None, to "
+            "keep the last row of each pair.",
+        )
 
 
 def read_pieces(
@@ -215,7 +259,7 @@ def read_pieces(
     RatingsError
         As for `Ratings.read`.
     """
-    file, options = _file_of(path), dict(options)
+    file, options = _file_of(path), _of_whole_table(options)
     if not _is_parquet(file):
         yield read_columns(path, user, item, rating, None, options)
         return
@@ -252,7 +296,7 @@ def _piece(table: pd.DataFrame, used: list[Any]) -> pd.DataFrame:
 
 
 def cells_of(
-    matrix: Any, user_ids: Sequence[Any] | None, item_ids: Sequence[Any] | None
+    matrix: Any, user_ids: Iterable[Any] | None, item_ids: Iterable[Any] | None
 ) -> pd.DataFrame:
     """Return the stored entries of a sparse matrix as a table; see `Ratings.from_matrix`.
 
@@ -260,7 +304,7 @@ def cells_of(
     ----------
     matrix : scipy.sparse array or matrix
         The matrix.
-    user_ids, item_ids : sequence, or None
+    user_ids, item_ids : iterable, or None
         The ids of its rows and columns.
 
     Returns
@@ -285,9 +329,16 @@ def cells_of(
         ("user", coo.row, user_ids, coo.shape[0]),
         ("item", coo.col, item_ids, coo.shape[1]),
     ):
-        if ids is not None and len(ids) != n:
-            raise RatingsError(f"Give {n:,} {name}_ids, one for each, not {len(ids):,}.")
-        labels = pd.Series(np.arange(n) if ids is None else list(ids))
+        if ids is not None and (
+            not isinstance(ids, Iterable) or isinstance(ids, str | bytes | Mapping | pd.DataFrame)
+        ):
+            raise RatingsError(
+                f"{name}_ids must be a list of ids, not of type {type(ids).__name__}."
+            )
+        listed = np.arange(n) if ids is None else list(as_list(ids))
+        if len(listed) != n:
+            raise RatingsError(f"Give {n:,} {name}_ids, one for each, not {len(listed):,}.")
+        labels = pd.Series(listed)
         table[name] = labels.iloc[index].reset_index(drop=True)
     return pd.DataFrame(table | {"rating": coo.data})
 
@@ -324,6 +375,20 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
     return given
 
 
+def _of_whole_table(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of options of `pandas.read_csv`; refuse those that read piece by piece."""
+    options = dict(options)
+    for name in ("chunksize", "iterator"):
+        if options.pop(name, None):
+            raise RatingsError(
+                f"With {name}=, pandas reads a table piece by piece, and all of it is needed: "
+                "leave it out. Ratings.read_parts reads ratings that do not fit into memory."
+            )
+    if isinstance(options.get("skiprows"), Iterator):  # which is asked twice
+        options["skiprows"] = list(options["skiprows"])
+    return options
+
+
 def _is_parquet(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(4) == b"PAR1"
@@ -336,7 +401,8 @@ def _header(file: Path, options: dict[str, Any]) -> list[Any]:
 
         with _told(file, options):
             return list(pq.read_schema(file).names)
-    first = _first_line(file, options)
+    with _told(file, options):
+        first = _first_line(file, options)
     if file.name in _HEADLESS and not {"names", "header"} & set(options):
         options["names"] = _NAMES[: first.count(_HEADLESS[file.name]) + 1]
         options.setdefault("sep", _HEADLESS[file.name])
@@ -352,35 +418,59 @@ def _header(file: Path, options: dict[str, Any]) -> list[Any]:
             )
     # With an index of its own, pandas warns of rows with more fields than there are names.
     defaults = {"index_col": False, "skipinitialspace": True, "on_bad_lines": "error"}
-    if len(options.get("sep", ",")) > 1:
-        defaults["engine"] = "python"
-    else:
+    if len(options.get("sep", ",")) > 1 or options.get("skipfooter"):
+        options.setdefault("engine", "python")
+    if options.get("engine", "c") == "c":
         defaults["low_memory"] = False  # else a column may have one type here and another there
     for name, value in defaults.items():
         options.setdefault(name, value)
+    no_rows = {name: x for name, x in options.items() if name != "skipfooter"} | {"nrows": 0}
     with _told(file, options):
-        return list(pd.read_csv(file, nrows=0, **options).columns)
+        return list(pd.read_csv(file, **no_rows).columns)
 
 
-def _first_line(file: Path, options: dict[str, Any]) -> str:
-    """Return the first line that is not empty, decoded; refuse what is not text."""
+def _first_line(file: Path, options: dict[str, Any], n_bytes: int = _HEAD) -> str:
+    """Return the line of the header, or else the first row, decoded; refuse what is not text."""
     encoding = options.setdefault("encoding", "utf-8-sig")
     try:
         with _OPEN.get(file.suffix.lower(), open)(file, "rb") as opened:
-            head = opened.read(_HEAD)
+            head = opened.read(n_bytes)
         if head.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8-sig":
             raise RatingsError(f'{file} is UTF-16: give encoding="utf-16".')
-        text = head.decode(encoding, "ignore" if len(head) == _HEAD else "strict")
+        text = head.decode(encoding, "ignore" if len(head) == n_bytes else "strict")
     except UnicodeDecodeError as error:
         raise _not_text(file, error) from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error, LookupError) as error:
         raise RatingsError(f"{file} cannot be read: {error}.") from error
     if "\0" in text:
         raise RatingsError(f"{file} is not text: give CSV, TSV or Parquet.")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = _lines_left(text, options)
+    if not lines and len(head) == n_bytes:  # more is skipped than was looked at
+        return _first_line(file, options, 16 * n_bytes)
     if not lines:
         raise RatingsError(f"{file} has no lines: give a file with a header and a row per rating.")
     return lines[0]
+
+
+def _lines_left(text: str, options: dict[str, Any]) -> list[str]:
+    """Return the lines that `pandas.read_csv` does not skip, from the header on."""
+    skipped, comment, header = (options.get(name) for name in ("skiprows", "comment", "header"))
+    lines = text.splitlines()
+    if callable(skipped):
+        lines = [line for k, line in enumerate(lines) if not skipped(k)]
+    elif isinstance(skipped, Integral):
+        lines = lines[int(skipped) :]
+    elif isinstance(skipped, Iterable):
+        among = set(skipped)
+        lines = [line for k, line in enumerate(lines) if k not in among]
+    if isinstance(comment, str) and comment:
+        # a line that is a comment is none, whatever skip_blank_lines says
+        lines = [x.partition(comment)[0] for x in lines if not x.lstrip().startswith(comment)]
+    if options.get("skip_blank_lines", True):
+        lines = [line for line in lines if line.strip()]
+    if isinstance(header, Integral) and not isinstance(header, bool):
+        lines = lines[int(header) :]
+    return [line for line in lines if line.strip()]
 
 
 def _parsed(
@@ -394,24 +484,28 @@ def _parsed(
     """Read the columns in use; ids as they are written, and those that are text as text."""
     with _told(file, options):
         if _is_parquet(file):
-            return pd.read_parquet(file, columns=list(dict.fromkeys(used)))
+            whole = pd.read_parquet(file, columns=list(dict.fromkeys(used)))
+            return whole.iloc[: options.get("nrows")]
         missing = {name: [""] if name in ids else _MISSING for name in found}
-        usual: dict[str, Any] = {
-            "dtype": dict.fromkeys(ids, str),
-            "keep_default_na": False,
-            "na_values": missing,
-        }
-        table = pd.read_csv(file, **usual | options)
+        usual: dict[str, Any] = {"keep_default_na": False, "na_values": missing}
+        types = options.get("dtype") or {}
+        own = set(options.get("converters") or ())  # columns whose type is the caller's choice
+        own |= set(types) if isinstance(types, Mapping) else set(ids)
+        if isinstance(types, Mapping):
+            types = {name: str for name in ids if name not in own} | dict(types)
+        given: dict[str, Any] = usual | options | {"dtype": types}
+        table = pd.read_csv(file, **given)
     table = table[list(dict.fromkeys(used))]
     for name in dict.fromkeys(ids):
-        table[name] = _as_written(table[name], name in text)
+        if name not in own:
+            table[name] = _as_written(table[name], name in text)
     return table
 
 
 def _as_written(ids: pd.Series, as_text: bool) -> pd.Series:
     """Return ids as int if each is written as one, else as str; without blanks at their ends."""
     if not pd.api.types.is_string_dtype(ids):
-        return ids  # the caller gave a dtype
+        return ids  # another option of the caller made something else of them
     ids = ids.str.strip().replace("", None)
     if as_text:
         return ids

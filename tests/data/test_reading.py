@@ -189,8 +189,90 @@ def test_times_are_taken_where_they_are_times(tmp_path, dates, kept):
     ratings = Ratings.read(path)
     assert (ratings.time is not None) == kept == (ratings.columns.time == "date")
     if not kept:
-        with pytest.raises(RatingsError, match="missing or infinite time"):
+        with pytest.raises(
+            RatingsError, match=r"neither a number nor a date by ISO 8601.*\n.*\n.*soon"
+        ):
             Ratings.read(path, time="date")
+
+
+def test_other_dates_are_read_as_the_message_says(tmp_path):
+    content = "user,item,rating,date\n1,1,2,03/04/2020\n2,1,3,14/03/2020\n"
+    path = written(tmp_path / "x.csv", content)
+    with pytest.raises(RatingsError, match=r"2 of 2 rows[^\n]*\n[^\n]*\n.*03/04/2020") as caught:
+        Ratings.read(path, time="date")
+    assert """parse_dates=['date'], date_format="%d/%m/%Y\"""" in str(caught.value)
+    options = {"parse_dates": ["date"], "date_format": "%d/%m/%Y"}
+    for time in ("date", "auto"):
+        read = Ratings.read(path, time=time, **options)
+        assert read.time.dt.strftime("%Y-%m-%d").tolist() == ["2020-04-03", "2020-03-14"]
+
+
+def test_a_missing_time_is_no_odd_date(tmp_path):
+    path = written(tmp_path / "x.csv", "user,item,rating,date\n1,1,2,2020-01-02\n2,1,3,\n")
+    with pytest.raises(RatingsError, match="1 of 2 rows have a missing or infinite time"):
+        Ratings.read(path, time="date")
+
+
+def test_the_last_of_a_pair_is_not_guessed_where_dates_are_not_read(tmp_path):
+    content = "user,item,rating,date\n1,1,2,14/04/2020\n2,1,3,13/04/2020\n1,1,5,13/04/2019\n"
+    path = written(tmp_path / "x.csv", content)
+    with pytest.raises(RatingsError, match="the last rating of a pair that repeats is not known"):
+        Ratings.read(path, on_duplicate="last")
+    by_row = Ratings.read(path, on_duplicate="last", time=None)
+    assert rows(by_row) == [(1, 1, 5.0), (2, 1, 3.0)]
+    options = {"parse_dates": ["date"], "date_format": "%d/%m/%Y"}
+    assert Ratings.read(path, on_duplicate="last", **options).rating.tolist() == [2.0, 3.0]
+
+
+# Options of pandas.read_csv
+
+
+@pytest.mark.parametrize(
+    ("above", "options"),
+    [
+        ("# user, item, rating, of, us\n", {"comment": "#"}),
+        ("user, item, rating, of, us\n", {"skiprows": 1}),
+        ("a, b, c, d\n\nx, y, z\n", {"skiprows": [0, 2]}),
+        ("a, b, c, d\n", {"skiprows": iter([0])}),
+        ("a, b, c, d\n", {"skiprows": lambda k: k == 0}),
+        ("a, b, c, d\n", {"header": 1}),
+        ("# a, b, c, d\n\nx, y, z, u\n", {"comment": "#", "header": 1}),
+        ("a, rather, long, preamble\n" * 3000, {"skiprows": 3000}),
+    ],
+)
+def test_the_separator_is_that_of_the_lines_that_remain(tmp_path, above, options):
+    path = written(tmp_path / "x.csv", above + text(";"))
+    assert rows(Ratings.read(path, **options)) == ROWS
+
+
+def test_some_rows_only(tmp_path):
+    path = written(tmp_path / "x.csv", text() + "and, that, is, all\n")
+    assert rows(Ratings.read(path, nrows=3)) == ROWS
+    assert rows(Ratings.read(path, skipfooter=1)) == ROWS
+    assert len(read_table(path, nrows=2)) == 2
+    pd.DataFrame(ROWS, columns=["user", "item", "rating"]).to_parquet(tmp_path / "x.parquet")
+    assert len(Ratings.read(tmp_path / "x.parquet", nrows=2)) == 2
+
+
+@pytest.mark.parametrize("options", [{"chunksize": 2}, {"iterator": True}])
+def test_a_table_is_not_read_in_pieces(tmp_path, options):
+    path = written(tmp_path / "x.csv", text())
+    for read in (Ratings.read, read_table):
+        with pytest.raises(RatingsError, match=r"leave it out\. Ratings\.read_parts"):
+            read(path, **options)
+    assert rows(Ratings.read(path, chunksize=None, iterator=False)) == ROWS
+
+
+def test_types_of_columns_are_given_to_read_table(tmp_path):
+    path = written(tmp_path / "x.csv", "user,item,rating\n1,007,2\n2,7,3\n")
+    with pytest.raises(RatingsError, match=r"dtype= is the type that a model .*read_table\(path"):
+        Ratings.read(path, dtype={"user": str})
+    table = read_table(path, dtype={"user": str})
+    assert rows(Ratings.from_frame(table)) == [("1", "007", 2.0), ("2", "7", 3.0)]
+    assert read_table(path, dtype={"item": int})["item"].tolist() == [7, 7]
+    assert read_table(path, dtype=str)["user"].tolist() == ["1", "2"]
+    names = {"user": lambda x: f"u{x}"}
+    assert read_table(path, converters=names)["user"].tolist() == ["u1", "u2"]
 
 
 # Refusals, each with a remedy that is followed
@@ -311,5 +393,15 @@ def test_what_is_no_sparse_matrix(given):
 
 
 def test_ids_that_do_not_suit_the_shape():
-    with pytest.raises(RatingsError, match="Give 3 user_ids, one for each, not 2"):
-        Ratings.from_matrix(sp.coo_array(np.eye(3)), user_ids=["a", "b"])
+    for ids in (["a", "b"], iter("ab")):
+        with pytest.raises(RatingsError, match="Give 3 user_ids, one for each, not 2"):
+            Ratings.from_matrix(sp.coo_array(np.eye(3)), user_ids=ids)
+    for ids in ("abc", 3, {"a": 1, "b": 2, "c": 3}):
+        with pytest.raises(RatingsError, match="user_ids must be a list of ids, not of type"):
+            Ratings.from_matrix(sp.coo_array(np.eye(3)), user_ids=ids)
+
+
+def test_ids_of_a_generator():
+    matrix = sp.coo_array(np.diag([1.0, 2.0, 3.0]))
+    read = Ratings.from_matrix(matrix, user_ids=(x for x in "abc"))
+    assert read.user_ids.tolist() == ["a", "b", "c"]
