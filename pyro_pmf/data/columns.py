@@ -39,12 +39,22 @@ class Columns:
         The columns of ids.
     rating, time : hashable or None
         The columns of ratings and times; None if there are none.
+
+    Raises
+    ------
+    RatingsError
+        If a name cannot be the name of a column, or is None for users or items.
     """
 
     user: Hashable = "user"
     item: Hashable = "item"
     rating: Hashable | None = "rating"
     time: Hashable | None = None
+
+    def __post_init__(self) -> None:
+        for role, name in asdict(self).items():
+            if not isinstance(name, Hashable) or (name is None and role in ("user", "item")):
+                raise RatingsError(f"{role}= must be the name of a column, not {name!r}.")
 
     def __str__(self) -> str:
         found = {role: name for role, name in asdict(self).items() if name is not None}

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from pyro_pmf.arguments import require_seed
-from pyro_pmf.data.columns import select
+from pyro_pmf.data.columns import Columns, select
 from pyro_pmf.data.frames import IntoFrame, as_native
 from pyro_pmf.data.ids import read_ids
 from pyro_pmf.data.pairs import Pairs
@@ -61,8 +61,9 @@ def with_sampled_negatives(
     RatingsError
         If ``seen`` is not a table of pairs with valid ids.
     PMFError
-        If ``weight`` is unknown, a column of ids is called "rating", or ``ratio`` asks for no
-        pair or for more than half of the unobserved pairs that can be drawn.
+        If ``weight`` is unknown, a column of ids is called "rating", every pair or every pair but
+        one was observed, or ``ratio`` asks for no pair or for more than half of the unobserved
+        pairs that can be drawn.
 
     Examples
     --------
@@ -80,11 +81,20 @@ def with_sampled_negatives(
         user, item = "user", "item"
     elif "rating" in (user, item):
         raise PMFError('The ids cannot be in a column "rating", which is added: rename it.')
+    else:
+        Columns(user, item)  # refuses what cannot be a name
     ones, user_ids, item_ids = _ones(seen, user, item)
     known = (ones.user * ones.n_items + ones.item).numpy()
     taken = ones.item_counts.numpy()
     weights = np.ones(ones.n_items) if weight == "uniform" else taken / max(taken.sum(), 1)
     n_unseen = int((ones.n_users - taken)[weights > 0].sum())
+    n_absent = ones.n_users * ones.n_items - len(ones)
+    if n_absent < 2:  # of which half can be drawn
+        which = "every pair is" if not n_absent else "all pairs but one are"
+        raise PMFError(
+            f"Of {ones.n_users:,} users and {ones.n_items:,} items, {which} there already, so no "
+            "negatives can be drawn: fit the ratings of these pairs, if they have some."
+        )
     wanted = round(float(ratio) * len(ones))
     if not 1 <= wanted <= n_unseen / 2:
         raise PMFError(

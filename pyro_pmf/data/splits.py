@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import pandas as pd
 
@@ -131,6 +133,8 @@ def folds(n_rows: int, k: int, seed: int) -> np.ndarray:
 
 def _share(n_rows: int, fraction: float) -> int:
     """Return the number of rows in a fraction, rounded."""
+    if not isinstance(fraction, Real):
+        raise RatingsError(f"test_fraction must be a number such as 0.1, not {fraction!r}.")
     if not 0 < fraction < 1:
         raise RatingsError(f"test_fraction={fraction} is outside (0, 1): try 0.1.")
-    return round(n_rows * fraction)
+    return round(n_rows * float(fraction))

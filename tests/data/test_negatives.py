@@ -76,6 +76,17 @@ class TestSampledNegatives:
         with pytest.raises(PMFError, match="of 10 unseen pairs"):
             with_sampled_negatives(self.SEEN, ratio)
 
+    @pytest.mark.parametrize(("n", "which"), [(6, "every pair is"), (5, "all pairs but one are")])
+    def test_of_a_full_matrix(self, n, which):
+        full = pd.DataFrame({"user": [1, 1, 1, 2, 2, 2], "item": [1, 2, 3, 1, 2, 3]})
+        with pytest.raises(PMFError, match=f"Of 2 users and 3 items, {which} there already"):
+            with_sampled_negatives(full.head(n))
+
+    @pytest.mark.parametrize("name", [None, ["item"]])
+    def test_refuses_what_cannot_be_a_name(self, name):
+        with pytest.raises(RatingsError, match="item= must be the name of a column"):
+            with_sampled_negatives(self.SEEN, item=name)
+
     def test_refuses_what_it_does_not_know(self):
         with pytest.raises(PMFError, match="popularity"):
             with_sampled_negatives(self.SEEN, weight="log")

@@ -1,5 +1,7 @@
 """From a table to `Ratings`: encoding, refusals, and looking up by id."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -629,3 +631,37 @@ def test_ratings_that_are_not_observed(frame, bad):
 def test_dates_are_no_ratings(frame):
     with pytest.raises(RatingsError, match="not a number"):
         observed(frame.assign(rating=frame["time"]))
+
+
+# Slips of the caller
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"user": None}, "user= must be the name of a column, not None"),
+        ({"item": ["item"]}, r"item= must be the name of a column, not \['item'\]"),
+        ({"rating": ["rating"]}, "rating= must be the name of a column"),
+        ({"time": {}}, "time= must be the name of a column"),
+    ],
+)
+def test_names_that_cannot_be_names(frame, options, message):
+    assert re.search(message, error_of(frame, **options))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda r: r.to("gpu"), 'device must be "cpu" or "cuda", not \'gpu\''),
+        (lambda r: r.to([0]), "device must be"),
+        (lambda r: r.to("cuda:99"), "device='cuda:99' is not here for torch: give device=\"cpu\""),
+        (lambda r: r.to(dtype="float64"), "dtype=float64 cannot be computed with"),
+        (lambda r: r.to(dtype=torch.int64), "dtype=torch.int64 cannot be computed with"),
+        (lambda r: r.aligned_to(r.to_frame()), "Give the training Ratings, not a DataFrame"),
+        (lambda r: r.of_some_users("a"), r"n_ratings must be 1, 2, 3, \.\.\., not 'a'"),
+        (lambda r: r.of_some_users(2, seed=-1), "seed must be"),
+    ],
+)
+def test_slips_are_refused_in_plain_words(frame, ask, message):
+    with pytest.raises(PMFError, match=message):
+        ask(Ratings.from_frame(frame))

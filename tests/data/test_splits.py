@@ -155,3 +155,11 @@ def test_a_number_of_folds_out_of_range_is_refused_at_the_call(frame, k):
 def test_seeds_that_are_none(frame, method, seed):
     with pytest.raises(PMFError, match="seed must be"):
         getattr(Ratings.from_frame(frame), method)(seed=seed)
+
+
+@pytest.mark.parametrize("fraction", ["0.1", None, [0.1], 1j])
+@pytest.mark.parametrize("by", ["split", "split_by_user", "split_by_time"])
+def test_a_fraction_that_is_no_number(frame, by, fraction):
+    ratings = Ratings.from_frame(frame, time="time")
+    with pytest.raises(RatingsError, match=r"test_fraction must be a number such as 0\.1, not"):
+        getattr(ratings, by)(fraction)
