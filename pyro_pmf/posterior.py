@@ -28,6 +28,7 @@ from pyro_pmf.prediction import (
 )
 from pyro_pmf.prediction.baselines import baseline_scores
 from pyro_pmf.prediction.metrics import summarize, summarize_by
+from pyro_pmf.prediction.possible import require_possible
 
 
 class Posterior(Learned):
@@ -181,12 +182,14 @@ class Posterior(Learned):
         ------
         RatingsError
             As for `predict`, or if the pairs have no ratings, or ratings that are not finite
-            numbers, or far outside the scale of the training ratings.
+            numbers, far outside the scale of the training ratings, or none that the likelihood
+            can produce, such as counts below 0.
         PMFError
             If ``interval`` is not inside (0, 1), a rating is none of the levels, or
             ``rated`` is refused as by `predict`.
         """
         known = self.ratings.as_pairs(pairs)
+        require_possible(self, known)
         return as_native(tables.scores(self, known, interval, levels, rated), pairs)
 
     @usual_torch()
@@ -232,8 +235,7 @@ class Posterior(Learned):
         Raises
         ------
         RatingsError
-            As for `predict`, or if the pairs have no ratings, or ratings that are not finite
-            numbers, or far outside the scale of the training ratings.
+            As for `scores`.
         PMFError
             As for `scores`, or if ``by`` has another value. With ``baselines``, if the posterior
             was saved without its training ratings.

@@ -14,6 +14,7 @@ from pyro_pmf import (
     PMF,
     FitError,
     Gibbs,
+    NegativeBinomialLog,
     PMFError,
     Ratings,
     RatingsError,
@@ -351,3 +352,20 @@ def test_scales_that_are_none(scale):
 def test_ratings_beyond_single_precision(factor):
     with pytest.raises(RatingsError, match=r"another unit|missing or infinite|same rating"):
         Ratings.from_frame(shop().assign(stars=lambda x: x["stars"] * factor), **NAMES)
+
+
+def test_counts_that_cannot_be_are_not_scored():
+    frame = shop().rename(columns=STANDARD)
+    counts = Ratings.from_frame(frame, transform="count")
+    model = PMF(0, likelihood=NegativeBinomialLog())
+    posterior = fit(model, counts, QUICK, progress=False)
+    odd = frame.head(5).assign(rating=[-3, 1.5, 2, 3, 40])
+    for ask in (posterior.evaluate, posterior.scores):
+        with pytest.raises(
+            RatingsError,
+            match=r"2 of 5 rows have a rating that Negative(.*\n){4}Some are not counts",
+        ) as caught:
+            ask(odd)
+        assert "row 0" in str(caught.value)
+        assert "row 1" in str(caught.value)
+    assert np.isfinite(posterior.evaluate(odd.iloc[2:])["nll"])
