@@ -354,6 +354,30 @@ def test_ratings_beyond_single_precision(factor):
         Ratings.from_frame(shop().assign(stars=lambda x: x["stars"] * factor), **NAMES)
 
 
+def test_whole_numbers_are_ids_of_new_users(posterior):
+    new = pd.DataFrame(
+        {"user": [90, 90, 1], "item": ["s1", "s2", "s0"], "rating": [4.0, 2.0, 5.0]}
+    )
+    expected = posterior.fold_in(new)
+    mixed = pd.Series([90.0, 90, np.float32(1)], dtype=object)
+    for floats in (new["user"].astype(float), mixed, [90.0, 90.0, 1.0]):
+        given = new.assign(user=floats)
+        assert posterior.fold_in(given).ratings.user_ids.equals(expected.ratings.user_ids)
+        assert posterior.fold_in(given).predict(new).equals(expected.predict(new))
+        assert posterior.update(given).ratings.user_ids.equals(expected.ratings.user_ids)
+    with pytest.raises(RatingsError, match=r"1 of 3 rows have an id .* that is no whole number"):
+        posterior.fold_in(new.assign(user=[90.5, 90.0, 1.0]))
+    with pytest.raises(RatingsError, match="lost digits"):
+        posterior.fold_in(new.assign(user=[2.0**60, 90.0, 1.0]))
+
+
+def test_whole_numbers_are_ids_of_a_history(ratings):
+    more = pd.DataFrame({"user": [90.0, 1.0], "item": ["s1", "s9"]})
+    hierarchical = PMF(1, items="hierarchical", noise="shared")
+    found = fit(hierarchical, ratings, QUICK, history=more, progress=False)
+    assert found.ratings.user_ids[-1] == 90
+
+
 def test_counts_that_cannot_be_are_not_scored():
     frame = shop().rename(columns=STANDARD)
     counts = Ratings.from_frame(frame, transform="count")

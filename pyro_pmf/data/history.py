@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyro_pmf.data.frames import IntoFrame
+from pyro_pmf.data.ids import with_whole_ids
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings
 
@@ -54,7 +55,11 @@ def with_history(
         also = pairs
     else:
         also = Ratings.from_frame(
-            pairs, rating=None, scale=ratings.scale, on_duplicate="last", dtype=ratings.dtype
+            with_whole_ids(pairs, ratings),
+            rating=None,
+            scale=ratings.scale,
+            on_duplicate="last",
+            dtype=ratings.dtype,
         )
     ratings.locate(also)  # refuses ids of another type
     ratings = ratings.indexed_by(

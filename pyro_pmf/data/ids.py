@@ -190,6 +190,39 @@ def _loses_digits(x: Any) -> bool:
     return abs(x) >= 2.0 ** (np.finfo(type(x)).nmant + 1)
 
 
+def with_whole_ids(table: pd.DataFrame, ratings: Any) -> pd.DataFrame:
+    """Return a table of pairs whose ids are int where `lookup` takes them for known integers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Pairs, with the columns user and item.
+    ratings : Ratings
+        The known ids. Whole floating-point numbers stand for integers among them.
+
+    Raises
+    ------
+    RatingsError
+        If an id is missing, or a floating-point number has lost digits or is not whole where the
+        known ids are integers.
+    """
+    for column in ("user", "item"):
+        ids = present_ids(table, column)
+        if _kind_of_known(getattr(ratings, f"{column}_ids")) != "integer":
+            continue
+        if kind(ids) in ("floating", "mixed-integer-float"):
+            refuse_coarse(table, column, ids)
+            refuse(
+                table,
+                np.flatnonzero([x % 1 != 0 for x in ids]),
+                f"an id in column {called(table, column)!r} that is no whole number, where the "
+                "training ids are integers",
+                "Correct these rows, or drop them.",
+            )
+            table = table.assign(**{column: [int(x) for x in ids]})
+    return table
+
+
 def lookup(column: str, known: pd.Index, table: pd.DataFrame) -> np.ndarray:
     """Return the index of each id of a column among the known ids, int64, or -1.
 

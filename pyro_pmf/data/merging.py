@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_pmf.data.frames import IntoFrame
-from pyro_pmf.data.ids import read_ids
+from pyro_pmf.data.ids import read_ids, with_whole_ids
 from pyro_pmf.data.pairs import Pairs
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.data.table import RowsByPair, refuse
@@ -44,6 +44,7 @@ def merged(ratings: Ratings, new: Ratings | IntoFrame) -> Ratings:
     if not len(table):
         raise RatingsError("There are no new ratings: give at least one.")
     ratings.locate(table)  # refuses ids of another type
+    table = with_whole_ids(table, ratings)
     user, user_ids = read_ids(table, "user")
     item, item_ids = read_ids(table, "item")
     refuse_impossible(ratings, table, rating)
