@@ -311,7 +311,7 @@ class Posterior(Learned):
         n: int = 10,
         strategy: recommendation.Strategy = "mean",
         items: Hashable | Iterable[Hashable] | None = None,
-        exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
+        exclude: Hashable | Iterable[Hashable] | Ratings | IntoFrame | None = None,
         exclude_seen: bool | Literal["positive"] = True,
         at_least: float | None = None,
         n_sd: float = 1.0,
@@ -338,9 +338,9 @@ class Posterior(Learned):
             "thompson" rank as "mean" does.
         items : id or iterable of ids, optional
             The items to choose from; all training items by default.
-        exclude : id, iterable of ids, or table, optional
-            Items that are never recommended, or a table of pairs that are not. Ids that are not
-            known exclude nothing.
+        exclude : id, iterable of ids, Ratings or table, optional
+            Items that are never recommended, or pairs that are not. Ids that are not known exclude
+            nothing.
         exclude_seen : bool or "positive"
             Whether to leave out the items that the user rated in training, or in the history.
             "positive" leaves out those rated above 0 and those of the history, as suits the

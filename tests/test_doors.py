@@ -354,6 +354,14 @@ def test_ratings_beyond_single_precision(factor):
         Ratings.from_frame(shop().assign(stars=lambda x: x["stars"] * factor), **NAMES)
 
 
+def test_pairs_to_exclude_may_be_ratings(posterior, ratings):
+    users = ratings.user_ids.tolist()
+    expected = posterior.recommend(users, n=6)
+    for pairs in (ratings, ratings.without_ratings()):
+        found = posterior.recommend(users, n=6, exclude=pairs, exclude_seen=False)
+        pd.testing.assert_frame_equal(found, expected)
+
+
 def test_whole_numbers_are_ids_of_new_users(posterior):
     new = pd.DataFrame(
         {"user": [90, 90, 1], "item": ["s1", "s2", "s0"], "rating": [4.0, 2.0, 5.0]}

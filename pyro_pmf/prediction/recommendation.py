@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 from pyro_pmf.arguments import require_integer, require_rating, require_seed
 from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.ids import positions
+from pyro_pmf.data.ratings import Ratings, as_frame
 from pyro_pmf.errors import PMFError
 from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.pmf import PMF
@@ -51,7 +52,7 @@ def recommend(
     n: int = 10,
     strategy: Strategy = "mean",
     items: Hashable | Iterable[Hashable] | None = None,
-    exclude: Hashable | Iterable[Hashable] | IntoFrame | None = None,
+    exclude: Hashable | Iterable[Hashable] | Ratings | IntoFrame | None = None,
     exclude_seen: bool | Literal["positive"] = True,
     at_least: float | None = None,
     n_sd: float = 1.0,
@@ -78,7 +79,9 @@ def recommend(
     """
     require_integer("n", n)
     require_seed(seed)
-    if not (isinstance(exclude_seen, bool) or exclude_seen == "positive"):
+    if not isinstance(exclude_seen, bool | np.bool_ | str) or (
+        isinstance(exclude_seen, str) and exclude_seen != "positive"
+    ):
         raise PMFError(f'exclude_seen must be True, False or "positive", not {exclude_seen!r}.')
     aim = _aim(strategy, at_least, n_sd)
     choice = _Choice.of(learned, users, items, exclude, exclude_seen)
@@ -125,8 +128,8 @@ class _Choice:
         train = learned.ratings
         ids = ids_of(users, "user")
         user = located(train.user_ids, ids, "user")
-        if is_frame(exclude):
-            exclude = train.as_pairs(exclude)
+        if isinstance(exclude, Ratings) or is_frame(exclude):
+            exclude = as_frame(train.as_pairs(exclude))
         unknown = user < 0
         user[unknown] = train.n_users + torch.arange(int(unknown.sum()))
         item = _candidates(learned, items, exclude)
