@@ -716,7 +716,7 @@ class Posterior(Learned):
         Parameters
         ----------
         n_draws : int, optional
-            Number of draws, as for `to_arviz`.
+            Number of draws, as for `to_arviz`: at least 2, or 4 of each Markov chain.
         seed : int
             Seed of the draws.
 
@@ -730,7 +730,7 @@ class Posterior(Learned):
         Raises
         ------
         PMFError
-            If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
+            If ``n_draws`` is not an integer or too small, or ``seed`` is not a seed.
         """
         return inference_data.summary(self, n_draws, seed)
 

@@ -177,10 +177,10 @@ def plot_ppc(
     ratings are then shown by distribution functions, from one range of the ratings below them to
     one above.
 
-    ArviZ draws the plot. Continuous ratings are shown by densities. Levels are shown by
-    frequencies with ArviZ 0.x, and by a rootogram (Kleiber & Zeileis 2016), which summarizes the
-    draws by intervals, with ArviZ 1. More than 20 levels, such as counts, are shown by
-    distribution functions.
+    ArviZ draws the plot. Continuous ratings are shown by densities, or by distribution functions
+    if they are all equal. Levels are shown by frequencies with ArviZ 0.x, and by a rootogram
+    (Kleiber & Zeileis 2016), which summarizes the draws by intervals, with ArviZ 1. More than 20
+    levels, such as counts, are shown by distribution functions.
 
     Parameters
     ----------
@@ -211,6 +211,8 @@ def plot_ppc(
     pairs = learned.ratings.as_pairs(pairs)
     rating = observed(pairs)
     frame = as_frame(pairs)
+    if not len(frame):
+        raise PMFError("There are no pairs: give at least one.")
     with isolated_random_state(seed):
         if prior:
             require_integer("n_draws", n_draws)
@@ -225,8 +227,9 @@ def plot_ppc(
         rating, drawn = (np.rint((x - low) / width).astype(int) for x in (rating, drawn))
     level = np.unique(np.append(drawn, rating))
     many = width is not None and len(level) > _LEVELS
-    # Densities of draws with long tails have no common scale; distribution functions have.
-    cumulative = many or (prior and width is None)
+    # Densities of draws with long tails have no common scale; distribution functions have. One
+    # rating has no density.
+    cumulative = many or (width is None and (prior or not np.ptp(rating)))
     data = arviz_versions.from_dict(
         {"posterior_predictive": {"rating": drawn}, "observed_data": {"rating": rating}},
         dims={"rating": ["pair"]},

@@ -23,6 +23,7 @@ from pyro_pmf.prediction.located import LocatedPairs
 from pyro_pmf.prediction.mixture import predictive_of
 from pyro_pmf.random_state import isolated_random_state
 
+_LEAST_OF_CHAIN = 4  # draws, of which ArviZ computes R-hat
 _DIMS = {"users": "user", "items": "item"}
 
 Draws = Sequence[Mapping[str, Tensor]]
@@ -95,8 +96,15 @@ def summary(learned: Learned, n_draws: int | None = None, seed: int = 0) -> pd.D
     Raises
     ------
     PMFError
-        If ``n_draws`` is not a positive integer, or ``seed`` is not a seed.
+        As for `Posterior.summary`.
     """
+    n_chains = learned.n_chains or 1
+    least = _LEAST_OF_CHAIN * n_chains if learned.n_chains else 2
+    if n_draws is not None and require_integer("n_draws", n_draws) < least:
+        aim = "a standard deviation"
+        if learned.n_chains is not None:
+            aim = f"R-hat, which needs {_LEAST_OF_CHAIN} draws of each of {n_chains} chains"
+        raise PMFError(f"n_draws={n_draws} is too few for {aim}: give at least {least}.")
     data = to_arviz(learned, n_draws=n_draws, seed=seed)
     kind = "stats" if learned.n_chains is None else "all"
     return arviz_versions.summary(data, kind)

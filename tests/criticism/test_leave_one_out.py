@@ -443,3 +443,17 @@ class TestPlots:
         assert set(level.ravel()) <= {0.5, 1, 1.5, 2, 2.5}
         assert scipy.stats.kstest((drawn - level).ravel(), "uniform", (-0.25, 0.5)).pvalue > 1e-3
         assert (ordinal.ratings.rating == rating).all()
+
+
+def test_a_plot_of_no_pairs(posterior):
+    for plot in (plot_ppc, plot_loo_pit):
+        with pytest.raises(PMFError, match="There are no pairs: give at least one"):
+            plot(posterior, FRAME.iloc[:0])
+    assert not pyplot.get_fignums()
+
+
+def test_ratings_without_a_density_are_shown_by_distribution_functions(posterior):
+    """A density of one value does not exist: each draw of it gave a warning."""
+    for pairs in (FRAME.iloc[:1], FRAME[FRAME["rating"] == FRAME["rating"][0]]):
+        assert arviz_versions.axes_of(plot_ppc(posterior, pairs, 5)).get_xlabel() == "Rating"
+    pyplot.close("all")

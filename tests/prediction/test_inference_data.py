@@ -14,6 +14,7 @@ from pyro_pmf import (
     VI,
     BernoulliLogit,
     Fixed,
+    Gibbs,
     Normal,
     NormalIdentity,
     OrderedLogit,
@@ -317,3 +318,18 @@ def test_a_plate_is_no_site_to_draw(posterior, plate):
     known = str(refused.value).partition("it has")[2]
     assert "'U'" in known
     assert "users" not in known
+
+
+def test_too_few_draws_for_a_summary():
+    ratings = Ratings.from_frame(FRAME)
+    closed = fit(
+        PMF(0, noise="shared"), ratings, VI(max_steps=3, learn_scales=None), progress=False
+    )
+    with pytest.raises(PMFError, match=r"n_draws=1 is too few for a standard deviation: .* 2"):
+        closed.summary(n_draws=1)
+    assert list(closed.summary(n_draws=2))[:2] == ["mean", "sd"]
+    model = PMF(0, noise="shared")
+    chains = fit(model, ratings, Gibbs(n_draws=4, n_warmup=2, n_chains=2), progress=False)
+    with pytest.raises(PMFError, match=r"too few for R-hat, which needs 4 draws .* at least 8"):
+        chains.summary(n_draws=7)
+    assert chains.summary(n_draws=8)["r_hat"].notna().all()

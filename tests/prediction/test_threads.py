@@ -177,7 +177,7 @@ def whole_story(method: str) -> list[pd.DataFrame]:
         posterior.evaluate(frame).to_frame(),
         posterior.recommend([1, 2, 999], 3, "thompson"),
         pd.DataFrame(posterior.sample(frame, 2)),
-        posterior.summary(n_draws=4),
+        posterior.summary(n_draws=8),
     ]
     if method != "NUTS":
         new = pd.DataFrame({"user": 77, "item": [1, 2, 3], "rating": [0.2, 0.3, 0.4]})

@@ -390,8 +390,11 @@ def _named(posteriors: Posterior | Mapping[str, Posterior]) -> Mapping[str, Post
 def _as_pairs(
     posteriors: Posterior | Mapping[str, Posterior], ratings: Ratings | IntoFrame
 ) -> Ratings | pd.DataFrame:
-    """Return a caller's ratings as the first posterior reads them."""
-    return next(iter(_named(posteriors).values())).ratings.as_pairs(ratings)
+    """Return a caller's ratings as the first posterior reads them; refuse a table without rows."""
+    pairs = next(iter(_named(posteriors).values())).ratings.as_pairs(ratings)
+    if not len(pairs):
+        raise RatingsError("There are no ratings to plot: give at least one.")
+    return pairs
 
 
 def _percent() -> Any:

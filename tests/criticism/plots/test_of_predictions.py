@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from figures import inside_the_figure, texts
+from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from scipy.stats import binom
 
@@ -199,3 +200,15 @@ class TestUser:
             plot_user(posterior, split[1], "nobody")
         with pytest.raises(PMFError, match="n must be"):
             plot_user(posterior, split[1], user, n=0)
+
+
+@pytest.mark.parametrize("plot", [plot_calibration, plot_pit, plot_error_by_sd])
+def test_no_ratings_are_refused_before_a_figure_is_made(posterior, split, plot):
+    with pytest.raises(RatingsError, match="There are no ratings to plot: give at least one"):
+        plot(posterior, split[1].to_frame().iloc[:0])
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("plot", [plot_calibration, plot_pit, plot_error_by_sd])
+def test_one_rating_gives_no_warnings(posterior, split, plot):
+    assert plot(posterior, split[1].to_frame().iloc[:1]).get_title("left")
