@@ -125,8 +125,8 @@ def compare(
     RatingsError
         As for `loo`.
     PMFError
-        As for `loo`, if there is only one model, or if some models have densities and others
-        probabilities.
+        As for `loo`, if the models have no names, if there is only one, or if some models have
+        densities and others probabilities.
 
     Warns
     -----
@@ -134,6 +134,11 @@ def compare(
         If some k are above good_k: the more of them a model has, the less reliable its row is. If
         a model has fewer than 100 effective draws.
     """
+    if not isinstance(posteriors, Mapping):
+        raise PMFError(
+            'Give the posteriors by name, as in {"flat": flat, "deep": deep}, not as a '
+            f"{type(posteriors).__name__}."
+        )
     if len(posteriors) < 2:
         raise PMFError(
             f"A comparison needs at least two posteriors by name, not {len(posteriors)}."

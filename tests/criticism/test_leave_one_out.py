@@ -445,6 +445,11 @@ class TestPlots:
         assert (ordinal.ratings.rating == rating).all()
 
 
+def test_a_comparison_needs_names(posterior):
+    with pytest.raises(PMFError, match=r"Give the posteriors by name.*not as a list"):
+        compare([posterior, posterior], FRAME)
+
+
 def test_a_plot_of_no_pairs(posterior):
     for plot in (plot_ppc, plot_loo_pit):
         with pytest.raises(PMFError, match="There are no pairs: give at least one"):
