@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from pyro_pmf.errors import PMFError
 
@@ -42,16 +45,38 @@ def require_integer(
     return int(value)
 
 
-def require_levels(levels: Any) -> None:
-    """Raise `PMFError` unless a value is None, or ascending finite numbers.
+def require_bool(name: str, value: Any) -> bool:
+    """Return True or False, of Python or of NumPy, as bool; raise `PMFError` for other values.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : Any
+        The argument.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise PMFError(f"{name} must be True or False, not {value!r}.")
+    return bool(value)
+
+
+def require_levels(levels: Any) -> Any:
+    """Return levels; raise `PMFError` unless they are None, or ascending finite numbers.
 
     Parameters
     ----------
     levels : Any
         The argument: all possible ratings.
+
+    Returns
+    -------
+    Any
+        The argument, as a list if it can be iterated over only once.
     """
     if levels is None:
-        return
+        return None
+    if isinstance(levels, Iterator):
+        levels = list(levels)
     try:
         numbers = [float(x) for x in levels]
     except (TypeError, ValueError, OverflowError):
@@ -63,6 +88,7 @@ def require_levels(levels: Any) -> None:
             "levels must be all possible ratings, ascending, as in levels=(1, 2, 3, 4, 5), not "
             f"{levels!r}."
         )
+    return levels
 
 
 def require_rating(name: str, value: Any) -> None:

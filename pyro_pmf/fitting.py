@@ -200,7 +200,7 @@ def fit(
     True
     """
     method = as_method(method)
-    check_arguments(model, ratings, seed, dtype)
+    check_arguments(model, ratings, seed, dtype, callback)
     seed = int(seed)
     if ratings.user.is_inference():  # made in torch's inference mode, which gradients refuse
         ratings = ratings.keep(np.ones(len(ratings), dtype=bool))
@@ -436,12 +436,13 @@ def check_arguments(
     ratings: Ratings,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    callback: Callable[[Progress], None] | None = None,
 ) -> None:
     """Refuse arguments of `fit` that cannot be fitted.
 
     Parameters
     ----------
-    model, ratings, seed, dtype
+    model, ratings, seed, dtype, callback
         As for `fit`.
 
     Raises
@@ -475,6 +476,8 @@ def check_arguments(
             f"dtype must be torch.float32 or torch.float64, not {dtype or ratings.dtype}."
         )
     require_seed(seed, error=FitError)
+    if callback is not None and not callable(callback):
+        raise FitError(f"callback must be a function of a Progress, not {callback!r}.")
     likelihood = likelihood_of(model)
     if likelihood is not None and likelihood.has_bounds and not ratings.transform.bounds:
         raise FitError(

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from pyro_pmf import folding
+from pyro_pmf.arguments import require_bool, require_levels
 from pyro_pmf.data.frames import IntoFrame, as_native
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
@@ -92,10 +93,10 @@ class Posterior(Learned):
             If a column or an id is missing, an id is of another type than the training ids, or an
             id is a floating-point number that may stand for several integers.
         PMFError
-            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or
-            ``rated`` is true and the model depends on the pairs that were rated in a way that only
-            its code knows. If ``mcse`` is true and the posterior does not consist of draws of
-            Markov chains.
+            If ``interval`` is not inside (0, 1), ``at_least`` is not a finite number, or ``rated``
+            or ``mcse`` is neither True nor False. If ``rated`` is true and the model depends on
+            the pairs that were rated in a way that only its code knows. If ``mcse`` is true and
+            the posterior does not consist of draws of Markov chains.
 
         Examples
         --------
@@ -110,6 +111,7 @@ class Posterior(Learned):
         >>> len(table), bool((table["lower"] <= table["upper"]).all())
         (300, True)
         """
+        rated, mcse = require_bool("rated", rated), require_bool("mcse", mcse)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.predict(self, known, interval, at_least, rated, mcse), pairs)
 
@@ -147,6 +149,7 @@ class Posterior(Learned):
             If no levels are known, they are not numbers that ascend, a discrete likelihood lacks
             one of them, or ``rated`` is refused as by `predict`.
         """
+        rated = require_bool("rated", rated)
         known = self.ratings.as_pairs(pairs)
         return as_native(tables.predict_levels(self, known, levels, rated), pairs)
 
@@ -188,6 +191,7 @@ class Posterior(Learned):
             If ``interval`` is not inside (0, 1), a rating is none of the levels, or
             ``rated`` is refused as by `predict`.
         """
+        rated = require_bool("rated", rated)
         known = self.ratings.as_pairs(pairs)
         require_possible(self, known)
         return as_native(tables.scores(self, known, interval, levels, rated), pairs)
@@ -237,8 +241,8 @@ class Posterior(Learned):
         RatingsError
             As for `scores`.
         PMFError
-            As for `scores`, or if ``by`` has another value. With ``baselines``, if the posterior
-            was saved without its training ratings.
+            As for `scores`, or if ``by`` or ``baselines`` has another value. With ``baselines``,
+            if the posterior was saved without its training ratings.
 
         Examples
         --------
@@ -254,6 +258,7 @@ class Posterior(Learned):
         """
         if by not in (None, "user", "item"):
             raise PMFError(f'by must be "user" or "item", not {by!r}.')
+        baselines, levels = require_bool("baselines", baselines), require_levels(levels)
         known = self.ratings.as_pairs(pairs)
         scores = self.scores(known, interval, levels, rated)
 
@@ -302,6 +307,7 @@ class Posterior(Learned):
             If ``n_draws`` is not a positive integer, ``seed`` is not a seed, or ``rated`` is
             refused as by `predict`.
         """
+        rated = require_bool("rated", rated)
         return tables.sample(self, self.ratings.as_pairs(pairs), n_draws, seed, rated)
 
     @usual_torch()
@@ -823,6 +829,7 @@ class Posterior(Learned):
             If the model lacks one of the sites, ``n_draws`` is not a positive integer, or ``seed``
             is not a seed.
         """
+        prior = require_bool("prior", prior)
         known = None if pairs is None else self.ratings.as_pairs(pairs)
         return inference_data.to_arviz(self, known, sites, n_draws, seed, prior)
 
@@ -862,6 +869,8 @@ class Posterior(Learned):
         Of processes that `torchrun` has started, which all have the whole posterior, the first
         one writes; the others do not wait for it.
         """
+        overwrite = require_bool("overwrite", overwrite)
+        training_ratings = require_bool("training_ratings", training_ratings)
         storage.save(self, path, overwrite, training_ratings)
 
 

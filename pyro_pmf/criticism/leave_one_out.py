@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_pmf.arguments import require_integer
+from pyro_pmf.arguments import require_bool, require_integer
 from pyro_pmf.data.frames import IntoFrame
 from pyro_pmf.data.ratings import Ratings, as_frame, observed
 from pyro_pmf.errors import PMFError, warn
@@ -210,9 +210,11 @@ def plot_ppc(
     RatingsError
         If the pairs have no ratings.
     PMFError
-        If matplotlib is not installed, or ``n_draws`` is not a positive integer.
+        If matplotlib is not installed, there are no pairs, ``n_draws`` is not a positive integer,
+        or ``prior`` is neither True nor False.
     """
     _require_matplotlib()
+    prior = require_bool("prior", prior)
     pairs = learned.ratings.as_pairs(pairs)
     rating = observed(pairs)
     frame = as_frame(pairs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyro_pmf.arguments import require_levels
+from pyro_pmf.arguments import require_bool, require_levels
 from pyro_pmf.data.ratings import Ratings
 from pyro_pmf.errors import PMFError
 from pyro_pmf.fitting import check_arguments, fit
@@ -80,7 +80,8 @@ def cross_validate(
     FitError
         As for `fit`; the message names the model.
     """
-    _check_arguments(models, ratings, levels, rated, options)
+    levels, rated = require_levels(levels), require_bool("rated", rated)
+    _check_arguments(models, ratings, rated, options)
     scores: dict[Any, list[pd.DataFrame]] = {name: [] for name in models}
     users = []
     for fold, (train, test) in enumerate(ratings.k_fold(k, seed), 1):
@@ -118,9 +119,7 @@ def cross_validate(
     return table.sort_values("elpd", ascending=False, kind="stable")
 
 
-def _check_arguments(
-    models: Any, ratings: Any, levels: Any, rated: bool, options: dict[str, Any]
-) -> None:
+def _check_arguments(models: Any, ratings: Any, rated: bool, options: dict[str, Any]) -> None:
     """Refuse what the first fit would refuse, or what would fail after it."""
     if not isinstance(models, Mapping):
         raise PMFError(
@@ -135,11 +134,11 @@ def _check_arguments(
             f"cross_validate takes no {', '.join(unknown)}: give arguments of fit that hold for "
             f"each of these fits: {', '.join(known)}."
         )
-    require_levels(levels)
     as_method(options.get("method", "vi"))
     as_device(options.get("device", "auto"))
+    given = {name: options.get(name) for name in ("dtype", "callback")}
     for name, model in models.items():
-        _named(name, check_arguments, model, ratings, dtype=options.get("dtype"))
+        _named(name, check_arguments, model, ratings, **given)
         if rated:
             _named(name, require_rateable, model)
 

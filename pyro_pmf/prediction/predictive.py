@@ -330,8 +330,7 @@ def as_levels(levels: Sequence[float] | Tensor) -> Tensor:
     PMFError
         If they are not finite numbers that ascend, at least one.
     """
-    require_levels(levels)
-    return torch.tensor([float(x) for x in levels], dtype=torch.float64)
+    return torch.tensor([float(x) for x in require_levels(levels)], dtype=torch.float64)
 
 
 def locate_levels(

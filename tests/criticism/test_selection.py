@@ -236,3 +236,12 @@ def test_errors_of_a_fit_come_through():
         cross_validate({1: model(0, likelihood=BernoulliLogit())}, ratings, progress=False)
     with pytest.raises(FitError, match="method must be"):
         cross_validate({1: model(0)}, ratings, method="delta", progress=False)
+
+
+def test_levels_of_a_generator():
+    ratings, models = simulated(1, 12, 8), {"flat": model(0)}
+    options = {"k": 2, "method": MAP(max_steps=3, learn_scales=None), "progress": False}
+    levels = (1, 2, 3, 4, 5)
+    table = cross_validate(models, ratings, levels=levels, **options)
+    again = cross_validate(models, ratings, levels=(x for x in levels), **options)
+    pd.testing.assert_frame_equal(table, again)
