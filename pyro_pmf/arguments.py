@@ -45,8 +45,8 @@ def require_integer(
     return int(value)
 
 
-def require_bool(name: str, value: Any) -> bool:
-    """Return True or False, of Python or of NumPy, as bool; raise `PMFError` for other values.
+def require_bool(name: str, value: Any, error: type[PMFError] = PMFError) -> bool:
+    """Return True or False, of Python or of NumPy, as bool; raise an error for other values.
 
     Parameters
     ----------
@@ -54,9 +54,11 @@ def require_bool(name: str, value: Any) -> bool:
         Name of the argument, for the message.
     value : Any
         The argument.
+    error : type
+        Class of the error.
     """
     if not isinstance(value, bool | np.bool_):
-        raise PMFError(f"{name} must be True or False, not {value!r}.")
+        raise error(f"{name} must be True or False, not {value!r}.")
     return bool(value)
 
 

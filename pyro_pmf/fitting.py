@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_pmf.arguments import require_seed
+from pyro_pmf.arguments import require_bool, require_seed
 from pyro_pmf.data.frames import IntoFrame, is_frame
 from pyro_pmf.data.history import with_history
 from pyro_pmf.data.pairs import Pairs
@@ -199,7 +199,7 @@ def fit(
     >>> bool(posterior.converged)
     True
     """
-    method = as_method(method)
+    method, resume = as_method(method), require_bool("resume", resume, FitError)
     check_arguments(model, ratings, seed, dtype, callback)
     seed = int(seed)
     if ratings.user.is_inference():  # made in torch's inference mode, which gradients refuse
@@ -218,7 +218,7 @@ def fit(
     if part is not None and isinstance(method, Gibbs) and method.track is not None:
         raise FitError("Give track= in a fit whose processes are given all ratings only.")
     ratings, seen = _with_history(model, ratings, history)
-    shown = progress and reducer.rank == 0
+    shown = require_bool("progress", progress, FitError) and reducer.rank == 0
     run = Conditions(seed, as_device(device), dtype, shown, history=seen, reducer=reducer)
     run = replace(run, is_part=part is not None)
     if callback is not None:

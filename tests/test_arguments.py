@@ -128,6 +128,13 @@ def test_every_door_takes_booleans_only(fitted, name, ask):
             ask(*fitted, value)
 
 
+@pytest.mark.parametrize("name", ["progress", "resume"])
+def test_a_fit_takes_booleans_only(fitted, name, tmp_path):
+    options = {"progress": False, "checkpoint": tmp_path / "state", name: "no"}
+    with pytest.raises(FitError, match=f"{name} must be True or False, not 'no'"):
+        fit(PMF(2), fitted[1], **options)
+
+
 def test_booleans_of_numpy_are_taken(fitted):
     posterior, ratings = fitted
     assert posterior.predict(ratings, rated=np.False_).attrs["rated"] is False
