@@ -22,7 +22,7 @@ import pandas as pd
 
 from pyro_pmf.data.columns import Columns, select
 from pyro_pmf.data.frames import KIND, as_list
-from pyro_pmf.data.table import refuse
+from pyro_pmf.data.times import as_times, require_no_repeats
 from pyro_pmf.errors import RatingsError
 
 _logger = logging.getLogger("pyro_pmf")
@@ -177,10 +177,10 @@ def read_columns(
     text = [getattr(columns, role) for role in earlier.text]
     table = _parsed(file, found, [columns.user, columns.item], used, options, text)
     if columns.time is not None:
-        times = _as_times(table, columns.time, refused=time != "auto")
+        times = as_times(table, columns.time, refused=time != "auto")
         if time == "auto" and times.isna().any():
             if on_duplicate == "last":
-                _require_no_repeats(table, columns, times)
+                require_no_repeats(table, columns, times)
             _logger.info("%s: %r is left out: it is not a time in each row.", file, columns.time)
             columns = Columns(columns.user, columns.item, columns.rating)
             used.pop()
@@ -190,43 +190,6 @@ def read_columns(
     table = select(table, *used)
     table.attrs = {KIND: "file"}
     return table, columns
-
-
-def _as_times(table: pd.DataFrame, column: Hashable, refused: bool) -> pd.Series:
-    """Return a column of numbers, or of dates by ISO 8601; other text is missing, or refused."""
-    written = table[column]
-    if pd.api.types.is_numeric_dtype(written):
-        return written
-    times = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
-    if refused:
-        unread = (times.isna() & written.notna()).to_numpy()
-        odd = unread & pd.to_numeric(written, errors="coerce").isna().to_numpy()
-        refuse(
-            table,
-            np.flatnonzero(odd if odd.any() else unread),
-            f"a time in column {column!r} that is neither a number nor a date by ISO 8601, such "
-            "as 2020-04-03",
-            f"Say how the dates are written, as in {_of_dates(column)}; or leave the times out, "
-            "with time=None.",
-        )
-    return times
-
-
-def _of_dates(column: Hashable) -> str:
-    return f'parse_dates=[{column!r}], date_format="%d/%m/%Y"'
-
-
-def _require_no_repeats(table: pd.DataFrame, columns: Columns, times: pd.Series) -> None:
-    """Refuse pairs that repeat where their last rating is asked for and not each has a time."""
-    if table.duplicated([columns.user, columns.item]).any():
-        refuse(
-            table,
-            np.flatnonzero(times.isna()),
-            f"no time that can be read in column {columns.time!r}, so the last rating of a pair "
-            "that repeats is not known",
-            f"Say how dates are written, as in {_of_dates(columns.time)}; or give time=None, to "
-            "keep the last row of each pair.",
-        )
 
 
 def read_pieces(

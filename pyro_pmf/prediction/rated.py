@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -146,6 +147,10 @@ def complete(
 def completed(learned: Learned, history: Pairs, seed: int = 0) -> Mapping[str, Value]:
     """Return the latents of a fit with a row for each user and item of a matrix.
 
+    Where rows are draws, all unknown users have the same ones, and all unknown items: what is
+    predicted for one does not depend on how many others are asked about. Their ratings together
+    are not to be drawn from these rows.
+
     Parameters
     ----------
     learned : Learned
@@ -167,12 +172,24 @@ def completed(learned: Learned, history: Pairs, seed: int = 0) -> Mapping[str, V
     if learned.n_draws is not None:
         latents = in_one_batch(terms, cast(Mapping[str, Tensor], latents))
     draws_rows = any(isinstance(latents[term.site], Tensor) for term in terms)
+    known = {"users": learned.ratings.n_users, "items": learned.ratings.n_items}
+    wanted = {"users": history.n_users, "items": history.n_items}
+    if draws_rows:
+        history = learned.seen.within(*(min(wanted[plate], n + 1) for plate, n in known.items()))
     with isolated_random_state(seed) if draws_rows else nullcontext():
         if sums_of(model):
             values = with_average_rater(model, latents, history)
         else:
             values, _ = complete(model, latents, history)
-    return dict(learned.latents) | {term.site: values[term.site] for term in terms}
+    found = dict(learned.latents)
+    for term in terms:
+        value, n = values[term.site], known[term.plate]
+        if draws_rows and wanted[term.plate] > n + 1:
+            row = torch.arange(wanted[term.plate]).clamp(max=n)
+            of_all = partial(torch.index_select, dim=int(learned.n_draws is not None), index=row)
+            value = of_all(value) if isinstance(value, Tensor) else value.map(of_all)
+        found[term.site] = value
+    return found
 
 
 class OwnRows:

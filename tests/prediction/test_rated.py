@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from posteriors import posterior_of as random_posterior
 
 from pyro_pmf import MAP, PMF, Fixed, PMFError, Posterior, Priors, Ratings, fit
 from pyro_pmf.criticism.selection import cross_validate
@@ -313,6 +314,20 @@ def test_models_with_a_history_of_their_own_are_refused():
 def raters(rng, n):
     """Users drawn in proportion to their number of ratings."""
     return rng.choice(N_USERS, n, p=SEEN.sum(1) / SEEN.sum())
+
+
+@pytest.mark.parametrize("users", ["independent", "hierarchical"])
+def test_answers_for_a_stranger_do_not_depend_on_other_strangers(users):
+    """Of draws: one row of the prior for each draw, which all unknown users share."""
+    posterior = random_posterior("NormalSigmoid", "draws", users=users)
+    item = posterior.ratings.item_ids[2]
+    alone = posterior.predict(pd.DataFrame({"user": [900], "item": [item]}))
+    many = pd.DataFrame({"user": [901, 900, *posterior.ratings.user_ids], "item": item})
+    among = posterior.predict(many).iloc[:2]
+    for part in ("mean", "sd", "lower", "upper"):
+        np.testing.assert_allclose(among[part], alone[part].iloc[0], rtol=1e-6)
+    lists = posterior.recommend([905, 906, 907], 5)
+    assert lists["item"].tolist() == 3 * posterior.recommend(900, 5)["item"].tolist()
 
 
 def test_moments_of_an_unknown_item_of_a_closed_form():
