@@ -66,7 +66,7 @@ def require_chains(learned: Learned, what: str) -> int:
     """
     if learned.n_chains is None:
         raise PMFError(
-            f"{what} need draws of Markov chains, and this fit has none: fit with a sampler, such "
-            'as method="nuts".'
+            f"{what} need draws of Markov chains, and this fit has none: fit with "
+            'method="gibbs", or with "nuts" for a model of your own.'
         )
     return learned.n_chains
