@@ -49,7 +49,8 @@ from pyro_pmf.model.learned import Learned
 from pyro_pmf.model.likelihoods import likelihood_of
 from pyro_pmf.model.pmf import PMF, for_point_estimate
 from pyro_pmf.model.running import require_possible, takes_history
-from pyro_pmf.model.terms import TAU, terms_of
+from pyro_pmf.model.terms import TAU, LogNoise, terms_of
+from pyro_pmf.moments.gaussian import LogGaussian
 from pyro_pmf.posterior import Posterior
 from pyro_pmf.prediction.tables import crps
 from pyro_pmf.random_state import isolated_random_state
@@ -239,7 +240,7 @@ def fit(
     if start is None:
         scales, begin = _chosen(model, ratings, method, run)
     else:
-        scales, begin = _held_by(start), Start.after(start, ratings)
+        scales, begin = _held_by(start, method), Start.after(start, ratings)
     return checked(_as_posterior(fit_guide(model, ratings, method, run, scales, begin)))
 
 
@@ -271,10 +272,8 @@ def _require_same_model(model: Any, earlier: Any) -> None:
     """Refuse to begin at the fit of a PMF with other terms, factors or likelihood."""
     if not (isinstance(model, PMF) and isinstance(earlier, PMF)):
         return
-    parts = [
-        (x.n_factors, [term.site for term in x.terms], type(x.likelihood))
-        for x in (model, earlier)
-    ]
+    both = [replace(x, noise="shared") for x in (model, earlier)]  # as MAP has it
+    parts = [(x.n_factors, [term.site for term in x.terms], type(x.likelihood)) for x in both]
     if parts[0] != parts[1]:
         raise FitError(
             f"start is the fit of another model, {earlier}: give one of {model}, or leave start= "
@@ -298,14 +297,24 @@ def _for_part(model: Any, part: Ratings, reducer: Reducer) -> PMF:
     return fitted
 
 
-def _held_by(start: Posterior) -> Scales | None:
-    """Return the standard deviations that an earlier fit held; None if they were latents."""
+def _held_by(start: Posterior, method: MAP | VI) -> Scales | None:
+    """Return the standard deviations that an earlier fit held; None if they were latents.
+
+    A point estimate holds those of biases, too, which would collapse as latents.
+    """
     held = {
         name: value.tolist()
         for name, value in start.latents.items()
         if name.startswith(("sigma", TAU)) and isinstance(value, Tensor)
     }
-    return held if start.n_draws is None and held else None
+    if start.n_draws is not None or not held:
+        return None
+    if isinstance(method, MAP):
+        for term in terms_of(start.model):
+            scale = start.latents.get(getattr(term, "scale", ""))
+            if isinstance(scale, LogGaussian) and not isinstance(term, LogNoise):
+                held[term.scale] = scale.log_mean.exp().tolist()
+    return held
 
 
 def _with_history(

@@ -354,6 +354,9 @@ def test_a_fit_begins_where_another_ended(method):
     assert cold_start > before.steps["elbo"].iloc[0]
     if isinstance(method, VI):
         assert len(warm.steps) < len(before.steps)
+    other_noise = fit(PMF(2), ratings, METHODS["map"], start=before, progress=False)
+    assert float(other_noise.latents["sigma_U"]) == float(before.latents["sigma_U"])
+    assert float(other_noise.latents["sigma_b"]) > 0.01  # held: the density grows where it shrinks
     for other in (PMF(3), PMF(2, users="hierarchical"), PMF(2, likelihood=NormalIdentity())):
         with pytest.raises(
             FitError, match=r"start is the fit of another model, PMF\(.*: give one"
